@@ -1,0 +1,14 @@
+"""Train LoRA adapters under different initializations and record their dynamics, step by step.
+
+One convention everywhere (texts that write row vectors transpose it):
+
+    W0 (n_out, n_in)   frozen weight of an adapted layer        Z  (n_in)   the layer's input
+    A  (r, n_in)       inner factor                             Z_A = A·Z   (r)
+    B  (n_out, r)      outer factor                             Z_B = s·B·A·Z   (n_out)
+    s                  scale of the product, alpha / r          n  = width
+
+    W = W0 + s·B·A.    Init[A]: A random, B = 0.    Init[B]: B random, A = 0.
+
+A *run* is one resolved configuration. A *stack* is K runs trained in lockstep on one frozen base; every tensor that
+belongs to runs leads with K: A (K, r, n_in), B (K, n_out, r), loss (K,), lr (K,). A single run is a stack with K = 1.
+"""

@@ -1,0 +1,122 @@
+"""The checks a type cannot make: ranges, names that exist, ranks that fit. Each failure is one clear message."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from runner.adapters import ADAPTERS
+from runner.inits import INITS
+from runner.optim import OPTIMIZERS, SCHEDULES
+from runner.schema import Config, ConfigError
+from runner.tasks import TASKS
+from runner.track import MODES, TRACKERS
+
+DTYPES = ("float32", "float64")
+ENGINES = ("auto", "autograd")
+TEACHERS = ("separate", "same_base")
+
+POSITIVE = ("a finite number above 0", lambda x: math.isfinite(x) and x > 0)
+NOT_NEGATIVE = ("a finite number, 0 or above", lambda x: math.isfinite(x) and x >= 0)
+AT_LEAST_1 = ("an integer of at least 1", lambda x: x >= 1)
+AT_LEAST_0 = ("an integer of at least 0", lambda x: x >= 0)
+FRACTION = ("in [0, 1)", lambda x: 0 <= x < 1)
+ABOVE_1 = ("a number above 1", lambda x: x > 1)
+FINITE = ("a finite number", math.isfinite)
+
+RANGES = {
+    "task.width": AT_LEAST_1,
+    "task.train_points": AT_LEAST_1,
+    "task.test_points": AT_LEAST_1,
+    "task.input_dim": AT_LEAST_1,
+    "task.out_exponent": FINITE,
+    "task.teacher_width": AT_LEAST_1,
+    "task.teacher_rank": AT_LEAST_1,
+    "task.target_rank": AT_LEAST_1,
+    "task.outputs": AT_LEAST_1,
+    "adapter.rank": AT_LEAST_1,
+    "adapter.alpha": POSITIVE,
+    "init.scale": POSITIVE,
+    "optimizer.lr": POSITIVE,
+    "optimizer.lr_ratio": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.warmup": AT_LEAST_0,
+    "optimizer.beta1": FRACTION,
+    "optimizer.beta2": FRACTION,
+    "optimizer.eps": POSITIVE,
+    "optimizer.momentum": FRACTION,
+    "steps": AT_LEAST_1,
+    "seed": AT_LEAST_0,
+    "log.every": AT_LEAST_1,
+    "eval.every": AT_LEAST_1,
+    "probe.size": AT_LEAST_1,
+    "stability.max_ratio": ABOVE_1,
+    "stack.max_bytes": AT_LEAST_1,
+}
+
+CHOICES: dict[str, Iterable[str]] = {
+    "task.name": TASKS,
+    "task.teacher": TEACHERS,
+    "adapter.name": ADAPTERS,
+    "init.name": INITS,
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.schedule": SCHEDULES,
+    "tracker.name": TRACKERS,
+    "tracker.mode": MODES,
+    "dtype": DTYPES,
+    "engine": ENGINES,
+}
+
+
+def validate(config: Config) -> None:
+    """Raise ConfigError at the first field of the `Config` that cannot be run."""
+    for field, (allowed, accepts) in RANGES.items():
+        value = _get(config, field)
+        if value is not None and not accepts(value):
+            raise ConfigError(f"{field}={value}: must be {allowed}")
+    for field, names in CHOICES.items():
+        value = _get(config, field)
+        if value is not None and value not in names:
+            raise ConfigError(f"{field}={value}: unknown; choose one of {', '.join(names)}")
+    _check_rank("adapter.rank", config.adapter.rank, config.task.layer_shape())
+    if (rank := _get(config, "task.target_rank")) is not None:
+        _check_rank("task.target_rank", rank, config.task.layer_shape())
+    if config.probe.size > config.task.train_points:
+        raise ConfigError(
+            f"probe.size={config.probe.size}: exceeds task.train_points={config.task.train_points}, "
+            "from which the probe is taken; lower it"
+        )
+    resolve_device(config.device)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device that `device` names; `auto` is the GPU when there is one. Raises ConfigError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name}: unknown; choose auto, cpu, cuda or cuda:<index>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={name}: not supported; choose auto, cpu, cuda or cuda:<index>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or device=auto"
+        )
+    return device
+
+
+def _check_rank(field: str, rank: int, shape: tuple[int, int]) -> None:
+    if rank > min(shape):
+        raise ConfigError(
+            f"{field}={rank}: exceeds min(n_out, n_in)={min(shape)} of the adapted layer {shape[0]}×{shape[1]}; "
+            "lower the rank or widen the task"
+        )
+
+
+def _get(config: Any, path: str) -> Any:
+    """The value at a dotted path, None where this kind of task or optimizer has no such field."""
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config

@@ -1,0 +1,94 @@
+"""From what Hydra composed to a checked, plain `Config`, and the identity of a run.
+
+Types live in `runner.schema`: a wrong type or an unknown key fails while Hydra composes. What types cannot say is
+checked by `runner.checks`. Both happen before anything is trained.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from runner.checks import validate
+from runner.schema import (
+    AdamWConfig,
+    Config,
+    ConfigError,
+    FeatureRegressionConfig,
+    LinearConfig,
+    SGDConfig,
+    SignSGDConfig,
+    TeacherStudentConfig,
+    TrackerConfig,
+    WandbConfig,
+)
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+IDENTITY_VERSION = 1  # raise it when the same configuration would produce other numbers than before
+NOT_IDENTITY = ("experiment", "outputs", "tracker", "stack")  # where and how a run is kept, not what is computed
+
+SCHEMAS = {
+    "task": {
+        "teacher_student": TeacherStudentConfig,
+        "feature_regression": FeatureRegressionConfig,
+        "linear": LinearConfig,
+    },
+    "optimizer": {"adamw": AdamWConfig, "sgd": SGDConfig, "signsgd": SignSGDConfig},
+    "tracker": {"none": TrackerConfig, "wandb": WandbConfig},
+}
+
+
+def register() -> None:
+    """Put the schema where the YAML files' defaults lists find it: `/schema/<group>: <name>`."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config, package="_global_")
+    for group, nodes in SCHEMAS.items():
+        for name, node in nodes.items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+
+
+def from_hydra(cfg: DictConfig) -> Config:
+    """The composed configuration as a checked, plain `Config`. Raises ConfigError."""
+    if unknown := sorted(_unknown_keys(cfg)):
+        # `+key=value` adds keys behind the schema's back; accepting one would mean ignoring what the user asked for.
+        raise ConfigError(
+            f"unknown key {unknown[0]!r}: no such field in the configuration. "
+            "Remove it (a leading + does not help); `python -m runner --cfg job` lists every field"
+        )
+    try:
+        config = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: has no value; set it on the command line") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    validate(config)
+    return config
+
+
+def _unknown_keys(cfg: DictConfig, prefix: str = "") -> set[str]:
+    known = {f.name for f in dataclasses.fields(OmegaConf.get_type(cfg))}
+    found = {f"{prefix}{key}" for key in cfg.keys() if key not in known}
+    for key in known & set(cfg.keys()):
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig):
+            found |= (
+                _unknown_keys(node, f"{prefix}{key}.") if dataclasses.is_dataclass(OmegaConf.get_type(node)) else set()
+            )
+    return found
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionary of all fields."""
+    return dataclasses.asdict(config)
+
+
+def run_id(config: Config) -> str:
+    """16 hex digits: SHA-256 of the canonical JSON of every field that can change a run's numbers."""
+    fields = {key: value for key, value in as_dict(config).items() if key not in NOT_IDENTITY}
+    text = json.dumps([IDENTITY_VERSION, fields], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,87 @@
+"""What a stack remembers of its training: buffers on the device, turned into one table and one summary per run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from runner.metrics import COLUMNS, Metrics
+from runner.schema import Config
+
+LOSSES = ("train/loss", "eval/loss")
+
+
+class Log:
+    """Losses of every step and metrics of every logged step, for K runs that share `steps`, `log` and `eval`.
+
+    A step has a row if `log.every` or `eval.every` divides it, or if it is the last. A column that was not measured in a
+    row (increments in the last one, `eval/loss` between evaluations) holds nan, which plots as a gap.
+    """
+
+    def __init__(self, configs: Sequence[Config], device: torch.device):
+        shared = configs[0]
+        self.rows = [
+            t
+            for t in range(shared.steps + 1)
+            if t % shared.log.every == 0 or self.evaluates(shared, t) or t == shared.steps
+        ]
+        self.index = {step: row for row, step in enumerate(self.rows)}
+        self.losses = torch.full((shared.steps + 1, len(configs)), torch.nan, dtype=torch.float64, device=device)
+        self.table = {
+            name: torch.full((len(self.rows), len(configs)), torch.nan, dtype=torch.float64, device=device)
+            for name in ("eval/loss", *COLUMNS)
+        }
+
+    @staticmethod
+    def evaluates(config: Config, step: int) -> bool:
+        return step % config.eval.every == 0 or step == config.steps
+
+    def wants(self, step: int) -> bool:
+        return step in self.index
+
+    def loss(self, step: int, losses: Tensor) -> None:
+        self.losses[step] = losses
+
+    def measured(self, step: int, values: Metrics) -> None:
+        for name, value in values.items():
+            self.table[name][self.index[step]] = value
+
+    def frames(self, ends: Sequence[int]) -> list[pd.DataFrame]:
+        """One table per run: `step`, the losses, then the metrics; rows after the run's end are left out."""
+        steps = np.array(self.rows)
+        columns = {"train/loss": self.losses[self.rows], **self.table}
+        columns = {name: values.cpu().numpy() for name, values in columns.items()}
+        return [
+            pd.DataFrame({"step": steps} | {name: values[:, k] for name, values in columns.items()})[steps <= end]
+            for k, end in enumerate(ends)
+        ]
+
+
+def summarise(losses: np.ndarray, eval_losses: np.ndarray, diverged_step: int | None) -> dict[str, Any]:
+    """A run in a few numbers. `losses` has one entry per step up to the run's end, `eval_losses` those measured.
+
+    final_loss is null for a diverged run. largest_spike = max over t of (loss_t - lowest loss before t) / initial loss,
+    0 for a run whose loss never rose; rise_fraction = share of steps on which the loss rose.
+    """
+    finite = losses[np.isfinite(losses)]
+    rises = np.diff(finite)
+    spikes = (finite[1:] - np.minimum.accumulate(finite)[:-1]) / finite[0] if len(finite) > 1 else np.zeros(0)
+    seen = eval_losses[np.isfinite(eval_losses)]
+    return {
+        "initial_loss": _number(losses[0]),
+        "final_loss": _number(losses[-1]) if diverged_step is None else None,
+        "best_loss": _number(finite.min()) if len(finite) else None,
+        "final_eval_loss": _number(seen[-1]) if len(seen) and diverged_step is None else None,
+        "best_eval_loss": _number(seen.min()) if len(seen) else None,
+        "diverged_step": diverged_step,
+        "largest_spike": max(0.0, float(spikes.max())) if len(spikes) else 0.0,
+        "rise_fraction": float((rises > 0).mean()) if len(rises) else 0.0,
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no nan or inf: null instead."""
+    return float(value) if np.isfinite(value) else None

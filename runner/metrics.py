@@ -1,0 +1,97 @@
+"""What is measured at every logged step, for K runs at once, as pure functions of the factors.
+
+A (K, r, n_in), B (K, n_out, r), scale (K,), probe Z (P, n_in); every result is (K,). A feature's *size* is the root mean
+square of its coordinates, averaged over the P probe inputs, so that exponents in the width can be read off directly.
+
+Nothing of size n_out × n_in or K × P × n_out is formed: with the Gram matrix G = BᵀB (r × r), ‖s·B·v‖² = s²·vᵀGv.
+Everything is float64, because Gram matrices square the condition number; the factors are small, so this costs little.
+"""
+
+import torch
+from torch import Tensor
+
+Metrics = dict[str, Tensor]
+
+GRADIENTS = ("grad/A", "grad/B")
+STATE = (
+    "param/A", "param/B", "feature/Z_A", "feature/Z_B", "weight/fro", "weight/spectral", "weight/stable_rank", "balance",
+)  # fmt: skip
+INCREMENTS = ("update/A", "update/B", "feature/delta_1", "feature/delta_2", "feature/delta_3", "feature/dZ_B")
+COLUMNS = GRADIENTS + STATE + INCREMENTS
+
+
+def gradients(grad_A: Tensor, grad_B: Tensor) -> Metrics:
+    """Frobenius norms of ∂L/∂A and ∂L/∂B."""
+    return {"grad/A": _norm(grad_A), "grad/B": _norm(grad_B)}
+
+
+def state(A: Tensor, B: Tensor, scale: Tensor, Z: Tensor) -> Metrics:
+    """Norms of the factors, sizes of Z_A = A·Z and Z_B = s·B·Z_A, the spectrum of s·B·A, and ‖BᵀB - AAᵀ‖_F."""
+    A, B, scale, Z = A.double(), B.double(), scale.double(), Z.double()
+    Z_A = A @ Z.T
+    gram_A, gram_B = A @ A.mT, B.mT @ B
+    singular_values = scale[:, None] * _product_singular_values(gram_A, gram_B)
+    fro = singular_values.norm(dim=1)
+    spectral = singular_values.amax(dim=1)
+    return {
+        "param/A": _norm(A),
+        "param/B": _norm(B),
+        "feature/Z_A": _size(Z_A.square().sum(1), A.shape[1]),
+        "feature/Z_B": _size(_quadratic(gram_B, Z_A), B.shape[1], scale),
+        "weight/fro": fro,
+        "weight/spectral": spectral,
+        # ‖sBA‖_F² / ‖sBA‖₂²; not defined (nan) while BA = 0
+        "weight/stable_rank": (fro / spectral).square(),
+        "balance": _norm(gram_B - gram_A),
+    }
+
+
+def increments(A: Tensor, B: Tensor, dA: Tensor, dB: Tensor, scale: Tensor, Z: Tensor) -> Metrics:
+    """Sizes of one update's effect on Z_B, by what moved; A, B are the factors *before* the update dA, dB.
+
+    delta_1 = s·B·dA·Z (only A moves), delta_2 = s·dB·A·Z (only B), delta_3 = s·dB·dA·Z (both), and
+    dZ_B = delta_1 + delta_2 + delta_3, the change of Z_B on the same Z (Hayou, Ghosh, Yu 2024, LoRA+).
+    """
+    A, B, dA, dB, scale, Z = (t.double() for t in (A, B, dA, dB, scale, Z))
+    n_out, rank = B.shape[1:]
+    Z_A, dZ_A = A @ Z.T, dA @ Z.T
+    # All three, and their sum, are products of [B, dB] (n_out × 2r) with a 2r-vector: one Gram matrix serves them all.
+    both = torch.cat([B, dB], dim=2)
+    gram = both.mT @ both
+    gram_dB = gram[:, rank:, rank:]
+    return {
+        "update/A": _norm(dA),
+        "update/B": _norm(dB),
+        "feature/delta_1": _size(_quadratic(gram[:, :rank, :rank], dZ_A), n_out, scale),
+        "feature/delta_2": _size(_quadratic(gram_dB, Z_A), n_out, scale),
+        "feature/delta_3": _size(_quadratic(gram_dB, dZ_A), n_out, scale),
+        "feature/dZ_B": _size(_quadratic(gram, torch.cat([dZ_A, Z_A + dZ_A], dim=1)), n_out, scale),
+    }
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.double().flatten(1).norm(dim=1)
+
+
+def _quadratic(gram: Tensor, v: Tensor) -> Tensor:
+    """vᵀGv for every column of v: (K, q, q), (K, q, P) -> (K, P). Rounding may leave a zero slightly negative."""
+    return (v * (gram @ v)).sum(1).clamp_min(0)
+
+
+def _size(squared_norms: Tensor, coordinates: int, scale: Tensor | None = None) -> Tensor:
+    """Mean over the probe of s·‖·‖/√coordinates: (K, P) -> (K,)."""
+    size = (squared_norms / coordinates).sqrt().mean(1)
+    return size if scale is None else scale * size
+
+
+def _product_singular_values(gram_A: Tensor, gram_B: Tensor) -> Tensor:
+    """The r singular values of B·A (K, r) from the Gram matrices of its factors.
+
+    σ(BA)² are the eigenvalues of BᵀB·AAᵀ, hence of the symmetric H·BᵀB·H with H² = AAᵀ.
+    """
+    finite = (gram_A.isfinite() & gram_B.isfinite()).all(-1).all(-1)
+    gram_A, gram_B = (torch.where(finite[:, None, None], g, 0) for g in (gram_A, gram_B))  # eigh refuses nan
+    eigenvalues, vectors = torch.linalg.eigh(gram_A)
+    root = (vectors * eigenvalues.clamp_min(0).sqrt()[:, None]) @ vectors.mT
+    squared = torch.linalg.eigvalsh(root @ gram_B @ root).clamp_min(0)
+    return torch.where(finite[:, None], squared.sqrt(), torch.nan)

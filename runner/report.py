@@ -1,0 +1,81 @@
+"""The end of a sweep in a table: what became of the runs, the best learning rates, and what to type next."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from runner.config import CONF
+from runner.schema import Config
+from runner.store import DIVERGED, FAILED, FINISHED, INTERRUPTED
+
+SKIPPED = "skipped"
+
+
+@dataclass
+class Results:
+    """One row per run of the sweep: what it was, how it ended, its final loss."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, config: Config, status: str, summary: dict[str, Any] | None = None, error: str | None = None) -> None:
+        self.rows.append(
+            {
+                "experiment": config.experiment,
+                "task": config.task.name,
+                "init": config.init.name,
+                "width": config.task.width,
+                "lr": config.optimizer.lr,
+                "status": status,
+                "error": error,
+                "final_loss": (summary or {}).get("final_loss"),
+            }
+        )
+
+    def count(self, status: str) -> int:
+        return sum(row["status"] == status for row in self.rows)
+
+
+def print_report(results: Results, outputs: str) -> None:
+    """To stdout; one command's worth of runs."""
+    counts = [(status, results.count(status)) for status in (FINISHED, DIVERGED, FAILED, INTERRUPTED, SKIPPED)]
+    print(f"{len(results.rows)} runs: " + ", ".join(f"{count} {status}" for status, count in counts if count))
+    if results.count(SKIPPED):
+        print("  skipped: finished or diverged before; delete a run's folder to train it again")
+    for error in sorted({row["error"] for row in results.rows if row["status"] == FAILED}):
+        print(f"  failed: {error}")
+    if results.count(INTERRUPTED):
+        print("  interrupted: the same command trains what is left")
+    table = best_learning_rates(pd.DataFrame(results.rows))
+    if not table.empty:
+        print(table.to_string(index=False))
+    experiment = results.rows[0]["experiment"]
+    print(f"files: {Path(outputs) / 'runs' / experiment}")
+    print(f"next:  {_next_command(experiment, outputs)}")
+
+
+def _next_command(experiment: str, outputs: str) -> str:
+    """Experiments with a file in conf/experiment have figures of their own; others are drawn with any figure."""
+    where = "" if Path(outputs) == Path("outputs") else f" --outputs {outputs}"
+    if (CONF / "experiment" / f"{experiment}.yaml").exists():
+        return f"python -m analysis{where}"
+    return f"python -m analysis gradient_norms feature_norms --experiment {experiment}{where}"
+
+
+def best_learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per task, init and width: the grid's learning rate with the lowest geometric-mean final loss over the other axes.
+
+    A learning rate at which any run has no final loss (it diverged, failed or is missing) does not compete.
+    """
+    rows = rows.assign(log_loss=rows["final_loss"].astype(float).map(lambda x: math.log(x) if x > 0 else x))
+    best = []
+    for key, group in rows.groupby(["task", "init", "width"], sort=True):
+        scores = group.groupby("lr")["log_loss"].agg(lambda x: x.mean(skipna=False)).dropna()
+        if scores.empty:
+            continue
+        lrs, lr = sorted(group["lr"].unique()), scores.idxmin()
+        edge = "edge of the grid" if len(lrs) > 1 and lr in (lrs[0], lrs[-1]) else ""
+        best.append([*key, f"{lr:.3g}", f"{math.exp(scores[lr]):.3g}", len(lrs), edge])
+    return pd.DataFrame(best, columns=["task", "init", "width", "best lr", "final loss", "lrs", ""])

@@ -1,0 +1,118 @@
+"""Carry out a list of runs: plan, train stack by stack, store, track; whatever happens, keep what is finished."""
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from runner.checks import resolve_device
+from runner.config import as_dict
+from runner.memory import keep_freed_memory
+from runner.plan import cost, plan
+from runner.report import Results, print_report
+from runner.schema import Config
+from runner.store import DONE, FAILED, INTERRUPTED, Outcome, Store
+from runner.track import TRACKERS
+from runner.train import train
+
+
+def execute(configs: Sequence[Config]) -> int:
+    """Train what is not done yet and print what came of it. Returns the exit code: 0, 1 (failures) or 130 (Ctrl-C)."""
+    store = Store(configs[0].outputs)
+    tracker = TRACKERS[configs[0].tracker.name](configs[0])
+    todo = plan(configs, store)
+    keep_freed_memory()
+    for sentence in todo.damaged:
+        _say(f"damaged run, training it again: {sentence}")
+    results = Results()
+    for config, summary in todo.done:
+        results.add(config, "skipped", summary)
+    waiting = [config for stack in todo.stacks for config in stack]
+    bar = ProgressBar(waiting)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
+    try:
+        for stack in todo.stacks:
+            context = _context(stack)
+            started = time.perf_counter()
+            try:
+                outcomes = train(stack, bar.step(stack))
+            except Exception as error:  # one stack's failure (memory, a bug in a task) must not cost the others
+                outcomes = [Outcome(FAILED, error=f"{type(error).__name__}: {error}")] * len(stack)
+            context["seconds"] = round((time.perf_counter() - started) / len(stack), 4)
+            for config, outcome in zip(stack, outcomes, strict=True):
+                path = store.write(config, outcome, context)
+                waiting.remove(config)
+                results.add(config, outcome.status, outcome.summary, outcome.error)
+                if outcome.status in DONE:
+                    _track(tracker, config, path.name, outcome)
+            bar.finish(stack)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave runs unmarked
+        for config in waiting:
+            store.write(config, Outcome(INTERRUPTED, error="interrupted before it was finished"), _context([config]))
+            results.add(config, INTERRUPTED)
+    finally:
+        bar.close()
+    print_report(results, configs[0].outputs)
+    if results.count(INTERRUPTED):
+        return 130
+    return 1 if results.count(FAILED) else 0
+
+
+def _context(stack: list[Config]) -> dict[str, Any]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": str(resolve_device(stack[0].device)),
+        "engine": "autograd",
+        "threads": torch.get_num_threads(),
+        "stack_size": len(stack),
+    }
+
+
+def _track(tracker: Any, config: Config, run_id: str, outcome: Outcome) -> None:
+    summary = {"status": outcome.status, **outcome.summary}
+    try:
+        tracker.report(as_dict(config), run_id, outcome.steps, summary)
+    except Exception as error:  # the store has the run; a tracker's trouble must not end the sweep
+        _say(f"tracker={config.tracker.name}: run {run_id} was stored but not reported ({error})")
+
+
+def _say(sentence: str) -> None:
+    tqdm.write(sentence, file=sys.stderr)
+
+
+class ProgressBar:
+    """Runs done, current loss and time left on stderr; silent when stderr is not a terminal."""
+
+    FORMAT = "{percentage:3.0f}% |{bar:24}| {desc} [{elapsed} elapsed, {remaining} left]"
+
+    def __init__(self, configs: list[Config]):
+        self.runs, self.done, self.work = len(configs), 0, 0.0
+        self.bar = tqdm(
+            total=sum(map(cost, configs)), bar_format=self.FORMAT, disable=None if configs else True, leave=False
+        )
+
+    def step(self, stack: list[Config]) -> Any:
+        per_step = sum(map(cost, stack)) / stack[0].steps
+
+        def advance(step: int, losses: torch.Tensor) -> None:
+            if not self.bar.disable and step % 10 == 0:  # reading the loss waits for the device
+                loss = losses[losses.isfinite()].median().item()
+                self.bar.set_description_str(f"{self.done}/{self.runs} runs, loss {loss:.3g}", refresh=False)
+            self.bar.update(per_step)
+
+        return advance
+
+    def finish(self, stack: list[Config]) -> None:
+        """Count a stack as done, including the work that failed or diverged runs did not need."""
+        self.done += len(stack)
+        self.work += sum(map(cost, stack))
+        self.bar.update(self.work - self.bar.n)
+
+    def close(self) -> None:
+        self.bar.close()

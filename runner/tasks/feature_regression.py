@@ -1,0 +1,34 @@
+"""The setting of the width theorem: the adapted layer's own output is the target, every coordinate of it."""
+
+from torch import Tensor
+
+from runner.rng import generator, normal
+from runner.schema import FeatureRegressionConfig
+from runner.tasks.base import Batch, Task
+
+
+class FeatureRegression(Task):
+    """y = (W0 + s·B·A)·Z against (W0 + B*·A*)·Z; loss = mean over points and all n output coordinates.
+
+    Z = √2·ReLU(W_in·x), whose entries have mean square 1: x ~ N(0, I_d), W_in ~ N(0, 1/d), W0 ~ N(0, 1/n).
+    The target has rank r* and Θ(1) entries in its output: A* ~ N(0, 1/n), B* ~ N(0, 1/r*).
+    """
+
+    def __init__(self, config: FeatureRegressionConfig, seed: int):
+        n, d, rank = config.width, config.input_dim, config.target_rank
+        base, data = generator(seed, "base"), generator(seed, "data")
+        W_in = normal(n, d, variance=1 / d, generator=base)
+        self.W0 = normal(n, n, variance=1 / n, generator=base)
+        X = normal(config.train_points + config.test_points, d, variance=1, generator=data)
+        A = normal(rank, n, variance=1 / n, generator=data)
+        B = normal(n, rank, variance=1 / rank, generator=data)
+
+        def batch(x: Tensor) -> Batch:
+            Z = 2**0.5 * (x @ W_in.T).relu()
+            y0 = Z @ self.W0.T
+            return Batch(Z, y0, y0 + Z @ A.T @ B.T)
+
+        self.train, self.test = batch(X[: config.train_points]), batch(X[config.train_points :])
+
+    def loss(self, y: Tensor, target: Tensor) -> Tensor:
+        return (y - target).square().mean((1, 2))

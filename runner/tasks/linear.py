@@ -1,0 +1,27 @@
+"""LoRA+'s linear model, whose increments have closed forms: the oracle for metrics and optimizers."""
+
+from torch import Tensor
+
+from runner.rng import generator, normal
+from runner.schema import LinearConfig
+from runner.tasks.base import Batch, Task
+
+
+class Linear(Task):
+    """f(x) = (W* + s·B·A)·x, loss = mean over points of ‖f(x) - y‖²/2 (LoRA+, Hayou, Ghosh, Yu 2024, section 3).
+
+    With one output and rank 1 this is f(x) = (W* + b·aᵀ)x. x ~ N(0, I_n), y ~ N(0, 1), W* ~ N(0, 1/n).
+    """
+
+    def __init__(self, config: LinearConfig, seed: int):
+        base, data = generator(seed, "base"), generator(seed, "data")
+        n, points = config.width, config.train_points
+        self.W0 = normal(config.outputs, n, variance=1 / n, generator=base)
+        X = normal(points + config.test_points, n, variance=1, generator=data)
+        Y = normal(points + config.test_points, config.outputs, variance=1, generator=data)
+        y0 = X @ self.W0.T
+        self.train = Batch(X[:points], y0[:points], Y[:points])
+        self.test = Batch(X[points:], y0[points:], Y[points:])
+
+    def loss(self, y: Tensor, target: Tensor) -> Tensor:
+        return (y - target).square().sum(2).mean(1) / 2
