@@ -1,0 +1,61 @@
+"""`python -m analysis [figure …]`: distill fresh runs into records, draw every figure that has records, print the claims."""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from analysis import figures, records, report, style
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    outputs = options.outputs
+    names = options.figures or figures.NAMES
+    sources = {name: (options.experiment,) if options.experiment else figures.sources(name) for name in names}
+    frames = {}
+    for experiment in sorted({source for group in sources.values() for source in group}):
+        if done := records.refresh(outputs, experiment):
+            print(f"distilled {done}")
+        try:
+            frames[experiment] = records.read(outputs, experiment)
+        except records.MissingRecords as error:
+            if options.figures or options.experiment:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            print(f"skipped: {error}")
+            continue
+        for sentence in report.flags(frames[experiment]):
+            print(f"flagged: {sentence}")
+    folder = outputs / "figures" / options.experiment if options.experiment else outputs / "figures"
+    for name, group in sources.items():
+        if all(source in frames for source in group):
+            style.save(figures.draw(name, [frames[source] for source in group]), folder / name)
+            print(f"drew {folder / name}.pdf and .png")
+    if options.figures or options.experiment:
+        return 0
+    rows = report.all_claims(outputs)
+    if rows:
+        table = report.markdown(rows)
+        (outputs / "claims.md").write_text(table + "\n")
+        print(f"\n{table}\n\nclaims: {outputs / 'claims.md'}")
+        if options.readme:
+            report.update_readme(options.readme, rows)
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    parser.add_argument("figures", nargs="*", metavar="figure", help=f"default: all of {', '.join(figures.NAMES)}")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="root of runs, records and figures")
+    parser.add_argument("--experiment", help="draw the figures from this experiment's runs, into a folder of that name")
+    parser.add_argument("--readme", type=Path, help="also write the claims table between the markers of this file")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.figures if name not in figures.NAMES]:
+        parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(figures.NAMES)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

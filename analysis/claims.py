@@ -1,0 +1,172 @@
+"""The claims: what theory and papers predict, what was measured, and a verdict by rules fixed before looking at any data.
+
+Rules, in one place:
+- an exponent is *reproduced* if it lies within half the distance to the other init's prediction (a quarter where both
+  predict the same) and its interval excludes that other prediction; *direction only* if its interval excludes no effect
+  (0; the other init's prediction, where 0 is what is predicted) on the predicted side.
+- a comparison is *reproduced* if its interval lies on the predicted side (at every width, where it is made per width),
+  *direction only* if only its value does.
+- fewer than 3 widths off the grid's edge, or fewer than 3 seeds, are *not enough data*.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from analysis import theory
+from analysis.grid import Grid
+from analysis.scaling import Estimate, best_lrs, bootstrap, early_and_final, exponent, sizes
+
+REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
+SAME_PREDICTION_BAND = 1 / 4
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the table. `prediction` and `measured` are text; `value`, `low`, `high` the number behind them."""
+
+    number: str
+    task: str
+    claim: str
+    prediction: str
+    source: str
+    value: float
+    low: float
+    high: float
+    verdict: str
+
+    @property
+    def measured(self) -> str:
+        if np.isnan(self.value):
+            return "–"
+        interval = "" if np.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3g}{interval}"
+
+
+def judge_exponent(estimate: Estimate, predicted: float, rival: float) -> str:
+    """Verdict on a measured exponent, given its prediction and the other init's."""
+    if np.isnan([estimate.value, estimate.low, estimate.high]).any():
+        return UNKNOWN
+    band = abs(predicted - rival) / 2 or SAME_PREDICTION_BAND
+    excludes_rival = predicted == rival or not estimate.low <= rival <= estimate.high
+    if abs(estimate.value - predicted) <= band and excludes_rival:
+        return REPRODUCED
+    none = 0.0 if predicted else rival
+    if predicted == none:  # both predict no effect: there is no direction to get right
+        return NOT
+    beyond = estimate.low > none if predicted > none else estimate.high < none
+    return DIRECTION if beyond else NOT
+
+
+def judge_sign(estimates: list[Estimate], positive: bool) -> str:
+    """Verdict on comparisons (logs of ratios, differences) that are all predicted to be above, or below, zero."""
+    sign = 1 if positive else -1
+    values = np.array([sign * e.value for e in estimates])
+    bounds = np.array([min(sign * e.low, sign * e.high) for e in estimates])
+    if not len(values) or np.isnan([values, bounds]).any():
+        return UNKNOWN
+    if (bounds > 0).all():
+        return REPRODUCED
+    return DIRECTION if (values > 0).all() else NOT
+
+
+def judge_identity(holds: np.ndarray) -> str:
+    """Verdict on an exact statement, given whether it held in each run."""
+    if not len(holds):
+        return UNKNOWN
+    return REPRODUCED if holds.all() else NOT
+
+
+def first_step(frame: pd.DataFrame) -> list[Claim]:
+    """Claim 1: which factor receives a gradient at the first step. `value` is the share of runs in which it holds."""
+    start = frame[frame["step"] == 0]
+    A, B = start["grad/A"], start["grad/B"]
+    family = start["init.name"].map(theory.FAMILY)
+    cases = [
+        ("1a", family == "A", (A == 0) & (B > 0), "Init[A], first step: ∂L/∂A = 0 and ∂L/∂B ≠ 0"),
+        ("1b", family == "B", (A > 0) & (B == 0), "Init[B], first step: ∂L/∂A ≠ 0 and ∂L/∂B = 0"),
+        ("1c", start["init.name"] == "zero", (A == 0) & (B == 0), "A = 0 and B = 0: no gradient at all"),
+    ]
+    claims = []
+    for number, which, holds, text in cases:
+        held = holds[which].to_numpy()
+        value = held.mean() if len(held) else np.nan
+        verdict = judge_identity(held)
+        claims.append(
+            Claim(number, frame["task.name"].iloc[0], text, "all runs (1)", "algebra", value, np.nan, np.nan, verdict)
+        )
+    return claims
+
+
+def dynamics(frame: pd.DataFrame) -> list[Claim]:
+    """Claims 2 to 7 on one sweep over init × width × lr × seed; none where the theory does not speak about it."""
+    grid, task = Grid.of(frame, early_and_final(frame)), theory.setting(frame)
+    pair = [next((init for init in grid.inits if theory.FAMILY.get(init) == side), None) for side in "AB"]
+    if task is None or None in pair:
+        return []
+    a, b = pair
+    widest = grid.widths[-1]
+
+    def lr_ratio(g: Grid) -> np.ndarray:
+        return best_lrs(g, a) - best_lrs(g, b)
+
+    def loss_ratio(g: Grid) -> np.ndarray:
+        return np.array([g.paired(a, b, width).mean() for width in g.widths])
+
+    def exponents(number: str, what: str, quantity: str, measure: Callable[[Grid, str], np.ndarray]) -> list[Claim]:
+        slopes = bootstrap(grid, lambda g: np.array([exponent(g.widths, measure(g, init)) for init in pair]))
+        powers = [theory.exponent(task, init, quantity) for init in pair]
+        return [
+            _exponent_claim(f"{number}a", task, f"Init[A]: {what}", slopes[0], powers[0], rival=powers[1]),
+            _exponent_claim(f"{number}b", task, f"Init[B]: {what}", slopes[1], powers[1], rival=powers[0]),
+        ]
+
+    ratios, losses = bootstrap(grid, lr_ratio), bootstrap(grid, loss_ratio)
+    growth = bootstrap(grid, lambda g: np.array([exponent(g.widths, lr_ratio(g))]))[0]
+    gap = theory.exponent(task, a, "lr") - theory.exponent(task, b, "lr")
+    edge = bootstrap(grid, lambda g: np.array([divergence_ratio(g, a, b)]))[0]
+    final_Z_A = partial(sizes, column="final/feature/Z_A")
+    return [
+        _ratio_claim("2a", task, f"best lr, Init[A] over Init[B], at n = {widest}", "> 1", ratios[-1:]),
+        _exponent_claim("2b", task, "that ratio grows with n", growth, gap, rival=0.0),
+        *exponents("3", "best lr falls with n", "lr", best_lrs),
+        _ratio_claim("4", task, f"best loss, Init[A] over Init[B], at every n; here {widest}", "< 1", losses),
+        *exponents("5", "size of Z_A at the end of training", "feature/Z_A", final_Z_A),
+        *exponents("6", "δ2/δ1 a few steps in", theory.RATIO, partial(sizes, column=theory.RATIO)),
+        _ratio_claim("7", task, "lowest lr that diverges, Init[A] over Init[B]", "> 1", [edge]),
+    ]
+
+
+def _exponent_claim(number: str, task: str, text: str, slope: Estimate, predicted: float, rival: float) -> Claim:
+    verdict = judge_exponent(slope, predicted, rival)
+    source = theory.SOURCES[task]
+    return Claim(number, task, text, f"n^{predicted:g}", source, slope.value, slope.low, slope.high, verdict)
+
+
+def _ratio_claim(number: str, task: str, text: str, prediction: str, logs: list[Estimate]) -> Claim:
+    """A claim on ratios, given their logs; the last is shown, all are judged."""
+    verdict = judge_sign(logs, positive=prediction == "> 1")
+    value, low, high = (float(np.exp(getattr(logs[-1], name))) for name in ("value", "low", "high"))
+    return Claim(number, task, text, prediction, theory.PAPER, value, low, high, verdict)
+
+
+def divergence_ratio(grid: Grid, a: str, b: str) -> float:
+    """Mean over widths and seeds of log(lowest diverging lr of a / of b); nan unless both diverge somewhere in most cells."""
+
+    def lowest(init: str) -> np.ndarray:
+        diverged = np.isposinf(grid.log_loss[grid.inits.index(init)])  # (W, L, S)
+        logs = np.log(grid.lrs)[None, :, None]
+        return np.where(diverged.any(1), np.where(diverged, logs, np.inf).min(1), np.nan)
+
+    ratios = lowest(a) - lowest(b)
+    known = np.isfinite(ratios)
+    return float(ratios[known].mean()) if known.mean() > 0.5 else np.nan
+
+
+def table(claims: list[Claim]) -> pd.DataFrame:
+    """The claims as they are printed and published."""
+    columns = ("number", "task", "claim", "prediction", "source", "measured", "verdict")
+    return pd.DataFrame([{name: getattr(claim, name) for name in columns} for claim in claims], columns=columns)

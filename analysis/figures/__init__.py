@@ -1,0 +1,23 @@
+"""One module per figure, named as its experiment: `RECORDS` names the experiments whose runs it shows."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.style import RC
+
+NAMES = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def sources(name: str) -> tuple[str, ...]:
+    """The experiments whose records the figure needs."""
+    return import_module(f"analysis.figures.{name}").RECORDS
+
+
+def draw(name: str, frames: list[pd.DataFrame]) -> Figure:
+    """The figure from the records of its experiments, in their order."""
+    with mpl.rc_context(RC):
+        return import_module(f"analysis.figures.{name}").figure(*frames)

@@ -1,0 +1,50 @@
+"""What the figures against width share: points with intervals, the fitted power law, and the predicted one."""
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from analysis import style, theory
+from analysis.grid import Grid
+from analysis.scaling import Estimate, bootstrap, exponent
+
+Measure = Callable[[Grid, str], np.ndarray]
+
+
+def against_width(axes: Axes, grid: Grid, task: str | None, quantity: str | None, measure: Measure) -> None:
+    """Measured values (exp of `measure(grid, init)` (W,)) against width for every init, on logarithmic axes.
+
+    Fits stand in the legend with their intervals; the prediction for `quantity`, where there is one, is drawn dotted.
+    """
+    for init in grid.inits:
+        look = style.look(init)
+        *points, slope = _measured(grid, init, measure)
+        middle, low, high = (np.exp([getattr(p, name) for p in points]) for name in ("value", "low", "high"))
+        fit = "" if np.isnan(slope.value) else f": $n^{{{slope.value:.2f}}}$"
+        interval = "" if np.isnan(slope.low) else f" [{slope.low:.2f}, {slope.high:.2f}]"
+        axes.errorbar(
+            grid.widths, middle, [np.maximum(middle - low, 0), np.maximum(high - middle, 0)],
+            color=look.color, marker=look.marker, linestyle="none", elinewidth=0.9, capsize=2,
+            label=look.label + fit + interval,
+        )  # fmt: skip
+        style.power_law(axes, grid.widths, np.log(middle), slope.value, color=look.color, linestyle=look.line)
+        power = theory.exponent(task, init, quantity) if quantity else None
+        if power is not None:
+            style.power_law(
+                axes, grid.widths, np.log(middle), power, color=look.color, linestyle=":", linewidth=1.0,
+                label=f"theory, {look.label}: $n^{{{power:g}}}$",
+            )  # fmt: skip
+    style.width_axis(axes, grid.widths)
+    axes.set_yscale("log")
+    style.legend_below(axes)
+
+
+def _measured(grid: Grid, init: str, measure: Measure) -> list[Estimate]:
+    """The value at every width, and their exponent last."""
+
+    def values_and_slope(sample: Grid) -> np.ndarray:
+        values = measure(sample, init)
+        return np.append(values, exponent(sample.widths, values))
+
+    return bootstrap(grid, values_and_slope)

@@ -1,0 +1,23 @@
+"""Z_A and Z_B against step at the best learning rate of each init, smallest and largest width, with the loss below."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.figures import _curves
+from analysis.grid import Grid
+
+RECORDS = ("lr_vs_width",)
+COLUMNS = ["feature/Z_A", "feature/Z_B", "train/loss"]
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    grid = Grid.of(frame)
+    fig, axes = style.subplots(3, len(_curves.ends(grid)), height=1.7, width=0.9, sharex=True, sharey="row")
+    for panel, column, width in _curves.panels(frame, COLUMNS, axes, grid):
+        if column == COLUMNS[0]:
+            panel.set_title(f"$n = {width}$")
+        if column == COLUMNS[-1]:
+            panel.set_xlabel("step")
+            panel.legend(loc="upper right")
+    return fig

@@ -1,0 +1,39 @@
+"""Gradient norms of A and B against step at the best learning rate of each init, smallest and largest width."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.figures import _curves
+from analysis.grid import Grid
+
+RECORDS = ("lr_vs_width",)
+COLUMNS = ["grad/A", "grad/B"]
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    grid = Grid.of(frame)
+    fig, axes = style.subplots(2, len(_curves.ends(grid)), height=2.0, width=0.9, sharex=True, sharey="row")
+    for panel, column, width in _curves.panels(frame, COLUMNS, axes, grid):
+        panel.set_xscale("symlog", linthresh=1)  # step 0 counts: there one of the two gradients is exactly zero
+        panel.set_xlim(0)
+        _mark_zeros(panel, frame[frame["task.width"] == width], column)
+        if column == COLUMNS[0]:
+            panel.set_title(f"$n = {width}$")
+        else:
+            panel.set_xlabel("step")
+            panel.legend(loc="upper right")
+    return fig
+
+
+def _mark_zeros(panel, runs: pd.DataFrame, column: str) -> None:
+    """An exact zero has no place on a logarithmic axis: say so at step 0, on the bottom edge."""
+    start = runs[runs["step"] == 0]
+    for init, values in start.groupby("init.name")[column]:
+        if (values == 0).all():
+            look = style.look(init)
+            panel.plot(0, 0, "v", color=look.color, clip_on=False, transform=panel.get_xaxis_transform(), zorder=3)
+            panel.annotate(
+                "0 at step 0", (0, 0), xytext=(5, 5), textcoords="offset points", xycoords=panel.get_xaxis_transform(),
+                color=look.color, fontsize=7,
+            )  # fmt: skip

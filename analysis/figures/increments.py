@@ -1,0 +1,39 @@
+"""δ1, δ2, δ3 against step at the largest width, and δ2/δ1 a few steps in against width."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.figures import _curves
+from analysis.figures._scaling import against_width
+from analysis.grid import Grid
+from analysis.records import EARLY
+from analysis.scaling import early_and_final, sizes
+from analysis.theory import RATIO, setting
+
+RECORDS = ("lr_vs_width",)
+DELTAS = {
+    "feature/delta_1": ("#000000", "-"),
+    "feature/delta_2": ("#0072B2", "--"),
+    "feature/delta_3": ("#E69F00", ":"),
+}
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    grid = Grid.of(frame, early_and_final(frame))
+    fig, [axes] = style.subplots(1, len(grid.inits) + 1, height=2.6)
+    width = grid.widths[-1]
+    for panel, init in zip(axes, grid.inits, strict=False):
+        runs = _curves.at_best(frame, grid, init, width)
+        for column, (color, line) in DELTAS.items():
+            _curves.draw(panel, runs, column, color, line, style.COLUMNS[column])
+        panel.set(yscale="log", xlabel="step", title=f"{style.look(init).label}, $n = {width}$")
+    limits = np.array([panel.get_ylim() for panel in axes[:-1]])
+    for panel in axes[:-1]:
+        panel.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+    axes[0].set_ylabel("size of the increment of $Z_B$")
+    style.legend_below(axes[0])
+    against_width(axes[-1], grid, setting(frame), RATIO, lambda g, init: sizes(g, init, RATIO))
+    axes[-1].set_title(rf"$\delta_2/\delta_1$ at step {EARLY}")
+    return fig

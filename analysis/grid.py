@@ -1,0 +1,122 @@
+"""A sweep over init × width × lr × seed as arrays, and its best learning rates."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import per_run
+
+AXES = ("init.name", "task.width", "optimizer.lr", "seed")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best learning rate of one init at one width.
+
+    `lr` from a local quadratic, `grid_lr` the best of the grid, `log_loss` there (mean over seeds of log final loss);
+    `edge`: the best lies at the end of the grid, so the true one may lie outside and `lr` must not be trusted.
+    """
+
+    lr: float
+    grid_lr: float
+    log_loss: float
+    edge: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Arrays over (init, width, lr, seed). nan: no such run; for losses, +inf: the run diverged.
+
+    `columns` holds other quantities in the same layout, nan where they were not measured.
+    """
+
+    inits: list[str]
+    widths: np.ndarray
+    lrs: np.ndarray
+    seeds: np.ndarray
+    log_loss: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
+        """From a loaded table; `columns` is indexed by run_id and gives further quantities, one row per run."""
+        table = per_run(frame)
+        axes = [sorted(table[name].unique()) for name in AXES]
+        shape = tuple(map(len, axes))
+        place = tuple(pd.Categorical(table[name], axis).codes for name, axis in zip(AXES, axes, strict=True))
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            array = np.full(shape, np.nan)
+            array[place] = values
+            return array
+
+        with np.errstate(divide="ignore"):
+            losses = np.log(table["summary.final_loss"].to_numpy(float))
+        losses = np.where(table["status"] == "diverged", np.inf, losses)
+        extra = {} if columns is None else {name: spread(columns[name].reindex(table["run_id"])) for name in columns}
+        return cls(axes[0], *map(np.array, axes[1:]), spread(losses), extra)
+
+    def resample(self, seeds: np.ndarray) -> "Grid":
+        """The same grid with the seeds at these positions (with repetition): one bootstrap sample."""
+        columns = {name: values[..., seeds] for name, values in self.columns.items()}
+        return Grid(self.inits, self.widths, self.lrs, self.seeds[seeds], self.log_loss[..., seeds], columns)
+
+    def at(self, init: str, width: int) -> tuple[int, int]:
+        return self.inits.index(init), int(np.searchsorted(self.widths, width))
+
+    def scores(self, init: str, width: int) -> np.ndarray:
+        """(L,) mean over seeds of log final loss; +inf where a seed diverged, nan where a seed is missing."""
+        return self.log_loss[self.at(init, width)].mean(axis=1)
+
+    def best(self, init: str, width: int) -> Best:
+        """The vertex of the parabola through the best learning rate of the grid and its neighbours, in log lr.
+
+        Where a neighbour diverged there is no parabola and the grid's best stands. Only three points enter, because the
+        loss is not a parabola further out: towards large lr it ends in a cliff.
+        """
+        scores = self.scores(init, width)
+        run = np.flatnonzero(~np.isnan(scores))
+        if not len(run) or not np.isfinite(scores[run]).any():
+            return Best(np.nan, np.nan, np.nan, edge=True)
+        place = int(np.argmin(scores[run]))
+        i, lr = run[place], self.lrs[run[place]]
+        edge = len(run) > 1 and place in (0, len(run) - 1)
+        if 0 < place < len(run) - 1:
+            around = run[place - 1 : place + 2]
+            lr = _vertex(np.log(self.lrs[around]), scores[around], fallback=np.log(lr))
+        return Best(float(lr), float(self.lrs[i]), float(scores[i]), edge)
+
+    def value(self, column: str, init: str, width: int, lr: float) -> float:
+        """Mean over seeds of log(column) at learning rate `lr`, linear in log lr between the grid's neighbours.
+
+        nan where `lr` lies outside the grid or a run it needs is missing or has no such value.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(self.columns[column][self.at(init, width)]).mean(axis=1)
+        return float(np.interp(np.log(lr), np.log(self.lrs), logs, left=np.nan, right=np.nan))
+
+    def paired(self, init: str, other: str, width: int) -> np.ndarray:
+        """(S,) log final loss of `init` minus that of `other`, seed by seed, each at the grid's best learning rate.
+
+        nan where either best learning rate lies at the edge of the grid.
+        """
+        return self._at_best(init, width) - self._at_best(other, width)
+
+    def _at_best(self, init: str, width: int) -> np.ndarray:
+        best = self.best(init, width)
+        if best.edge:
+            return np.full(len(self.seeds), np.nan)
+        return self.log_loss[self.at(init, width)][np.flatnonzero(self.lrs == best.grid_lr)[0]]
+
+
+def _vertex(x: np.ndarray, y: np.ndarray, fallback: float) -> float:
+    """exp of the abscissa where the parabola through three points is lowest, the middle point being the lowest."""
+    if not np.isfinite(y).all():
+        return float(np.exp(fallback))
+    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    if right <= left:  # three equal values
+        return float(np.exp(fallback))
+    slope_at_middle = (left * (x[2] - x[1]) + right * (x[1] - x[0])) / (x[2] - x[0])
+    curvature = 2 * (right - left) / (x[2] - x[0])
+    return float(np.exp(x[1] - slope_at_middle / curvature))

@@ -1,0 +1,95 @@
+"""Records: the small, committed distillate of an experiment's runs, from which every figure and claim is rebuilt."""
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.grid import AXES, Grid
+from analysis.load import is_measured, load, per_run
+
+EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
+LANDMARKS = (0, 1, EARLY)  # steps kept for every run, besides the last
+CURVE_POINTS = 60  # rows kept of a run at the best learning rate, besides its first EARLY
+PLACES = ("outputs", "tracker.", "stack.")  # where runs were kept: of no use in a record, and of one machine only
+NOT_SETTINGS = ("experiment", *PLACES, "device", "engine", "summary.", "run_id", "status", *AXES)
+
+
+class MissingRecords(Exception):
+    """An experiment has neither runs nor records; the message names the command that makes them."""
+
+
+def refresh(outputs: Path, experiment: str) -> str | None:
+    """Distill the experiment's runs, if there are any, into its record; returns a sentence about what was done."""
+    folder = outputs / "runs" / experiment
+    if not folder.is_dir():
+        return None
+    try:
+        frame = one_setting(load(folder))
+    except FileNotFoundError:
+        return None
+    path = record_path(outputs, experiment)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    distill(frame).to_parquet(path, compression="zstd", index=False)
+    return f"{path}: {frame['run_id'].nunique()} runs"
+
+
+def record_path(outputs: Path, experiment: str) -> Path:
+    return outputs / "records" / f"{experiment}.parquet"
+
+
+def read(outputs: Path, experiment: str) -> pd.DataFrame:
+    """The experiment's record as a table. Raises MissingRecords."""
+    path = record_path(outputs, experiment)
+    if not path.exists():
+        where = "" if outputs == Path("outputs") else f" outputs={outputs}"
+        raise MissingRecords(
+            f"no records of {experiment}; make them with: python -m runner experiment={experiment}{where}"
+        )
+    return pd.read_parquet(path)
+
+
+def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep runs that differ only along the sweep's axes (init, width, lr, seed).
+
+    A folder may also hold trial runs (fewer steps, another rank). Mixing settings would average unlike things: the
+    setting with the most runs is kept, with a warning that says what was left out.
+    """
+    table = per_run(frame)
+    settings = [name for name in table.columns if not name.startswith(NOT_SETTINGS)]
+    varying = [name for name in settings if table[name].nunique(dropna=False) > 1]
+    if not varying:
+        return frame
+    labels = table[varying].apply(lambda row: ", ".join(f"{name}={value}" for name, value in row.items()), axis=1)
+    most = labels.value_counts().idxmax()
+    kept = table.loc[labels == most, "run_id"]
+    warnings.warn(
+        f"runs differ in {', '.join(varying)}: using the {len(kept)} with {most} and leaving out {len(table) - len(kept)}; "
+        "keep runs of another setting under another `outputs`",
+        stacklevel=2,
+    )
+    return frame[frame["run_id"].isin(kept)]
+
+
+def distill(frame: pd.DataFrame) -> pd.DataFrame:
+    """Landmark steps of every run, and thinned curves of the runs at the grid's best learning rate of each init and width.
+
+    Measured columns are rounded to 17 bits (5 digits): beyond that they are noise that does not compress.
+    """
+    last = frame.groupby("run_id")["step"].transform("max")
+    keep = frame["step"].isin(LANDMARKS) | (frame["step"] >= last - 1)
+    grid = Grid.of(frame)
+    stride = max(1, math.ceil(frame["step"].max() / CURVE_POINTS))
+    curve = (frame["step"] <= EARLY) | (frame["step"] % stride == 0)
+    for init in grid.inits:
+        for width in grid.widths:
+            lr = grid.best(init, width).grid_lr
+            at_best = (frame["init.name"] == init) & (frame["task.width"] == width) & (frame["optimizer.lr"] == lr)
+            keep |= at_best & curve
+    kept = frame.loc[keep, [name for name in frame.columns if not name.startswith(PLACES)]].reset_index(drop=True)
+    measured = [name for name in kept.columns if is_measured(name)]
+    mantissa, exponent = np.frexp(kept[measured].to_numpy(float))
+    kept[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent).astype(np.float32)
+    return kept

@@ -1,0 +1,50 @@
+"""Claims and flags of everything that has records, as a table for the terminal, a file and the README."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import claims, theory
+from analysis.claims import Claim
+from analysis.grid import Grid
+from analysis.records import MissingRecords, read
+
+SWEEPS = ("lr_vs_width", "width_exponents")
+START, END = "<!-- claims: written by `python -m analysis --readme` -->", "<!-- end of claims -->"
+
+
+def all_claims(outputs: Path) -> list[Claim]:
+    """Every claim whose records exist."""
+    rows: list[Claim] = []
+    for experiment, judge in (("first_step", claims.first_step), *((name, claims.dynamics) for name in SWEEPS)):
+        try:
+            rows += judge(read(outputs, experiment))
+        except MissingRecords:
+            continue
+    return rows
+
+
+def flags(frame: pd.DataFrame) -> list[str]:
+    """One sentence for each best learning rate at the edge of its grid."""
+    grid = Grid.of(frame)
+    task = frame["task.name"].iloc[0]
+    return [
+        f"{task}, {init}, n = {width}: the best lr {best.grid_lr:.3g} is at the edge of its grid and is not used; widen the grid"
+        for init in grid.inits
+        if init in theory.FAMILY
+        for width in grid.widths
+        if (best := grid.best(init, width)).edge
+    ]
+
+
+def markdown(rows: list[Claim]) -> str:
+    """The claims table in Markdown."""
+    return claims.table(rows).to_markdown(index=False)
+
+
+def update_readme(readme: Path, rows: list[Claim]) -> None:
+    """Put the claims table between the README's markers."""
+    text = readme.read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    readme.write_text(f"{before}{START}\n\n{markdown(rows)}\n\n{END}{after}")

@@ -1,0 +1,46 @@
+"""What the theory predicts: exponents in the width n, at the learning rate of the best loss, under Adam or SignSGD.
+
+feature_regression is the setting of the theorem (Hayou, Ghosh, Yu 2024, with the recursion of LoRA+): every output
+coordinate has its own target, all of the probe's entries are Θ(1).
+
+teacher_student has a scalar output y = W_out·φ(Y_h) with W_out ~ N(0, 1/n). An update of B is aligned with W_out and so
+moves y by √n times its own size: y moves by Θ(1) already when Z_B does by Θ(n^-1/2). Init[A]: Z_A ≈ lr·n and
+B ≈ lr must satisfy lr·Z_A = n^-1/2, hence lr = n^-3/4, Z_A = n^1/4 and Z_B = δ1 = δ2 = n^-1/2. Init[B]: B is random, not
+aligned, so B·ΔA·Z = Θ(1) needs lr = n^-1; then Z_A and δ1 are Θ(1), and δ2 and δ3 are n^-1.
+"""
+
+import pandas as pd
+
+PAPER = "Hayou, Ghosh, Yu 2024"
+COUNTING = "scalar-output counting"
+FAMILY = {"gaussian_A": "A", "kaiming_A": "A", "gaussian_B": "B", "kaiming_B": "B"}
+QUANTITIES = ("lr", "feature/Z_A", "feature/Z_B", "feature/delta_1", "feature/delta_2", "feature/delta_3")
+
+EXPONENTS = {
+    ("feature_regression", "A"): dict(zip(QUANTITIES, (-1 / 2, 1 / 2, 0, 0, 0, 0), strict=True)),
+    ("feature_regression", "B"): dict(zip(QUANTITIES, (-1, 0, 0, 0, -1, -1), strict=True)),
+    ("teacher_student", "A"): dict(zip(QUANTITIES, (-3 / 4, 1 / 4, -1 / 2, -1 / 2, -1 / 2, -1 / 2), strict=True)),
+    ("teacher_student", "B"): dict(zip(QUANTITIES, (-1, 0, 0, 0, -1, -1), strict=True)),
+}
+SOURCES = {"feature_regression": PAPER, "teacher_student": COUNTING}
+RATIO = "delta_2/delta_1"
+
+
+def setting(frame: pd.DataFrame) -> str | None:
+    """The task whose exponents apply to these runs, or None where the theory says nothing about them."""
+    first = frame.iloc[0]
+    if first["optimizer.name"] not in ("adamw", "signsgd"):
+        return None
+    if first["task.name"] == "teacher_student" and first["task.out_exponent"] != 1.0:
+        return None
+    return first["task.name"] if first["task.name"] in SOURCES else None
+
+
+def exponent(task: str | None, init: str, quantity: str) -> float | None:
+    """Predicted exponent in n of a quantity (QUANTITIES or RATIO), None where there is no prediction."""
+    table = EXPONENTS.get((task, FAMILY.get(init)))
+    if table is None:
+        return None
+    if quantity == RATIO:
+        return table["feature/delta_2"] - table["feature/delta_1"]
+    return table[quantity]
