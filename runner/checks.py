@@ -82,11 +82,6 @@ def validate(config: Config) -> None:
     _check_rank("adapter.rank", config.adapter.rank, config.task.layer_shape())
     if (rank := _get(config, "task.target_rank")) is not None:
         _check_rank("task.target_rank", rank, config.task.layer_shape())
-    if config.probe.size > config.task.train_points:
-        raise ConfigError(
-            f"probe.size={config.probe.size}: exceeds task.train_points={config.task.train_points}, "
-            "from which the probe is taken; lower it"
-        )
     resolve_device(config.device)
 
 

@@ -54,5 +54,5 @@ class Task(ABC):
         return self.loss(adapter(self.test.Z, self.test.y0), self.test.target)
 
     def probe(self, size: int) -> Tensor:
-        """The fixed inputs (P, n_in) on which features are measured: the first `size` training points."""
+        """The fixed inputs (P, n_in) on which features are measured: the first `size` training points, or all."""
         return self.train.Z[:size]

@@ -1,0 +1,54 @@
+"""What the tests share: configurations as Hydra composes them, the command line in-process, and negative controls."""
+
+import os
+
+# Tests run side by side, one a core: threads of theirs and of the programs they start would only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from runner.__main__ import main
+from runner.config import CONF, from_hydra, register
+from runner.schema import Config
+
+register()
+
+
+def configure(*overrides: str) -> Config:
+    """The checked configuration that these overrides give on the command line."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return from_hydra(compose("config", overrides=list(overrides)))
+
+
+def rejects(check: Callable[..., object], *arguments: object) -> None:
+    """A check's negative control: on input that breaks the property, it must fail."""
+    with pytest.raises(AssertionError):
+        check(*arguments)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
+    """`cli("init=gaussian_A", …)` -> (exit code, stdout, stderr) of `python -m runner`, with outputs under tmp_path."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["runner", *arguments, f"outputs={tmp_path / 'outputs'}"])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def outputs(tmp_path) -> Path:
+    """The root folder that `cli` uses."""
+    return tmp_path / "outputs"

@@ -1,0 +1,136 @@
+"""`python -m runner` as a user meets it: sweeps, skipping, damage, failures, interruption, help for what comes next."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import pandas as pd
+import pytest
+
+from runner import sweep
+
+TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=2"]
+
+
+def statuses(outputs) -> dict[str, int]:
+    metas = [json.loads(path.read_text()) for path in outputs.glob("runs/*/*/meta.json")]
+    return pd.Series([meta["status"] for meta in metas], dtype=object).value_counts().to_dict()
+
+
+def test_one_run(cli, outputs):
+    code, out, err = cli("init=gaussian_A", *TINY)
+    assert code == 0 and "1 runs: 1 finished" in out and err == ""
+    assert "files: " in out and "next:  python -m analysis gradient_norms" in out
+    assert statuses(outputs) == {"finished": 1}
+
+
+def test_a_sweep_is_trained_in_stacks_once(cli, outputs):
+    sweep_of_four = ["--multirun", "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2", *TINY]
+    assert "4 runs: 4 finished" in cli(*sweep_of_four)[1]
+    metas = {path: path.read_text() for path in outputs.glob("runs/*/*/meta.json")}
+    assert all(json.loads(text)["stack_size"] == 4 for text in metas.values())
+    code, out, _ = cli(*sweep_of_four)
+    assert code == 0 and "4 runs: 4 skipped" in out and "gaussian_A" in out  # the table covers what was skipped
+    assert all(path.read_text() == text for path, text in metas.items())
+    assert (
+        "6 runs: 2 finished, 4 skipped"
+        in cli("--multirun", "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2,1e-1", *TINY)[1]
+    )
+
+
+def test_a_damaged_run_is_named_and_trained_again(cli, outputs):
+    cli(*TINY)
+    [meta] = outputs.glob("runs/*/*/meta.json")
+    before = (meta.parent / "steps.parquet").read_bytes()
+    (meta.parent / "steps.parquet").write_bytes(b"")
+    code, out, err = cli(*TINY)
+    assert code == 0 and meta.parent.name in err and "1 finished" in out
+    assert (meta.parent / "steps.parquet").read_bytes() == before
+
+
+def test_a_diverged_run_is_a_result(cli, outputs):
+    code, out, _ = cli(*TINY, "optimizer.lr=1e6")
+    assert code == 0 and "1 diverged" in out and statuses(outputs) == {"diverged": 1}
+    assert "1 skipped" in cli(*TINY, "optimizer.lr=1e6")[1]
+
+
+def test_a_failing_stack_costs_only_itself(cli, outputs, monkeypatch):
+    train = sweep.train
+
+    def breaks_at_width_8(configs, progress):
+        if configs[0].task.width == 8:
+            raise RuntimeError("no memory for that")
+        return train(configs, progress)
+
+    monkeypatch.setattr(sweep, "train", breaks_at_width_8)
+    arguments = ["--multirun", *TINY, "task.width=8,16"]
+    code, out, err = cli(*arguments)
+    assert (
+        code == 1
+        and "1 finished, 1 failed" in out
+        and "RuntimeError: no memory for that" in out
+        and "Traceback" not in err
+    )
+    assert statuses(outputs) == {"finished": 1, "failed": 1}
+    monkeypatch.setattr(sweep, "train", train)
+    assert "2 runs: 1 finished, 1 skipped" in cli(*arguments)[1]
+
+
+def test_the_best_lr_is_told_and_its_edge_flagged(cli):
+    _, out, _ = cli("--multirun", *TINY, "optimizer.lr=1e-6,1e-5,1e6")
+    [row] = [line for line in out.splitlines() if "gaussian_A" in line]
+    assert "1e-05" in row and "edge" not in row  # 1e6 diverges, but it is in the grid
+    _, out, _ = cli("--multirun", *TINY, "optimizer.lr=1e-6,1e-5")
+    assert "edge of the grid" in out
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_keeps_what_is_finished_and_marks_the_rest(outputs, sent):
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "--multirun",
+        f"outputs={outputs}",
+        *TINY[:3],
+        "steps=3000",
+        "seed=0,1,2,3,4,5",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    while not statuses(outputs) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and err == ""
+    counts = statuses(outputs)
+    assert counts["finished"] >= 1 and counts["interrupted"] >= 1 and sum(counts.values()) == 6
+    assert "the same command trains what is left" in out
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert f"{counts['interrupted']} finished, {counts['finished']} skipped" in again.stdout
+    assert statuses(outputs) == {"finished": 6}
+
+
+def test_progress_is_quiet_when_not_a_terminal(cli):
+    assert cli(*TINY, "steps=50")[2] == ""
+
+
+def test_progress_on_a_terminal(tmp_path):
+    """Under a pseudo-terminal the bar shows runs done, loss and time left."""
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    command = [sys.executable, "-m", "runner", "--multirun", f"outputs={tmp_path}", *TINY[:3], "steps=300", "seed=0,1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while chunk := os.read(controller, 4096):
+                shown += chunk
+        except OSError:  # Linux: the other end is closed
+            pass
+    assert process.returncode == 0
+    assert b"1/2 runs, loss" in shown and b"left]" in shown

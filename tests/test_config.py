@@ -1,0 +1,107 @@
+"""The schema, its checks, and run identity; every bad input gives one clear message, exit code 2 and no traceback."""
+
+import dataclasses
+
+import pytest
+from conftest import configure
+
+from runner.config import run_id
+
+BAD = {
+    "init=foo": "init=foo: unknown; choose one of gaussian_A, gaussian_B, kaiming_A, kaiming_B, zero",
+    "init.name=foo": "init.name=foo: unknown; choose one of",
+    "task=foo": "task=foo: unknown; choose one of feature_regression, linear, teacher_student",
+    "task=3": "must be a string",
+    "optimizer=adam": "optimizer=adam: unknown; choose one of adamw, sgd, signsgd",
+    "experiment=foo": "experiment=foo: unknown; choose one of",
+    "widht=3": "unknown key 'widht'",
+    "task.widht=3": "unknown key 'task.widht'; the fields there are name, width",
+    "+widht=3": "unknown key 'widht'",
+    "++task.widht=3": "unknown key 'task.widht'",
+    "+task.nested.key=3": "unknown key 'task.nested'",
+    "optimizer.momentum=0.9": "unknown key 'optimizer.momentum'",
+    "task.width=12.5": "task.width: Value '12.5'",
+    "task.width=abc": "task.width: Value 'abc'",
+    "task.width=0": "task.width=0: must be an integer of at least 1",
+    "task.width=null": "task.width",
+    "~task.width": "task.width",
+    "adapter.rank=129": "adapter.rank=129: exceeds min(n_out, n_in)=128 of the adapted layer 128×128",
+    "optimizer.lr=0": "optimizer.lr=0.0: must be a finite number above 0",
+    "optimizer.lr=-1": "optimizer.lr=-1.0: must be",
+    "optimizer.lr=nan": "optimizer.lr=nan: must be",
+    "optimizer.lr_ratio=0": "optimizer.lr_ratio=0.0: must be",
+    "optimizer.beta2=1": "optimizer.beta2=1.0: must be in [0, 1)",
+    "optimizer.schedule=step": "optimizer.schedule=step: unknown; choose one of constant, linear, cosine",
+    "optimizer.lr=1e-3,1e-2": "--multirun",
+    "seed=-1": "seed=-1: must be",
+    "steps=0": "steps=0: must be",
+    "log.every=0": "log.every=0: must be",
+    "device=cuda:7": "CUDA devices; use device=cpu or device=auto",
+    "device=abacus": "device=abacus: unknown",
+    "engine=steam": "engine=steam: unknown; choose one of auto, autograd",
+    "dtype=int8": "dtype=int8: unknown; choose one of float32, float64",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_input_is_one_message(override, cli, outputs):
+    code, out, err = cli(override)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and BAD[override] in err and "Traceback" not in err
+    assert not list(outputs.glob("runs/*"))
+
+
+def test_rank_is_checked_against_the_adapted_layer(cli):
+    assert "exceeds min(n_out, n_in)=1" in cli("task=linear", "adapter.rank=2")[2]
+    assert "task.target_rank=200: exceeds" in cli("task=feature_regression", "task.target_rank=200")[2]
+
+
+def test_a_sweep_with_one_bad_point_trains_nothing(cli, outputs):
+    code, _, err = cli("--multirun", "task.width=64,0", "steps=1")
+    assert code == 2 and "task.width=0" in err
+    assert not list(outputs.glob("runs/*/*"))
+
+
+def test_an_unwritable_outputs_folder_is_refused(cli, outputs):
+    outputs.parent.mkdir(exist_ok=True)
+    outputs.write_text("a file where the folder should be")
+    code, _, err = cli("steps=1")
+    assert code == 2 and f"outputs={outputs}: cannot write there" in err
+
+
+def test_an_experiment_overrides_the_defaults():
+    """`_self_` stands before `experiment` in the defaults list; the other way round this would be `scratch`."""
+    config = configure("experiment=first_step")
+    assert (config.experiment, config.steps) == ("first_step", 1)
+    assert configure("experiment=first_step", "steps=5").steps == 5  # and the command line has the last word
+
+
+def test_alpha_follows_the_rank_unless_it_is_set():
+    assert configure("adapter.rank=8").adapter.alpha == 8.0
+    assert configure("adapter.rank=8", "adapter.alpha=16").adapter.alpha == 16.0
+
+
+IDENTITY = [
+    "task.width=64", "task.residual=false", "adapter.rank=2", "init=kaiming_A", "init.scale=2", "optimizer.lr=0.1",
+    "optimizer.schedule=linear", "steps=7", "seed=1", "dtype=float64", "log.every=2", "probe.size=3", "stability.max_ratio=7",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("override", IDENTITY)
+def test_what_changes_numbers_changes_the_run_id(override):
+    assert run_id(configure(override)) != run_id(configure())
+
+
+@pytest.mark.parametrize("override", ["outputs=elsewhere", "tracker=wandb", "stack.max_bytes=1"])
+def test_where_a_run_is_kept_does_not_change_its_id(override):
+    assert run_id(configure(override)) == run_id(configure())
+
+
+def test_run_id_is_of_the_content_not_of_the_spelling():
+    assert run_id(configure("optimizer.lr=1e-2")) == run_id(configure("optimizer.lr=0.01")) == run_id(configure())
+    config = configure()
+    assert run_id(dataclasses.replace(config, experiment="other")) == run_id(config)
+    assert run_id(config) == "4f075ec3de3a5252", (
+        "the identity of the default run changed: every stored run would be trained again. If fields were added, or the "
+        "same configuration now gives other numbers, that is right: update this value and raise IDENTITY_VERSION"
+    )

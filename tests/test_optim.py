@@ -1,0 +1,119 @@
+"""Stacked optimizers in lockstep with torch.optim, one torch optimizer a run, in float64."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import rejects
+
+from runner import optim
+
+STEPS = 25
+
+
+def adamw(name="adamw", **changes):
+    return SimpleNamespace(**{"name": name, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0} | changes)
+
+
+def sgd(**changes):
+    return SimpleNamespace(**{"name": "sgd", "momentum": 0.0, "weight_decay": 0.0} | changes)
+
+
+CASES = {
+    "adamw": [adamw(), adamw(beta1=0.5, beta2=0.9, weight_decay=0.1), adamw(eps=1e-2)],
+    "sgd": [sgd(), sgd(momentum=0.9), sgd(momentum=0.5, weight_decay=0.1)],
+}
+LRS = torch.tensor([1e-2, 3e-3, 5e-2], dtype=torch.float64)
+
+
+def theirs(config, parameters, lr):
+    if config.name == "adamw":
+        betas = config.beta1, config.beta2
+        return torch.optim.AdamW(parameters, lr, betas, config.eps, config.weight_decay)
+    return torch.optim.SGD(parameters, lr, config.momentum, weight_decay=config.weight_decay)
+
+
+def gradient(p: torch.Tensor, t: int) -> torch.Tensor:
+    """A bounded non-linear function of the parameter that changes sign with the step."""
+    return torch.sin(3 * p + t) + 0.3 * p
+
+
+def trajectories(configs, lrs):
+    """(ours, torch's) after every step: lists of (K, 4, 3) tensors for two parameters."""
+    g = torch.Generator().manual_seed(0)
+    start = [torch.randn(3, 4, 3, generator=g, dtype=torch.float64) for _ in range(2)]
+    stacked = [p.clone() for p in start]
+    optimizer = optim.build(configs, stacked)
+    single = [[p[k].clone().requires_grad_() for p in start] for k in range(3)]
+    singles = [theirs(configs[k], single[k], LRS[k].item()) for k in range(3)]
+    ours, torchs = [], []
+    for t in range(STEPS):
+        optimizer.step([gradient(p, t) for p in stacked], [lrs, lrs])
+        for parameters, other in zip(single, singles, strict=True):
+            for p in parameters:
+                p.grad = gradient(p.detach(), t)
+            other.step()
+        ours.append([p.clone() for p in stacked])
+        torchs.append([torch.stack([single[k][i].detach() for k in range(3)]) for i in range(2)])
+    return ours, torchs
+
+
+def in_lockstep(ours, torchs):
+    for mine, reference in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lockstep_with_torch(name):
+    configs = CASES[name]
+    in_lockstep(*trajectories(configs, LRS))
+    rejects(in_lockstep, *trajectories(configs, 1.0001 * LRS))
+    broken = [SimpleNamespace(**vars(c) | {"weight_decay": c.weight_decay + 0.01}) for c in configs]
+    ours, _ = trajectories(broken, LRS)
+    rejects(in_lockstep, ours, trajectories(configs, LRS)[1])
+
+
+def test_signsgd_is_adam_without_memory():
+    """β1 = β2 = 0 and ε → 0 turn Adam's step into lr·sign(g)."""
+
+    def end(config, lrs):
+        g = torch.Generator().manual_seed(0)
+        p = torch.randn(3, 4, 3, generator=g, dtype=torch.float64)
+        optimizer = optim.build([config] * 3, [p])
+        for t in range(STEPS):
+            optimizer.step([gradient(p, t)], [lrs])
+        return p
+
+    sign = SimpleNamespace(name="signsgd", weight_decay=0.02)
+    adam = adamw(beta1=0.0, beta2=0.0, eps=1e-300, weight_decay=0.02)
+
+    def check(a, b):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+    check(end(sign, LRS), end(adam, LRS))
+    rejects(check, end(sign, LRS), end(adam, 1.001 * LRS))
+
+
+def test_a_zero_gradient_moves_nothing_under_signsgd():
+    p = torch.ones(1, 2, 2)
+    optim.build([SimpleNamespace(name="signsgd", weight_decay=0.0)], [p]).step([torch.zeros_like(p)], [torch.ones(1)])
+    assert torch.equal(p, torch.ones(1, 2, 2))
+
+
+def test_schedules_at_hand_computed_points():
+    def rates(schedule, warmup=0):
+        return optim.learning_rates([SimpleNamespace(lr=2.0, schedule=schedule, warmup=warmup)], 8)[:, 0].tolist()
+
+    assert rates("constant") == [2.0] * 8
+    assert rates("linear") == [2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25]
+    assert rates("cosine")[0] == 2.0 and rates("cosine")[4] == pytest.approx(1.0)  # half way: (1 + cos π/2) / 2
+    assert rates("constant", warmup=4) == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0]
+    assert rates("linear", warmup=4) == [0.5, 1.0, 1.5, 2.0, 2.0, 1.5, 1.0, 0.5]
+
+
+def test_runs_of_a_stack_keep_their_own_schedule():
+    configs = [
+        SimpleNamespace(lr=1.0, schedule="linear", warmup=0),
+        SimpleNamespace(lr=3.0, schedule="constant", warmup=2),
+    ]
+    assert optim.learning_rates(configs, 2).tolist() == [[1.0, 1.5], [0.5, 3.0]]

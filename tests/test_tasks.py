@@ -1,0 +1,144 @@
+"""Frozen bases and data: pairing by seed, scales, and losses against networks written out in full."""
+
+import pytest
+import torch
+from conftest import configure, rejects
+
+from runner.adapters import LoRA
+from runner.rng import generator, normal
+from runner.schema import Config
+from runner.tasks import TASKS
+from runner.tasks.base import Task
+
+CPU, DOUBLE = torch.device("cpu"), torch.float64
+SMALL = {
+    "teacher_student": ["task.width=32", "task.teacher_width=24", "task.teacher_rank=3", "task.train_points=40"],
+    "feature_regression": ["task.width=32", "task.train_points=40", "task.target_rank=2"],
+    "linear": ["task.width=32", "task.outputs=5", "adapter.rank=2", "task.train_points=40"],
+}
+
+
+def build(config: Config) -> Task:
+    return TASKS[config.task.name](config.task, config.seed)
+
+
+def tensors(task: Task) -> list[torch.Tensor]:
+    return [task.W0, task.train.Z, task.train.y0, task.train.target, task.test.Z, task.test.y0, task.test.target]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_runs_of_one_seed_share_base_and_data_to_the_bit(name):
+    """Whatever else differs between two runs; and another seed shares nothing."""
+
+    def same(first, second):
+        for a, b in zip(tensors(first), tensors(second), strict=True):
+            assert torch.equal(a, b)
+
+    mine = build(configure(f"task={name}", *SMALL[name], "init=gaussian_A"))
+    same(
+        mine,
+        build(configure(f"task={name}", *SMALL[name], "init=gaussian_B", "optimizer=sgd", "steps=7", "dtype=float64")),
+    )
+    rejects(same, mine, build(configure(f"task={name}", *SMALL[name], "seed=1")))
+
+
+def adapter(task: Task, rank: int, seed: int = 0) -> LoRA:
+    g = torch.Generator().manual_seed(seed)
+    n_out, n_in = task.W0.shape
+    factors = [
+        tuple(torch.randn(*shape, generator=g, dtype=DOUBLE) / 3 for shape in ((rank, n_in), (n_out, rank)))
+        for _ in range(2)
+    ]
+    return LoRA.stack(factors, [rank, 2 * rank], CPU, DOUBLE)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_teacher_student_is_the_network_written_out(residual):
+    config = configure(*SMALL["teacher_student"], f"task.residual={residual}")
+    task = build(config).to(CPU, DOUBLE)
+    stacked = adapter(task, 4)
+    W_out, W_h, Z = task.W_out, task.W0.double(), task.train.Z
+    Y_in = task.train.y0 - Z @ W_h.T  # what y0 holds besides W_h·Z: the residual branch, or nothing
+    if residual:
+        torch.testing.assert_close(
+            Y_in.relu(), Z, rtol=0, atol=1e-5
+        )  # base weights are float32: W_h·Z rounds at 1e-7·√n
+    else:
+        torch.testing.assert_close(Y_in, torch.zeros_like(Y_in), rtol=0, atol=1e-5)
+
+    def check(scale):
+        losses, _ = task.loss_and_grad(stacked, 0)
+        for k, s in enumerate((1.0, 2.0)):
+            pre = task.train.y0 + scale * s * Z @ stacked.A[k].T @ stacked.B[k].T
+            expected = (pre.relu() @ W_out - task.train.target).square().mean()
+            torch.testing.assert_close(losses[k], expected, rtol=1e-10, atol=0)
+
+    check(1.0)
+    rejects(check, 1.01)
+
+
+def test_a_teacher_on_the_students_base_can_be_matched():
+    """With teacher=same_base, the factors of the teacher's own change give zero loss; for a separate teacher they do not."""
+
+    def explained(teacher):
+        config = configure(*SMALL["teacher_student"], f"task.teacher={teacher}", "adapter.rank=3")
+        task = build(config).to(CPU, DOUBLE)
+        own = generator(config.seed, "teacher")
+        B = normal(32, 3, variance=1 / 3, generator=own)
+        A = normal(3, 32, variance=1 / 32, generator=own)
+        losses = task.eval_loss(LoRA.stack([(A, B)], [3.0], CPU, DOUBLE))
+        assert losses.item() < 1e-10
+
+    explained("same_base")
+    rejects(explained, "separate")
+
+
+def test_feature_regression_has_features_and_targets_of_unit_size():
+    """E z² = 1 for √2·ReLU of unit-variance entries, and Θ(1) output entries, at every width."""
+    for width in (64, 1024):
+        task = build(configure("task=feature_regression", f"task.width={width}", "task.train_points=512"))
+        assert task.train.Z.square().mean().item() == pytest.approx(1, rel=0.2)
+        change = task.train.target - task.train.y0
+        assert 0.3 < change.square().mean().item() < 3
+        assert torch.linalg.matrix_rank(change, rtol=1e-5) == 4
+
+
+def test_feature_regression_loss_is_the_mean_over_points_and_outputs():
+    task = build(configure("task=feature_regression", *SMALL["feature_regression"])).to(CPU, DOUBLE)
+    stacked = adapter(task, 4)
+    losses, _ = task.loss_and_grad(stacked, 0)
+    for k, s in enumerate((1.0, 2.0)):
+        y = task.train.y0 + s * task.train.Z @ (stacked.B[k] @ stacked.A[k]).T
+        errors = [(y[i, j] - task.train.target[i, j]).item() ** 2 for i in range(40) for j in range(32)]
+        assert losses[k].item() == pytest.approx(sum(errors) / (40 * 32), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_gradients_are_each_runs_own(name):
+    """Central differences of run k's loss, and no run's loss depends on another's factors."""
+    config = configure(f"task={name}", *SMALL[name])
+    task = build(config).to(CPU, DOUBLE)
+    stacked = adapter(task, config.adapter.rank)
+    _, gradients = task.loss_and_grad(stacked, 0)
+    h = 1e-6
+    for parameter, gradient in zip(stacked.parameters.values(), gradients, strict=True):
+        for k in range(2):
+            place = (k, 1, 1)
+            values = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    parameter[place] += sign * h
+                    values.append(losses_of(task, stacked))
+                    parameter[place] -= sign * h
+            slope = (values[0] - values[1]) / (2 * h)
+            assert slope[k].item() == pytest.approx(gradient[place].item(), rel=1e-4, abs=1e-8)
+            assert slope[1 - k] == 0
+
+
+def losses_of(task: Task, stacked: LoRA) -> torch.Tensor:
+    return task.loss(stacked(task.train.Z, task.train.y0), task.train.target)
+
+
+def test_the_probe_is_the_first_training_points():
+    task = build(configure(*SMALL["teacher_student"], "probe.size=7"))
+    assert torch.equal(task.probe(7), task.train.Z[:7])
