@@ -2,11 +2,13 @@
 
 Rules, in one place:
 - an exponent is *reproduced* if it lies within half the distance to the other init's prediction (a quarter where both
-  predict the same) and its interval excludes that other prediction; *direction only* if its interval excludes no effect
-  (0; the other init's prediction, where 0 is what is predicted) on the predicted side.
+  predict the same) and its interval excludes that other prediction. It is *direction only* if it is an effect on the
+  predicted side (its whole interval beyond 0.05), or, where no effect is predicted, one on the side away from the other
+  init's prediction. An interval that holds both predictions is *not enough data*.
 - a comparison is *reproduced* if its interval lies on the predicted side (at every width, where it is made per width),
   *direction only* if only its value does.
-- fewer than 3 widths off the grid's edge, or fewer than 3 seeds, are *not enough data*.
+- an exact statement is *reproduced* if it holds in every run.
+- fewer than 3 widths off the grid's edge, or fewer than 3 seeds, are *not enough data*. All else is *not reproduced*.
 """
 
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from analysis.scaling import Estimate, best_lrs, bootstrap, early_and_final, exp
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
 SAME_PREDICTION_BAND = 1 / 4
+NEGLIGIBLE = 0.05  # an exponent this small is a factor of 1.15 over four doublings of the width
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,13 @@ def judge_exponent(estimate: Estimate, predicted: float, rival: float) -> str:
     excludes_rival = predicted == rival or not estimate.low <= rival <= estimate.high
     if abs(estimate.value - predicted) <= band and excludes_rival:
         return REPRODUCED
-    none = 0.0 if predicted else rival
-    if predicted == none:  # both predict no effect: there is no direction to get right
-        return NOT
-    beyond = estimate.low > none if predicted > none else estimate.high < none
-    return DIRECTION if beyond else NOT
+    if predicted:
+        direction = min(np.sign(predicted) * np.array([estimate.low, estimate.high])) > NEGLIGIBLE
+    else:
+        direction = (estimate.value - predicted) * (rival - predicted) < 0
+    if direction:
+        return DIRECTION
+    return UNKNOWN if estimate.low <= min(predicted, rival) and max(predicted, rival) <= estimate.high else NOT
 
 
 def judge_sign(estimates: list[Estimate], positive: bool) -> str:

@@ -14,6 +14,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -27,11 +28,11 @@ class StackSweeperConf:
 ConfigStore.instance().store(group="hydra/sweeper", name="stack", node=StackSweeperConf, provider="runner")
 
 
-class StackSweeper(BasicSweeper):
+class StackSweeper(Sweeper):
     """`hydra.sweeper.params` and the command line give the axes; an axis named twice is the command line's."""
 
     def __init__(self, params: dict[str, str] | None = None):
-        super().__init__(max_batch_size=None, params=params)
+        self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config  # no launcher: stacks are not Hydra jobs
@@ -48,7 +49,8 @@ class StackSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))
-        [jobs] = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        [jobs] = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
         composed: dict[tuple[str, ...], DictConfig] = {}
         configs = []
         for job in jobs:

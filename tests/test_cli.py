@@ -98,7 +98,7 @@ def test_interruption_keeps_what_is_finished_and_marks_the_rest(outputs, sent):
         "--multirun",
         f"outputs={outputs}",
         *TINY[:3],
-        "steps=3000",
+        "steps=500",
         "seed=0,1,2,3,4,5",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
