@@ -35,5 +35,5 @@ bench: $(SETUP)  ## measure a stack of runs against one run at a time, and metri
 	@$(BIN)/python -m bench
 
 clean:  ## remove runs, caches and the virtual environment; records and figures stay
-	rm -rf .venv outputs/runs outputs/wandb bench/results .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv outputs/runs outputs/wandb .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 TEXT_WIDTH = 6.75  # inches, a paper's full text width; panels are given as fractions of it
 
@@ -78,10 +79,18 @@ def width_axis(axes: Axes, widths: np.ndarray) -> None:
     axes.set_xlabel("width $n$")
 
 
+def log_y(axes: Axes) -> None:
+    """Logarithmic axis of values; a panel without a positive one says so instead."""
+    if np.isfinite(axes.dataLim.minposy):
+        axes.set_yscale("log")
+    else:
+        axes.text(0.5, 0.5, "no data off the grid's edge", transform=axes.transAxes, ha="center", color="0.4")
+
+
 def legend_below(axes: Axes) -> None:
     """Legend under the axis label, where it can hide no data."""
-    points = axes.figure.get_size_inches()[1] * 72 * axes.get_position().height
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / points), borderaxespad=0)
+    below = axes.transAxes + ScaledTranslation(0, -30 / 72, axes.figure.dpi_scale_trans)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, borderaxespad=0)
 
 
 def power_law(

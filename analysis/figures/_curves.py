@@ -48,6 +48,6 @@ def panels(frame: pd.DataFrame, columns: list[str], axes: np.ndarray, grid: Grid
                     look.line,
                     f"{look.label}, lr {lr:.2g}",
                 )
-            panel.set_yscale("log")
+            style.log_y(panel)
             yield panel, column, width
         row[0].set_ylabel(style.COLUMNS[column])

@@ -36,7 +36,7 @@ def against_width(axes: Axes, grid: Grid, task: str | None, quantity: str | None
                 label=f"theory, {look.label}: $n^{{{power:g}}}$",
             )  # fmt: skip
     style.width_axis(axes, grid.widths)
-    axes.set_yscale("log")
+    style.log_y(axes)
     style.legend_below(axes)
 
 

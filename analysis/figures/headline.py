@@ -18,7 +18,7 @@ RECORDS = ("lr_vs_width", "width_exponents")
 TITLES = (
     "“A learns features, B undertrains”\n" rf"$\delta_2/\delta_1$ at step {EARLY}",
     "… so that B ends higher\nbest loss of each init",
-    "“A's $Z_A$ grows, B's does not”\ninner feature at the end of training",
+    "“A's $Z_A$ grows, B's does not”\nsize of $Z_A$ at the last step",
 )
 
 

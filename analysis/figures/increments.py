@@ -1,6 +1,5 @@
 """δ1, δ2, δ3 against step at the largest width, and δ2/δ1 a few steps in against width."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -28,10 +27,10 @@ def figure(frame: pd.DataFrame) -> Figure:
         runs = _curves.at_best(frame, grid, init, width)
         for column, (color, line) in DELTAS.items():
             _curves.draw(panel, runs, column, color, line, style.COLUMNS[column])
-        panel.set(yscale="log", xlabel="step", title=f"{style.look(init).label}, $n = {width}$")
-    limits = np.array([panel.get_ylim() for panel in axes[:-1]])
-    for panel in axes[:-1]:
-        panel.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+        style.log_y(panel)
+        panel.set(xlabel="step", title=f"{style.look(init).label}, $n = {width}$")
+    for panel in axes[1:-1]:
+        panel.sharey(axes[0])
     axes[0].set_ylabel("size of the increment of $Z_B$")
     style.legend_below(axes[0])
     against_width(axes[-1], grid, setting(frame), RATIO, lambda g, init: sizes(g, init, RATIO))

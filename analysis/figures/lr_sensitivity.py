@@ -16,10 +16,13 @@ def figure(frame: pd.DataFrame) -> Figure:
     for width, axes in zip(grid.widths, panels, strict=True):
         for offset, init in enumerate(grid.inits):
             _curve(axes, grid, init, width, top=1.0 - 0.05 * offset)
-        axes.set(xscale="log", yscale="log", xlabel="learning rate", title=f"$n = {width}$")
+        style.log_y(axes)
+        axes.set(xscale="log", xlabel="learning rate", title=f"$n = {width}$")
     panels[0].set_ylabel("final training loss")
-    handles, labels = panels[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    entries = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
     return fig
 
 
@@ -34,8 +37,9 @@ def _curve(axes, grid: Grid, init: str, width: int, top: float) -> None:
     axes.fill_between(lrs, low, high, color=look.color, alpha=0.25, linewidth=0)
     axes.plot(lrs, middle, color=look.color, marker=look.marker, linestyle=look.line, markersize=3, label=look.label)
     diverged = np.isposinf(losses).any(1)
-    axes.plot(
-        grid.lrs[diverged], np.full(diverged.sum(), top), "^", color=look.color, markersize=5,
-        markeredgecolor="black", markeredgewidth=0.4, clip_on=False, transform=axes.get_xaxis_transform(),
-        label=f"{look.label}, diverged",
-    )  # fmt: skip
+    if diverged.any():
+        axes.plot(
+            grid.lrs[diverged], np.full(diverged.sum(), top), "^", color=look.color, markersize=5,
+            markeredgecolor="black", markeredgewidth=0.4, clip_on=False, transform=axes.get_xaxis_transform(),
+            label=f"{look.label}, diverged",
+        )  # fmt: skip

@@ -1,0 +1,144 @@
+"""Every figure from synthetic records: what is drawn is what is in the records, and the command line around it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from synthetic import LRS, WIDTHS, first_steps, sweep
+
+from analysis import figures, report, style
+from analysis.__main__ import main
+from analysis.load import load
+from analysis.records import record_path
+from runner.inits import INITS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def frames(name, **options):
+    return [first_steps() if source == "first_step" else sweep(**options) for source in figures.sources(name)]
+
+
+def texts(figure):
+    return [t.get_text() for axes in figure.axes if axes.get_legend() for t in axes.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("options", [{}, {"widths": (128,)}, {"seeds": (0,)}, {"lrs": (0.03125,)}], ids=str)
+def test_it_draws_whatever_records_it_is_given(name, options, tmp_path):
+    figure = figures.draw(name, frames(name, **options))
+    style.save(figure, tmp_path / name)
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000 and (tmp_path / f"{name}.pdf").exists()
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+def test_the_same_records_give_the_same_file(name, tmp_path):
+    for stem in ("first", "second"):
+        style.save(figures.draw(name, frames(name)), tmp_path / stem)
+    for suffix in (".png", ".pdf"):
+        assert (tmp_path / f"first{suffix}").read_bytes() == (tmp_path / f"second{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+def test_labels_stay_inside_and_apart(name):
+    """No text leaves the canvas, and no legend or title covers another panel's."""
+    figure = figures.draw(name, frames(name))
+    FigureCanvasAgg(figure).draw()
+    canvas = figure.bbox
+    boxes = []
+    for axes in figure.axes:
+        items = [axes.title, axes.xaxis.label, axes.yaxis.label, *([axes.get_legend()] if axes.get_legend() else [])]
+        for item in items:
+            box = item.get_window_extent()
+            if box.width > 1:
+                assert canvas.x0 - 1 <= box.x0 and box.x1 <= canvas.x1 + 1, f"{item} leaves the figure"
+                assert canvas.y0 - 1 <= box.y0 and box.y1 <= canvas.y1 + 1, f"{item} leaves the figure"
+                boxes.append((item, box.shrunk(0.98, 0.98)))
+    for i, (item, box) in enumerate(boxes):
+        for other, its in boxes[:i]:
+            assert not box.overlaps(its), f"{item} covers {other}"
+
+
+def test_lr_vs_width_draws_the_best_rates_and_both_slopes():
+    figure = figures.draw("lr_vs_width", [sweep(noise=0.0)])
+    [axes] = figure.axes
+    drawn = [line.get_ydata() for line in axes.lines]
+    expected = 0.05 * (np.array(WIDTHS) / 128) ** -0.5
+    assert any(len(y) == 4 and np.allclose(y, expected) for y in drawn)
+    assert any("n^{-0.50}" in text for text in texts(figure)) and any(
+        "theory, Init[B]: $n^{-1}$" in text for text in texts(figure)
+    )
+
+
+def test_a_rate_at_the_edge_is_drawn_hollow_and_named():
+    figure = figures.draw("lr_vs_width", [sweep(lrs=tuple(lr for lr in LRS if lr <= 0.04))])
+    assert any("at the grid's edge" in text for text in texts(figure))
+    assert not any("edge" in text for text in texts(figures.draw("lr_vs_width", [sweep()])))
+
+
+def test_diverged_runs_stand_at_the_top():
+    frame = sweep(noise=0.0)
+    figure = figures.draw("lr_sensitivity", [frame])
+    panel = figure.axes[0]
+    marks = next(line for line in panel.lines if line.get_label() == "Init[A], diverged")
+    narrow = (frame["task.width"] == 128) & (frame["init.name"] == "gaussian_A") & (frame["status"] == "diverged")
+    assert set(marks.get_xdata()) == set(frame.loc[narrow, "optimizer.lr"])
+    assert (marks.get_ydata() >= 0.9).all()  # in axes coordinates
+
+
+def test_every_init_has_a_look_of_its_own():
+    assert style.INITS.keys() == INITS.keys()
+    looks = [(look.color, look.marker, look.line) for look in style.INITS.values()]
+    for column in zip(*looks, strict=True):
+        assert len(set(map(str, column))) == len(looks)
+    with pytest.raises(KeyError, match="add a row"):
+        style.look("unknown")
+
+
+def test_missing_records_name_the_command(tmp_path, capsys):
+    assert main(["lr_vs_width", "--outputs", str(tmp_path)]) == 2
+    assert f"python -m runner experiment=lr_vs_width outputs={tmp_path}" in capsys.readouterr().err
+
+
+def test_an_unknown_figure_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["nonsense"])
+    assert stop.value.code == 2 and "unknown figure 'nonsense'; choose from" in capsys.readouterr().err
+
+
+def test_runs_become_records_figures_and_claims(cli, outputs, capsys):
+    tiny = ["task.width=8,16,32", "seed=0,1,2", "optimizer.lr=1e-3,1e-2,1e-1", "steps=15", "task.train_points=30"]
+    assert cli("experiment=lr_vs_width", *tiny)[0] == 0
+    assert main(["--outputs", str(outputs)]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        f"distilled {record_path(outputs, 'lr_vs_width')}: 54 runs" in printed
+        and "skipped: no records of first_step" in printed
+    )
+    for name in ("lr_vs_width", "lr_sensitivity", "feature_norms", "gradient_norms", "increments"):
+        assert (outputs / "figures" / f"{name}.png").exists()
+    assert not (outputs / "figures" / "headline.png").exists()  # it needs width_exponents too
+    assert "| 3a" in printed and "| 3a" in (outputs / "claims.md").read_text()
+
+
+def test_any_experiment_can_be_drawn(cli, outputs):
+    cli("task.width=16", "task.train_points=20", "steps=12")
+    assert main(["gradient_norms", "--experiment", "scratch", "--outputs", str(outputs)]) == 0
+    assert (outputs / "figures" / "scratch" / "gradient_norms.png").exists()
+
+
+def test_figures_need_no_runs_and_no_training(monkeypatch, tmp_path):
+    """The committed records are enough, and analysis does not import the runner or torch."""
+    for source in (ROOT / "analysis").rglob("*.py"):
+        assert "import torch" not in source.read_text() and "runner import" not in source.read_text(), source
+    for experiment in {source for name in figures.NAMES for source in figures.sources(name)}:
+        assert len(load(record_path(ROOT / "outputs", experiment)))
+
+
+def test_the_readme_shows_the_claims_of_the_committed_records():
+    readme = (ROOT / "README.md").read_text()
+    table = report.markdown(report.all_claims(ROOT / "outputs"))
+    shown = readme.split(report.START)[1].split(report.END)[0].strip()
+    assert shown == table, "run `python -m analysis --readme README.md`"
+    assert (ROOT / "outputs" / "claims.md").read_text().strip() == table

@@ -1,0 +1,107 @@
+"""From run directories to tables and records: nothing lost, damage named, settings not mixed."""
+
+import json
+import warnings
+
+import pandas as pd
+import pytest
+from conftest import rejects
+from synthetic import sweep
+
+import analysis
+from analysis import records
+from analysis.grid import Grid
+from analysis.load import DamagedRun
+
+TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=150"]
+
+
+@pytest.fixture
+def runs(cli, outputs):
+    cli("--multirun", *TINY, "init=gaussian_A,gaussian_B", "optimizer.lr=1e-2,1e6", "seed=0,1")
+    return outputs / "runs" / "scratch"
+
+
+def test_a_table_holds_what_the_files_hold(runs):
+    steps, per_run = analysis.load(runs), analysis.runs(runs)
+    assert len(per_run) == 8 and set(per_run["status"]) == {"finished", "diverged"}
+    for _, run in per_run.iterrows():
+        folder = runs / run["run_id"]
+        stored = pd.read_parquet(folder / "steps.parquet")
+        mine = steps.loc[steps["run_id"] == run["run_id"], stored.columns].reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, stored)
+        summary = json.loads((folder / "summary.json").read_text())
+        assert all(run[f"summary.{name}"] == value for name, value in summary.items() if value is not None)
+        assert run["task.width"] == 16 and run["init.name"] in ("gaussian_A", "gaussian_B")
+
+
+def test_a_damaged_run_is_named_and_skipped(runs):
+    victim = sorted(runs.iterdir())[3]
+    (victim / "summary.json").write_text("{}")
+    with pytest.warns(DamagedRun, match=victim.name):
+        assert len(analysis.runs(runs)) == 7
+
+
+def test_runs_without_a_result_are_not_data(runs):
+    meta = next(runs.iterdir()) / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"status": "interrupted"}))
+    assert len(analysis.runs(runs)) == 7
+
+
+def test_nothing_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        analysis.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        analysis.load(tmp_path)
+
+
+def test_a_record_answers_the_same_questions(runs, outputs):
+    """Distilling drops steps and digits (17 bits are kept, so 2^-17 is the largest error) but no run."""
+    records.refresh(outputs, "scratch")
+    path = records.record_path(outputs, "scratch")
+    full, record = analysis.load(runs), analysis.load(path)
+    places = [name for name in full.columns if name.startswith(records.PLACES)]
+    assert not set(places) & set(record.columns), "a record must not name folders of this machine"
+    pd.testing.assert_frame_equal(
+        analysis.runs(path).sort_values("run_id"), analysis.runs(runs).drop(columns=places).sort_values("run_id")
+    )
+
+    def keeps(step):
+        columns = ["run_id", "train/loss", "feature/Z_A", "balance"]
+        a, b = (
+            frame.loc[frame["step"] == step, columns].sort_values("run_id").reset_index(drop=True)
+            for frame in (full, record)
+        )
+        assert a["run_id"].tolist() == b["run_id"].tolist()
+        pd.testing.assert_frame_equal(a, b, check_dtype=False, rtol=2**-17)
+
+    for step in (0, 1, records.EARLY, 150):
+        keeps(step)
+    assert len(record) < len(full)
+
+
+def test_curves_are_kept_where_the_best_lr_is():
+    frame = sweep()
+    kept = records.distill(frame)
+    grid = Grid.of(frame)
+    for (init, width, lr), rows in kept.groupby(["init.name", "task.width", "optimizer.lr"]):
+        best = grid.best(init, width).grid_lr == lr
+        diverged = (rows["status"] == "diverged").all()
+        assert diverged or set(rows["step"]) == {0, 1, 10, 19, 20}  # all of these are landmarks or the end
+        assert not (best and diverged)
+
+
+def test_unlike_settings_are_not_averaged():
+    frame = sweep(noise=0.0)
+    trial = sweep(noise=0.0, seeds=(7,)).assign(steps=2)
+    trial["run_id"] = "trial-" + trial["run_id"]
+
+    def check(kept):
+        assert set(kept["steps"]) == {20} and kept["run_id"].nunique() == frame["run_id"].nunique()
+
+    with pytest.warns(UserWarning, match="runs differ in steps.*leaving out"):
+        check(records.one_setting(pd.concat([frame, trial])))
+    rejects(check, pd.concat([frame, trial]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert records.one_setting(frame) is frame  # inits, widths, rates and seeds are axes, not settings
