@@ -20,7 +20,7 @@ import pandas as pd
 
 from analysis import theory
 from analysis.grid import Grid
-from analysis.scaling import Estimate, best_lrs, bootstrap, early_and_final, exponent, sizes
+from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, features, sizes
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
 SAME_PREDICTION_BAND = 1 / 4
@@ -108,7 +108,7 @@ def first_step(frame: pd.DataFrame) -> list[Claim]:
 
 def dynamics(frame: pd.DataFrame) -> list[Claim]:
     """Claims 2 to 7 on one sweep over init × width × lr × seed; none where the theory does not speak about it."""
-    grid, task = Grid.of(frame, early_and_final(frame)), theory.setting(frame)
+    grid, task = Grid.of(frame, features(frame)), theory.setting(frame)
     pair = [next((init for init in grid.inits if theory.FAMILY.get(init) == side), None) for side in "AB"]
     if task is None or None in pair:
         return []

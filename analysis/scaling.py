@@ -11,7 +11,7 @@ from scipy.special import factorial
 from scipy.stats import norm, t
 
 from analysis.grid import Grid
-from analysis.records import EARLY
+from analysis.records import BOTH_MOVED, EARLY
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -107,15 +107,19 @@ def sizes_along(grid: Grid, init: str, column: str, power: float) -> np.ndarray:
     return np.array([grid.value(column, init, width, lr) for width, lr in zip(grid.widths, lrs, strict=True)])
 
 
-def early_and_final(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per run, indexed by run_id: features a few steps in (`name`) and at the end (`final/name`), and both ratios δ2/δ1.
+def features(frame: pd.DataFrame) -> pd.DataFrame:
+    """Per finished run, indexed by run_id: features at step 10 (`feature/…`), at step 2 (`start/feature/…`) and at the
+    end (`final/feature/…`), and δ2/δ1 at step 10.
 
-    "A few steps in" is the first logged step from EARLY on; increments at the end are those of the last update.
+    Where a step was not logged, the next logged one stands for it; increments at the end are those of the last update.
+    A diverged run has no feature at a learning rate that one would use.
     """
-    frame = frame.sort_values("step")
-    early = frame[frame["step"] >= EARLY].groupby("run_id").first()
-    final = frame.groupby("run_id")[list(FEATURES)].last()  # the last value that was measured
-    columns = early[list(FEATURES)].join(final.add_prefix("final/"))
+    frame = frame[frame["status"] == "finished"].sort_values("step")
+
+    def first_from(step: int) -> pd.DataFrame:
+        return frame[frame["step"] >= step].groupby("run_id")[list(FEATURES)].first()
+
+    columns = first_from(EARLY).join(first_from(BOTH_MOVED).add_prefix("start/"))
+    columns = columns.join(frame.groupby("run_id")[list(FEATURES)].last().add_prefix("final/"))
     columns["delta_2/delta_1"] = columns["feature/delta_2"] / columns["feature/delta_1"]
-    # A diverged run has no feature at a learning rate one would use.
-    return columns[frame.groupby("run_id")["status"].first().reindex(columns.index) == "finished"]
+    return columns

@@ -7,7 +7,7 @@ from synthetic import LRS, WIDTHS, sweep
 
 from analysis import scaling
 from analysis.grid import Grid
-from analysis.scaling import best_lrs, bootstrap, early_and_final, exponent, sizes, sizes_along
+from analysis.scaling import best_lrs, bootstrap, exponent, features, sizes, sizes_along
 
 
 def test_the_vertex_of_a_parabola_is_found_between_grid_points():
@@ -46,7 +46,7 @@ def test_a_lr_at_which_one_seed_diverged_does_not_compete():
 def test_exponents_are_recovered():
     """Noise of 2% on five seeds at four widths leaves a standard error of 0.006 on a slope; 0.05 is eight of them."""
     frame = sweep()
-    grid = Grid.of(frame, early_and_final(frame))
+    grid = Grid.of(frame, features(frame))
 
     def check(power):
         for measured in (best_lrs(grid, "gaussian_B"), sizes(grid, "gaussian_B", "feature/delta_2")):
@@ -93,7 +93,7 @@ def test_sizes_are_interpolated_in_lr():
     """A size that itself grows like √lr must be read at lr*, not at the nearest grid point."""
     frame = sweep(noise=0.0)
     frame["feature/Z_A"] = np.sqrt(frame["optimizer.lr"])
-    grid = Grid.of(frame, early_and_final(frame))
+    grid = Grid.of(frame, features(frame))
     np.testing.assert_allclose(sizes(grid, "gaussian_A", "feature/Z_A"), best_lrs(grid, "gaussian_A") / 2, rtol=1e-9)
     along = sizes_along(grid, "gaussian_A", "feature/Z_A", -0.5)
     assert exponent(grid.widths, along) == pytest.approx(-0.25)

@@ -19,7 +19,7 @@ SWEEPS = {
     "groups": ["init=gaussian_A,gaussian_B", "optimizer=sgd,adamw", "task=linear,teacher_student"],
     "interpolations": ["adapter.rank=1,2", "task=feature_regression,linear", "task.width=${steps},${adapter.rank}"],
     "functions": ["seed=range(0,3)", "optimizer.lr=choice(0.1,0.2)", "init=glob(gaussian*)", "task.width=sort(3,2,1)"],
-    "experiment": ["experiment=width_exponents", "task.width=128", "steps=2"],
+    "experiment": ["experiment=width_exponents", "task.width=128", "steps=2", "seed=0,1"],
     "inherited experiment": ["experiment=headline", "optimizer.lr=0.1,0.2", "task.width=64,128"],
     "additions": ["+extra=1,2", "~tracker"],
     "one run": ["optimizer.lr=0.5"],

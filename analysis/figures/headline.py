@@ -11,7 +11,7 @@ from analysis import style
 from analysis.figures._scaling import against_width
 from analysis.grid import Grid
 from analysis.records import EARLY
-from analysis.scaling import early_and_final, sizes
+from analysis.scaling import features, sizes
 from analysis.theory import RATIO, setting
 
 RECORDS = ("lr_vs_width", "width_exponents")
@@ -25,7 +25,7 @@ TITLES = (
 def figure(*frames: pd.DataFrame) -> Figure:
     fig, axes = style.subplots(len(frames), 3, height=2.9, width=1.05)
     for frame, (ratio, loss, inner) in zip(frames, axes, strict=True):
-        grid, task = Grid.of(frame, early_and_final(frame)), setting(frame)
+        grid, task = Grid.of(frame, features(frame)), setting(frame)
         against_width(ratio, grid, task, RATIO, lambda g, init: sizes(g, init, RATIO))
         against_width(loss, grid, task, None, best_losses)
         against_width(inner, grid, task, "feature/Z_A", lambda g, init: sizes(g, init, "final/feature/Z_A"))

@@ -8,7 +8,7 @@ from analysis.figures import _curves
 from analysis.figures._scaling import against_width
 from analysis.grid import Grid
 from analysis.records import EARLY
-from analysis.scaling import early_and_final, sizes
+from analysis.scaling import features, sizes
 from analysis.theory import RATIO, setting
 
 RECORDS = ("lr_vs_width",)
@@ -20,7 +20,7 @@ DELTAS = {
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    grid = Grid.of(frame, early_and_final(frame))
+    grid = Grid.of(frame, features(frame))
     fig, [axes] = style.subplots(1, len(grid.inits) + 1, height=2.6)
     width = grid.widths[-1]
     for panel, init in zip(axes, grid.inits, strict=False):
@@ -31,6 +31,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         panel.set(xlabel="step", title=f"{style.look(init).label}, $n = {width}$")
     for panel in axes[1:-1]:
         panel.sharey(axes[0])
+    axes[0].autoscale(axis="y")
     axes[0].set_ylabel("size of the increment of $Z_B$")
     style.legend_below(axes[0])
     against_width(axes[-1], grid, setting(frame), RATIO, lambda g, init: sizes(g, init, RATIO))

@@ -4,12 +4,13 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style, theory
 from analysis.grid import Grid
-from analysis.records import EARLY
-from analysis.scaling import best_lrs, bootstrap, early_and_final, exponent, sizes, sizes_along
+from analysis.records import BOTH_MOVED, EARLY
+from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, features, sizes, sizes_along
 
 RECORDS = ("width_exponents",)
 NAMES = {
@@ -19,16 +20,18 @@ NAMES = {
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    grid, task = Grid.of(frame, early_and_final(frame)), theory.setting(frame)
-    fig, [axes] = style.subplots(1, len(grid.inits), height=2.8, width=0.95, sharex=True, sharey=True)
+    grid, task = Grid.of(frame, features(frame)), theory.setting(frame)
+    fig, [axes] = style.subplots(1, len(grid.inits), height=3.4, width=0.95, sharex=True, sharey=True)
     rows = np.arange(len(NAMES))
     for panel, init in zip(axes, grid.inits, strict=True):
         look, power = style.look(init), theory.exponent(task, init, "lr")
         tuned = bootstrap(grid, partial(_tuned, init=init))
-        _dots(panel, tuned, rows - 0.14, look.color, look.marker, "full", "at the best lr of each width")
+        _dots(panel, tuned, rows - 0.2, look, "full", f"step {EARLY}, best lr of each width")
         if power is not None:
-            ruled = bootstrap(grid, partial(_along, init=init, power=power))
-            _dots(panel, ruled, rows + 0.14, look.color, look.marker, "none", f"along lr ∝ $n^{{{power:g}}}$")
+            rule = f"lr ∝ $n^{{{power:g}}}$"
+            for y, fill, step, prefix in ((rows, "left", EARLY, ""), (rows + 0.2, "none", BOTH_MOVED, "start/")):
+                along = bootstrap(grid, partial(_along, init=init, power=power, prefix=prefix))
+                _dots(panel, along, y, look, fill, f"step {step}, {rule}")
             predicted = [theory.exponent(task, init, name) for name in NAMES]
             panel.vlines(predicted, rows - 0.36, rows + 0.36, color="black", linewidth=1.6, label="theory")
         panel.axvline(0, color="0.8", linewidth=0.6, zorder=0)
@@ -36,8 +39,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         style.legend_below(panel)
     axes[0].invert_yaxis()
     fig.suptitle(
-        f"{frame['task.name'].iloc[0]}: n = {grid.widths[0]}…{grid.widths[-1]}, features at step {EARLY}, "
-        f"{len(grid.seeds)} seeds, 95% intervals",
+        f"{frame['task.name'].iloc[0]}: n = {grid.widths[0]}…{grid.widths[-1]}, {len(grid.seeds)} seeds, 95% intervals",
         fontsize=8,
     )
     return fig
@@ -49,15 +51,16 @@ def _tuned(grid: Grid, init: str) -> np.ndarray:
     return np.array([exponent(grid.widths, logs) for logs in measured])
 
 
-def _along(grid: Grid, init: str, power: float) -> np.ndarray:
+def _along(grid: Grid, init: str, power: float, prefix: str) -> np.ndarray:
     """Exponents of NAMES along lr ∝ n^power; nan for lr, about which a rule for lr leaves nothing to measure."""
-    features = [name for name in NAMES if name != "lr"]
-    return np.array([np.nan] + [exponent(grid.widths, sizes_along(grid, init, name, power)) for name in features])
+    logs = [sizes_along(grid, init, prefix + name, power) for name in NAMES if name != "lr"]
+    return np.array([np.nan] + [exponent(grid.widths, values) for values in logs])
 
 
-def _dots(panel, estimates, y, color: str, marker: str, fill: str, label: str) -> None:
+def _dots(panel: Axes, estimates: list[Estimate], y: np.ndarray, look: style.Look, fill: str, label: str) -> None:
     values, low, high = (np.array([getattr(e, name) for e in estimates]) for name in ("value", "low", "high"))
     panel.errorbar(
         values, y, xerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)],
-        color=color, marker=marker, fillstyle=fill, linestyle="none", elinewidth=1, capsize=2, label=label,
+        color=look.color, marker=look.marker, fillstyle=fill, linestyle="none", elinewidth=1, capsize=2, label=label,
+        markerfacecoloralt="white",
     )  # fmt: skip
