@@ -42,6 +42,9 @@ def clear_errors() -> Iterator[None]:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before the first run; from there on it is handled where the runs are
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _raised_by_hydra(error: ValueError) -> bool:

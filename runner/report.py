@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from runner.config import CONF
+from runner.config import CONF, run_id
 from runner.schema import Config
 from runner.store import DIVERGED, FAILED, FINISHED, INTERRUPTED
 
@@ -23,6 +23,7 @@ class Results:
     def add(self, config: Config, status: str, summary: dict[str, Any] | None = None, error: str | None = None) -> None:
         self.rows.append(
             {
+                "run_id": run_id(config),
                 "experiment": config.experiment,
                 "task": config.task.name,
                 "init": config.init.name,
@@ -33,6 +34,10 @@ class Results:
                 "final_loss": (summary or {}).get("final_loss"),
             }
         )
+
+    def told(self) -> set[str]:
+        """Ids of the runs that have a row."""
+        return {row["run_id"] for row in self.rows}
 
     def count(self, status: str) -> int:
         return sum(row["status"] == status for row in self.rows)

@@ -83,30 +83,45 @@ class Store:
             raise DamagedRun(f"{path}: {error}") from error
 
     def write(self, config: Config, outcome: Outcome, context: dict[str, Any]) -> Path:
-        """Write a run's directory, replacing what was there; `context` joins meta.json. Returns the directory."""
+        """Write a run's directory, replacing what was there; `context` joins meta.json. Returns the directory.
+
+        Raises ConfigError where the folder cannot be written (a full disk, say); what was there before then stays.
+        """
         path = self.path(config)
-        path.parent.mkdir(parents=True, exist_ok=True)
         new, old = (path.with_name(f".{path.name}-{os.getpid()}-{suffix}") for suffix in ("new", "old"))
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        OmegaConf.save(OmegaConf.create(as_dict(config)), new / "config.yaml")
-        if outcome.steps is not None:
-            outcome.steps.to_parquet(new / "steps.parquet", compression="zstd", index=False)
-            (new / "summary.json").write_text(json.dumps(outcome.summary, indent=1) + "\n")
-        meta = {
-            "status": outcome.status,
-            "run_id": path.name,
-            "error": outcome.error,
-            **context,
-            **provenance(),
-            "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(new.iterdir())},
-        }
-        (new / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            self._fill(new, config, outcome, {"run_id": path.name, **context})
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if not path.exists():
+                    if old.exists():
+                        old.rename(path)
+                    raise
+                # Another process has stored the same run in this moment: one result is as good as the other.
+        except OSError as error:
+            raise ConfigError(
+                f"outputs={self.runs.parent}: cannot store run {path.name} ({error.strerror}); "
+                "what is stored already is safe, and the same command trains the rest"
+            ) from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
         return path
+
+    @staticmethod
+    def _fill(folder: Path, config: Config, outcome: Outcome, context: dict[str, Any]) -> None:
+        OmegaConf.save(OmegaConf.create(as_dict(config)), folder / "config.yaml")
+        if outcome.steps is not None:
+            outcome.steps.to_parquet(folder / "steps.parquet", compression="zstd", index=False)
+            (folder / "summary.json").write_text(json.dumps(outcome.summary, indent=1) + "\n")
+        checksums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+        meta = {"status": outcome.status, "error": outcome.error, **context, **provenance(), "sha256": checksums}
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
 
 
 @cache

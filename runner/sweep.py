@@ -11,18 +11,19 @@ import torch
 from tqdm import tqdm
 
 from runner.checks import resolve_device
-from runner.config import as_dict
+from runner.config import as_dict, run_id
 from runner.memory import keep_freed_memory
 from runner.plan import cost, plan
-from runner.report import Results, print_report
+from runner.report import SKIPPED, Results, print_report
 from runner.schema import Config
-from runner.store import DONE, FAILED, INTERRUPTED, Outcome, Store
+from runner.store import DONE, FAILED, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.track import TRACKERS
 from runner.train import train
 
 
 def execute(configs: Sequence[Config]) -> int:
     """Train what is not done yet and print what came of it. Returns the exit code: 0, 1 (failures) or 130 (Ctrl-C)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
     store = Store(configs[0].outputs)
     tracker = TRACKERS[configs[0].tracker.name](configs[0])
     todo = plan(configs, store)
@@ -31,37 +32,52 @@ def execute(configs: Sequence[Config]) -> int:
         _say(f"damaged run, training it again: {sentence}")
     results = Results()
     for config, summary in todo.done:
-        results.add(config, "skipped", summary)
-    waiting = [config for stack in todo.stacks for config in stack]
-    bar = ProgressBar(waiting)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
+        results.add(config, SKIPPED, summary)
+    bar = ProgressBar([config for stack in todo.stacks for config in stack])
     try:
         for stack in todo.stacks:
-            context = _context(stack)
-            started = time.perf_counter()
-            try:
-                outcomes = train(stack, bar.step(stack))
-            except Exception as error:  # one stack's failure (memory, a bug in a task) must not cost the others
-                outcomes = [Outcome(FAILED, error=f"{type(error).__name__}: {error}")] * len(stack)
-            context["seconds"] = round((time.perf_counter() - started) / len(stack), 4)
+            context, outcomes = _train(stack, bar)
             for config, outcome in zip(stack, outcomes, strict=True):
                 path = store.write(config, outcome, context)
-                waiting.remove(config)
                 results.add(config, outcome.status, outcome.summary, outcome.error)
                 if outcome.status in DONE:
                     _track(tracker, config, path.name, outcome)
             bar.finish(stack)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave runs unmarked
-        for config in waiting:
-            store.write(config, Outcome(INTERRUPTED, error="interrupted before it was finished"), _context([config]))
-            results.add(config, INTERRUPTED)
+        for interrupting in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(interrupting, signal.SIG_IGN)  # a second one must not leave runs unmarked
+        _mark_interrupted(todo.stacks, store, results)
     finally:
         bar.close()
     print_report(results, configs[0].outputs)
     if results.count(INTERRUPTED):
         return 130
     return 1 if results.count(FAILED) else 0
+
+
+def _train(stack: list[Config], bar: "ProgressBar") -> tuple[dict[str, Any], list[Outcome]]:
+    """What the stack's runs came to, and the circumstances. One stack's failure must not cost the others."""
+    context, started = _context(stack), time.perf_counter()
+    try:
+        outcomes = train(stack, bar.step(stack))
+    except Exception as error:  # out of memory, or a bug in a task
+        outcomes = [Outcome(FAILED, error=f"{type(error).__name__}: {error}")] * len(stack)
+    return context | {"seconds": round((time.perf_counter() - started) / len(stack), 4)}, outcomes
+
+
+def _mark_interrupted(stacks: list[list[Config]], store: Store, results: Results) -> None:
+    """Mark every run that has no row in the results, unless it was stored in the moment of the interruption."""
+    told = results.told()
+    for config in (config for stack in stacks for config in stack if run_id(config) not in told):
+        try:
+            summary = store.summary(config)
+        except DamagedRun:
+            summary = None
+        if summary:
+            results.add(config, summary["status"], summary)
+        else:
+            store.write(config, Outcome(INTERRUPTED, error="interrupted before it was finished"), _context([config]))
+            results.add(config, INTERRUPTED)
 
 
 def _context(stack: list[Config]) -> dict[str, Any]:

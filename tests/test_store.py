@@ -1,6 +1,9 @@
 """The store: complete directories or none, nothing trusted that was damaged, nothing trained twice."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,6 +11,7 @@ from conftest import configure
 
 from runner.config import run_id
 from runner.plan import plan, stack_key
+from runner.schema import ConfigError
 from runner.store import DamagedRun, Outcome, Store
 
 
@@ -41,6 +45,34 @@ def test_a_run_without_a_result_is_not_done(store, config, status):
     assert store.summary(config) is None
     store.write(config, OUTCOME, {})  # and is replaced by its result
     assert store.summary(config)["status"] == "finished"
+
+
+def test_a_full_disk_is_told_and_costs_nothing(store, config, monkeypatch):
+    store.write(config, Outcome("failed", error="before"), {})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for step in ((pd.DataFrame, "to_parquet"), (Path, "write_text")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*step, full)
+            with pytest.raises(ConfigError, match="No space left on device"):
+                store.write(config, OUTCOME, {})
+        meta = json.loads((store.path(config) / "meta.json").read_text())
+        assert meta["error"] == "before" and len(list(store.path(config).parent.iterdir())) == 1
+    store.write(config, OUTCOME, {})
+    assert store.summary(config)
+
+
+def test_another_process_that_was_first_is_no_error(store, config, monkeypatch):
+    """Between our look and our rename, somebody else stores the same run."""
+    elsewhere = store.write(config, OUTCOME, {"device": "theirs"})
+    answers = iter([False])
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: next(answers, exists(path)) if path == elsewhere else exists(path))
+    store.write(config, OUTCOME, {"device": "ours"})
+    assert json.loads((elsewhere / "meta.json").read_text())["device"] == "theirs"
+    assert store.summary(config) and len(list(elsewhere.parent.iterdir())) == 1
 
 
 def truncate(path):
