@@ -19,10 +19,10 @@ $(SETUP): pyproject.toml constraints.txt
 
 reproduce: $(SETUP)  ## train every toy experiment, then draw all figures and judge all claims (minutes)
 	@for sweep in $(SWEEPS); do $(BIN)/python -m runner experiment=$$sweep || exit; done
-	@$(BIN)/python -m analysis
+	@$(BIN)/python -m analysis --readme README.md
 
 figures: $(SETUP)  ## draw all figures and judge all claims from the records, without training
-	@$(BIN)/python -m analysis
+	@$(BIN)/python -m analysis --readme README.md
 
 test: $(SETUP) lint  ## lint, then every test
 	@$(BIN)/pytest

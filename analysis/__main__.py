@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     frames = {}
     for experiment in sorted({source for group in sources.values() for source in group}):
         if done := records.refresh(outputs, experiment):
-            print(f"distilled {done}")
+            print(done)
         try:
             frames[experiment] = records.read(outputs, experiment)
         except records.MissingRecords as error:

@@ -1,14 +1,14 @@
-"""The claims: what theory and papers predict, what was measured, and a verdict by rules fixed before looking at any data.
+"""The claims: what theory and papers predict, what was measured, and a verdict by rules that look at nothing else.
 
 Rules, in one place:
-- an exponent is *reproduced* if it lies within half the distance to the other init's prediction (a quarter where both
-  predict the same) and its interval excludes that other prediction. It is *direction only* if it is an effect on the
-  predicted side (its whole interval beyond 0.05), or, where no effect is predicted, one on the side away from the other
-  init's prediction. An interval that holds both predictions is *not enough data*.
+- an exponent is *reproduced* if it lies within half the distance to the other init's prediction and its interval excludes
+  that other prediction. It is *direction only* if its whole interval lies more than 0.05 on the predicted side of 0 (where
+  0 is predicted: on the side away from the other init's prediction). Otherwise, an interval that holds both predictions is
+  *not enough data*, as are fewer than 3 widths with a best learning rate off the grid's edge.
 - a comparison is *reproduced* if its interval lies on the predicted side (at every width, where it is made per width),
   *direction only* if only its value does.
 - an exact statement is *reproduced* if it holds in every run.
-- fewer than 3 widths off the grid's edge, or fewer than 3 seeds, are *not enough data*. All else is *not reproduced*.
+- fewer than 5 seeds are *not enough data*; all else is *not reproduced*.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,6 @@ from analysis.grid import Grid
 from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, features, sizes
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
-SAME_PREDICTION_BAND = 1 / 4
 NEGLIGIBLE = 0.05  # an exponent this small is a factor of 1.15 over four doublings of the width
 
 
@@ -53,17 +52,13 @@ def judge_exponent(estimate: Estimate, predicted: float, rival: float) -> str:
     """Verdict on a measured exponent, given its prediction and the other init's."""
     if np.isnan([estimate.value, estimate.low, estimate.high]).any():
         return UNKNOWN
-    band = abs(predicted - rival) / 2 or SAME_PREDICTION_BAND
-    excludes_rival = predicted == rival or not estimate.low <= rival <= estimate.high
-    if abs(estimate.value - predicted) <= band and excludes_rival:
+    low, high = estimate.low, estimate.high
+    if abs(estimate.value - predicted) <= abs(predicted - rival) / 2 and not low <= rival <= high:
         return REPRODUCED
-    if predicted:
-        direction = min(np.sign(predicted) * np.array([estimate.low, estimate.high])) > NEGLIGIBLE
-    else:
-        direction = (estimate.value - predicted) * (rival - predicted) < 0
-    if direction:
+    side = np.sign(predicted) or -np.sign(rival)
+    if min(side * low, side * high) > NEGLIGIBLE:
         return DIRECTION
-    return UNKNOWN if estimate.low <= min(predicted, rival) and max(predicted, rival) <= estimate.high else NOT
+    return UNKNOWN if low <= min(predicted, rival) and max(predicted, rival) <= high else NOT
 
 
 def judge_sign(estimates: list[Estimate], positive: bool) -> str:
@@ -159,16 +154,20 @@ def _ratio_claim(number: str, task: str, text: str, prediction: str, logs: list[
 
 
 def divergence_ratio(grid: Grid, a: str, b: str) -> float:
-    """Mean over widths and seeds of log(lowest diverging lr of a / of b); nan unless both diverge somewhere in most cells."""
+    """Mean over widths and seeds of log(lowest diverging lr of a / of b).
+
+    Where one of the two never diverges, the next rate beyond the grid stands for it, which is the least it can be; cells in
+    which neither does say nothing. nan if those are most.
+    """
+    beyond = 2 * np.log(grid.lrs[-1]) - np.log(grid.lrs[-2]) if len(grid.lrs) > 1 else np.nan
 
     def lowest(init: str) -> np.ndarray:
         diverged = np.isposinf(grid.log_loss[grid.inits.index(init)])  # (W, L, S)
-        logs = np.log(grid.lrs)[None, :, None]
-        return np.where(diverged.any(1), np.where(diverged, logs, np.inf).min(1), np.nan)
+        return np.where(diverged, np.log(grid.lrs)[None, :, None], beyond).min(1)
 
-    ratios = lowest(a) - lowest(b)
-    known = np.isfinite(ratios)
-    return float(ratios[known].mean()) if known.mean() > 0.5 else np.nan
+    lowest_a, lowest_b = lowest(a), lowest(b)
+    known = (lowest_a < beyond) | (lowest_b < beyond)
+    return float((lowest_a - lowest_b)[known].mean()) if known.mean() > 0.5 else np.nan
 
 
 def table(claims: list[Claim]) -> pd.DataFrame:

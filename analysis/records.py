@@ -15,7 +15,7 @@ BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B unde
 LANDMARKS = (0, 1, BOTH_MOVED, EARLY)  # steps kept for every run, besides the last
 CURVE_POINTS = 60  # rows kept of a run at the best learning rate, besides its first EARLY
 PLACES = ("outputs", "tracker.", "stack.")  # where runs were kept: of no use in a record, and of one machine only
-NOT_SETTINGS = ("experiment", *PLACES, "device", "engine", "summary.", "run_id", "status", *AXES)
+NOT_SETTINGS = ("experiment", *PLACES, "summary.", "run_id", "status", *AXES)
 
 
 class MissingRecords(Exception):
@@ -23,18 +23,21 @@ class MissingRecords(Exception):
 
 
 def refresh(outputs: Path, experiment: str) -> str | None:
-    """Distill the experiment's runs, if there are any, into its record; returns a sentence about what was done."""
-    folder = outputs / "runs" / experiment
-    if not folder.is_dir():
-        return None
+    """Distill the experiment's runs, if there are any, into its record; returns a sentence about what was done.
+
+    A record is not replaced by one of fewer runs: a quick look at a corner of an experiment must not cost its record.
+    """
+    folder, path = outputs / "runs" / experiment, record_path(outputs, experiment)
     try:
-        frame = one_setting(load(folder))
+        frame = balanced(one_setting(load(folder)))
     except FileNotFoundError:
         return None
-    path = record_path(outputs, experiment)
+    count, before = frame["run_id"].nunique(), read(outputs, experiment)["run_id"].nunique() if path.exists() else 0
+    if count < before:
+        return f"kept {path}: it holds {before} runs and {folder} only {count}; delete the record to replace it"
     path.parent.mkdir(parents=True, exist_ok=True)
     distill(frame).to_parquet(path, compression="zstd", index=False)
-    return f"{path}: {frame['run_id'].nunique()} runs"
+    return f"distilled {path}: {count} runs"
 
 
 def record_path(outputs: Path, experiment: str) -> Path:
@@ -49,7 +52,10 @@ def read(outputs: Path, experiment: str) -> pd.DataFrame:
         raise MissingRecords(
             f"no records of {experiment}; make them with: python -m runner experiment={experiment}{where}"
         )
-    return pd.read_parquet(path)
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+        raise MissingRecords(f"{path} is damaged ({error}); delete it, then: python -m analysis") from error
 
 
 def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,13 +80,40 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["run_id"].isin(kept)]
 
 
+def balanced(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep a grid in which every seed has every run: means over different seeds at different rates do not compare.
+
+    Cells (init, width, lr) that fewer than half of the seeds have are left out, then seeds without all other cells; a
+    warning says so.
+    """
+    table = per_run(frame)
+    cells = table[[name for name in AXES if name != "seed"]].apply(tuple, axis=1)
+    common = cells.map(cells.value_counts()) * 2 >= table["seed"].nunique()
+    counts = table.loc[common, "seed"].value_counts()
+    complete = counts.index[counts == cells[common].nunique()]
+    kept = table.loc[common & table["seed"].isin(complete), "run_id"]
+    if len(kept) in (0, len(table)):
+        return frame
+    warnings.warn(
+        f"not every seed has every run: using the {len(kept)} runs of seeds {sorted(complete)} and leaving out "
+        f"{len(table) - len(kept)}; train the missing ones to use all",
+        stacklevel=2,
+    )
+    return frame[frame["run_id"].isin(kept)]
+
+
 def distill(frame: pd.DataFrame) -> pd.DataFrame:
     """Landmark steps of every run, and thinned curves of the runs at the grid's best learning rate of each init and width.
 
+    A landmark that was not logged is stood in for by the next step that was. Also kept: the last update and the end.
+
     Measured columns are rounded to 17 bits (5 digits): beyond that they are noise that does not compress.
     """
-    last = frame.groupby("run_id")["step"].transform("max")
-    keep = frame["step"].isin(LANDMARKS) | (frame["step"] >= last - 1)
+    runs, step = frame["run_id"], frame["step"]
+    last = step.groupby(runs).transform("max")
+    last_update = step.where(step < last).groupby(runs).transform("max")
+    landmarks = [step.where(step >= landmark).groupby(runs).transform("min") for landmark in LANDMARKS]
+    keep = pd.concat([step == kept for kept in (*landmarks, last_update, last)], axis=1).any(axis=1)
     grid = Grid.of(frame)
     stride = max(1, math.ceil(frame["step"].max() / CURVE_POINTS))
     curve = (frame["step"] <= EARLY) | (frame["step"] % stride == 0)
@@ -92,5 +125,5 @@ def distill(frame: pd.DataFrame) -> pd.DataFrame:
     kept = frame.loc[keep, [name for name in frame.columns if not name.startswith(PLACES)]].reset_index(drop=True)
     measured = [name for name in kept.columns if is_measured(name)]
     mantissa, exponent = np.frexp(kept[measured].to_numpy(float))
-    kept[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent).astype(np.float32)
+    kept[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent)
     return kept

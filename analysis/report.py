@@ -1,10 +1,12 @@
 """Claims and flags of everything that has records, as a table for the terminal, a file and the README."""
 
+import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from analysis import claims, theory
+from analysis import claims
 from analysis.claims import Claim
 from analysis.grid import Grid
 from analysis.records import MissingRecords, read
@@ -26,15 +28,17 @@ def all_claims(outputs: Path) -> list[Claim]:
 
 def flags(frame: pd.DataFrame) -> list[str]:
     """One sentence for each best learning rate at the edge of its grid."""
-    grid = Grid.of(frame)
-    task = frame["task.name"].iloc[0]
-    return [
-        f"{task}, {init}, n = {width}: the best lr {best.grid_lr:.3g} is at the edge of its grid and is not used; widen the grid"
-        for init in grid.inits
-        if init in theory.FAMILY
-        for width in grid.widths
-        if (best := grid.best(init, width)).edge
-    ]
+    grid, task = Grid.of(frame), frame["task.name"].iloc[0]
+    sentences = []
+    for init, width in itertools.product(grid.inits, grid.widths):
+        best, where = grid.best(init, width), f"{task}, {init}, n = {width}"
+        if best.edge and np.isnan(best.grid_lr):
+            sentences.append(f"{where}: no learning rate at which all seeds finished; extend the grid downwards")
+        elif best.edge:
+            sentences.append(
+                f"{where}: the best lr {best.grid_lr:.3g} is at the edge of its grid and is not used; widen the grid"
+            )
+    return sentences
 
 
 def markdown(rows: list[Claim]) -> str:

@@ -13,9 +13,10 @@ from scipy.stats import norm, t
 from analysis.grid import Grid
 from analysis.records import BOTH_MOVED, EARLY
 
-RESAMPLES = 1000
+RESAMPLES = 2000
 LEVEL = 0.95
-MIN_WIDTHS, MIN_SEEDS = 3, 3  # fewer give no exponent, or no interval
+MIN_WIDTHS = 3  # fewer give no exponent
+MIN_SEEDS = 5  # fewer give no interval: of 3 seeds a bootstrap interval covers 74%, of 4 87%
 FEATURES = ("feature/Z_A", "feature/Z_B", "feature/delta_1", "feature/delta_2", "feature/delta_3")
 
 
@@ -76,9 +77,9 @@ def _tail(seeds: int) -> float:
 
 
 def _interval(sample: np.ndarray, weights: np.ndarray, tail: float) -> tuple[float, float]:
-    """Weighted percentile interval of one statistic; nan where most resamples do not give it."""
+    """Weighted percentile interval of one statistic; nan where too many resamples do not give it."""
     known = np.isfinite(sample)
-    if weights[known].sum() <= 0.5:
+    if weights[known].sum() < LEVEL:
         return np.nan, np.nan
     low, high = np.quantile(sample[known], [tail, 1 - tail], weights=weights[known], method="inverted_cdf")
     return float(low), float(high)

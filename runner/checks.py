@@ -79,6 +79,8 @@ def validate(config: Config) -> None:
         value = _get(config, field)
         if value is not None and value not in names:
             raise ConfigError(f"{field}={value}: unknown; choose one of {', '.join(names)}")
+    if not config.outputs:
+        raise ConfigError("outputs='': must name a folder, such as outputs=outputs")
     _check_rank("adapter.rank", config.adapter.rank, config.task.layer_shape())
     if (rank := _get(config, "task.target_rank")) is not None:
         _check_rank("task.target_rank", rank, config.task.layer_shape())

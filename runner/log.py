@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from runner.metrics import COLUMNS, Metrics
+from runner.metrics import COLUMNS, INCREMENTS, Metrics
 from runner.schema import Config
 
 LOSSES = ("train/loss", "eval/loss")
@@ -54,31 +54,38 @@ class Log:
         steps = np.array(self.rows)
         columns = {"train/loss": self.losses[self.rows], **self.table}
         columns = {name: values.cpu().numpy() for name, values in columns.items()}
-        return [
-            pd.DataFrame({"step": steps} | {name: values[:, k] for name, values in columns.items()})[steps <= end]
-            for k, end in enumerate(ends)
-        ]
+        frames = []
+        for k, end in enumerate(ends):
+            frame = pd.DataFrame({"step": steps} | {name: values[:, k] for name, values in columns.items()})[
+                steps <= end
+            ]
+            # A diverged run was updated once more if its neighbours went on; its records must not tell.
+            frame.loc[frame["step"] == end, list(INCREMENTS)] = np.nan
+            frames.append(frame)
+        return frames
 
 
 def summarise(losses: np.ndarray, eval_losses: np.ndarray, diverged_step: int | None) -> dict[str, Any]:
     """A run in a few numbers. `losses` has one entry per step up to the run's end, `eval_losses` those measured.
 
-    final_loss is null for a diverged run. largest_spike = max over t of (loss_t - lowest loss before t) / initial loss,
-    0 for a run whose loss never rose; rise_fraction = share of steps on which the loss rose.
+    Final losses are null for a diverged run. largest_spike = max over t of (loss_t - lowest loss before t) / initial loss,
+    0 for a loss that never rose, null where it is not finite; rise_fraction = share of steps on which the loss rose.
     """
-    finite = losses[np.isfinite(losses)]
-    rises = np.diff(finite)
-    spikes = (finite[1:] - np.minimum.accumulate(finite)[:-1]) / finite[0] if len(finite) > 1 else np.zeros(0)
+    heights = np.where(np.isnan(losses), np.inf, losses)
+    risen = heights[1:] > heights[:-1]
+    lowest = np.minimum.accumulate(heights)[:-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spike = np.max(np.where(risen, heights[1:] - lowest, 0.0) / heights[0], initial=0.0)
     seen = eval_losses[np.isfinite(eval_losses)]
     return {
         "initial_loss": _number(losses[0]),
         "final_loss": _number(losses[-1]) if diverged_step is None else None,
-        "best_loss": _number(finite.min()) if len(finite) else None,
-        "final_eval_loss": _number(seen[-1]) if len(seen) and diverged_step is None else None,
+        "best_loss": _number(heights.min()),
+        "final_eval_loss": _number(eval_losses[-1]) if diverged_step is None else None,
         "best_eval_loss": _number(seen.min()) if len(seen) else None,
         "diverged_step": diverged_step,
-        "largest_spike": max(0.0, float(spikes.max())) if len(spikes) else 0.0,
-        "rise_fraction": float((rises > 0).mean()) if len(rises) else 0.0,
+        "largest_spike": _number(spike),
+        "rise_fraction": float(risen.mean()) if len(risen) else 0.0,
     }
 
 

@@ -30,7 +30,7 @@ class Plan:
 
 def plan(configs: Sequence[Config], store: Store) -> Plan:
     """Drop duplicates and what the store already has; stack the rest."""
-    unique = {run_id(config): config for config in configs}
+    unique = {(config.experiment, run_id(config)): config for config in configs}
     done, todo, damaged = [], [], []
     for config in unique.values():
         try:

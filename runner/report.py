@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from runner.config import CONF, run_id
@@ -36,8 +37,8 @@ class Results:
         )
 
     def told(self) -> set[str]:
-        """Ids of the runs that have a row."""
-        return {row["run_id"] for row in self.rows}
+        """(experiment, run_id) of the runs that have a row."""
+        return {(row["experiment"], row["run_id"]) for row in self.rows}
 
     def count(self, status: str) -> int:
         return sum(row["status"] == status for row in self.rows)
@@ -74,7 +75,8 @@ def best_learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
 
     A learning rate at which any run has no final loss (it diverged, failed or is missing) does not compete.
     """
-    rows = rows.assign(log_loss=rows["final_loss"].astype(float).map(lambda x: math.log(x) if x > 0 else x))
+    with np.errstate(divide="ignore"):  # a final loss of 0 has the lowest logarithm of all
+        rows = rows.assign(log_loss=np.log(rows["final_loss"].astype(float)))
     best = []
     for key, group in rows.groupby(["task", "init", "width"], sort=True):
         scores = group.groupby("lr")["log_loss"].agg(lambda x: x.mean(skipna=False)).dropna()

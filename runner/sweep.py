@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,7 @@ from runner.config import as_dict, run_id
 from runner.memory import keep_freed_memory
 from runner.plan import cost, plan
 from runner.report import SKIPPED, Results, print_report
-from runner.schema import Config
+from runner.schema import Config, ConfigError
 from runner.store import DONE, FAILED, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.track import TRACKERS
 from runner.train import train
@@ -23,6 +24,7 @@ from runner.train import train
 
 def execute(configs: Sequence[Config]) -> int:
     """Train what is not done yet and print what came of it. Returns the exit code: 0, 1 (failures) or 130 (Ctrl-C)."""
+    _check_shared(configs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
     store = Store(configs[0].outputs)
     tracker = TRACKERS[configs[0].tracker.name](configs[0])
@@ -55,6 +57,15 @@ def execute(configs: Sequence[Config]) -> int:
     return 1 if results.count(FAILED) else 0
 
 
+def _check_shared(configs: Sequence[Config]) -> None:
+    """One command has one store and one tracker."""
+    if not configs:
+        raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
+    for name in ("outputs", "tracker"):
+        if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
+            raise ConfigError(f"{name}: must be the same for all runs of a sweep; run one command for each")
+
+
 def _train(stack: list[Config], bar: "ProgressBar") -> tuple[dict[str, Any], list[Outcome]]:
     """What the stack's runs came to, and the circumstances. One stack's failure must not cost the others."""
     context, started = _context(stack), time.perf_counter()
@@ -62,13 +73,14 @@ def _train(stack: list[Config], bar: "ProgressBar") -> tuple[dict[str, Any], lis
         outcomes = train(stack, bar.step(stack))
     except Exception as error:  # out of memory, or a bug in a task
         outcomes = [Outcome(FAILED, error=f"{type(error).__name__}: {error}")] * len(stack)
+        context["traceback"] = traceback.format_exc()
     return context | {"seconds": round((time.perf_counter() - started) / len(stack), 4)}, outcomes
 
 
 def _mark_interrupted(stacks: list[list[Config]], store: Store, results: Results) -> None:
     """Mark every run that has no row in the results, unless it was stored in the moment of the interruption."""
     told = results.told()
-    for config in (config for stack in stacks for config in stack if run_id(config) not in told):
+    for config in (config for stack in stacks for config in stack if (config.experiment, run_id(config)) not in told):
         try:
             summary = store.summary(config)
         except DamagedRun:

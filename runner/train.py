@@ -23,8 +23,8 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
 
     Row t of a run's steps holds the loss, gradients and state at the parameters before update t, and the increments of
     update t; the last row, t = steps, holds the final state and no increments. A run whose loss is not finite or exceeds
-    `stability.max_ratio` times its initial loss ends there: its factors are set to zero, and its neighbours, with which
-    it shares no number, go on as if nothing had happened.
+    `stability.max_ratio` times its initial loss ends there: nothing later is kept of it, and its neighbours, with which it
+    shares no number, go on as if nothing had happened.
     """
     shared = configs[0]
     device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
@@ -59,8 +59,6 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
         if logged:
             updates = [p - b for p, b in zip(parameters, before, strict=True)]
             log.measured(step, metrics.increments(*before, *updates, adapter.scale, probe))
-        for p in parameters:
-            p.masked_fill_(~alive[:, None, None], 0.0)
         progress(step, losses)
     return _outcomes(log, ends.tolist(), alive.tolist())
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import rejects
 from synthetic import LRS, first_steps, sweep
 
+from analysis import theory
 from analysis.claims import DIRECTION, NOT, REPRODUCED, UNKNOWN, dynamics, first_step, judge_exponent, judge_sign
 from analysis.scaling import Estimate
 
@@ -48,7 +50,7 @@ def test_half_an_effect_is_direction_only():
 
 
 def test_too_little_data_gives_no_verdict():
-    assert set(verdicts(dynamics(sweep(seeds=(0, 1)))).values()) == {UNKNOWN}
+    assert set(verdicts(dynamics(sweep(seeds=(0, 1, 2, 3)))).values()) == {UNKNOWN}
     found = verdicts(dynamics(sweep(widths=(128, 256))))
     assert {found[number] for number in ("2b", "3a", "3b", "5a", "5b", "6a", "6b")} == {UNKNOWN}
 
@@ -56,6 +58,12 @@ def test_too_little_data_gives_no_verdict():
 def test_edges_of_the_grid_are_never_used():
     found = verdicts(dynamics(sweep(lrs=tuple(lr for lr in LRS if lr >= 0.03))))
     assert found["2a"] == found["3a"] == found["4"] == UNKNOWN
+
+
+def test_a_rate_that_never_diverges_counts_as_the_least_it_can_be():
+    """One init diverging everywhere and the other nowhere is the strongest evidence, for or against."""
+    assert verdicts(dynamics(sweep(edge={"A": 1e9})))["7"] == REPRODUCED
+    assert verdicts(dynamics(sweep(edge={"B": 1e9})))["7"] == NOT
 
 
 def test_no_divergence_no_verdict_about_it():
@@ -72,6 +80,27 @@ def test_predictions_depend_on_the_task():
     """The theorem's exponents are not those of a scalar output: Init[A]'s best lr falls like n^-3/4 there."""
     found = verdicts(dynamics(sweep(task="teacher_student")))
     assert found["3a"] == DIRECTION and found["3b"] == REPRODUCED
+
+
+@pytest.mark.parametrize(("task", "side"), theory.EXPONENTS)
+def test_predictions_follow_from_counting(task, side):
+    """Z_A ~ lr·n (n^0 at the start) and B ~ lr under Init[A], n^0 under Init[B], at every step from the second on; each
+
+    increment is its own product, and lr is the largest at which the output moves by no more than Θ(1): n·B·lr at first
+    order, where a B aligned with W_out moves a scalar output √n times more.
+    """
+    table = theory.EXPONENTS[task, side]
+    lr, B = table["lr"], table["lr"] if side == "A" else 0
+    Z_A = lr + 1
+    expected = {"Z_A": max(Z_A, 0), "Z_B": B + Z_A, "delta_1": B + lr + 1, "delta_2": lr + Z_A, "delta_3": 2 * lr + 1}
+
+    def check(expected):
+        assert {name: table[f"feature/{name}"] for name in expected} == expected
+
+    check(expected)
+    rejects(check, expected | {"delta_2": expected["delta_2"] + 0.5})
+    aligned = 0.5 if (task, side) == ("teacher_student", "A") else 0
+    assert table["feature/Z_B"] + aligned == 0
 
 
 def estimate(value, spread=0.05):
@@ -94,8 +123,7 @@ def estimate(value, spread=0.05):
         (estimate(0.3), 0.0, 0.5, NOT),  # closer to the rival
         (estimate(-0.3), 0.0, 0.5, DIRECTION),  # an effect, away from the rival
         (estimate(0.2, spread=0.4), 0.0, 0.5, UNKNOWN),
-        (estimate(0.2), 0.0, 0.0, REPRODUCED),
-        (estimate(0.3), 0.0, 0.0, NOT),
+        (Estimate(-0.3, -0.6, 0.1), 0.0, 0.5, NOT),  # neither within the band nor clear of 0
         (Estimate(np.nan, np.nan, np.nan), 0.0, 0.5, UNKNOWN),
     ],
 )

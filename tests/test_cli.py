@@ -89,6 +89,30 @@ def test_the_best_lr_is_told_and_its_edge_flagged(cli):
     assert "edge of the grid" in out
 
 
+@pytest.mark.parametrize("axis", ["seed=range(0,0)", "init=glob(nothing*)"])
+def test_an_empty_sweep_is_told(cli, axis):
+    code, _, err = cli("--multirun", axis)
+    assert code == 2 and "the sweep has no runs" in err
+
+
+def test_a_sweep_has_one_store_and_one_tracker(cli):
+    code, _, err = cli("--multirun", *TINY, "tracker=none,wandb")
+    assert code == 2 and "tracker: must be the same for all runs of a sweep" in err
+
+
+def test_experiments_do_not_hide_each_others_runs(cli, outputs):
+    code, out, _ = cli(
+        "--multirun", "experiment=first_step,lr_vs_width", *TINY, "seed=0", "init=gaussian_A", "optimizer.lr=0.1"
+    )
+    assert code == 0 and "2 runs: 2 finished" in out
+    assert {path.parent.name for path in outputs.glob("runs/*/*")} == {"first_step", "lr_vs_width"}
+
+
+def test_a_final_loss_of_zero_is_the_best(cli):
+    _, out, _ = cli("--multirun", *TINY, "task.out_exponent=1,2000")
+    assert " 0 " in out or " 0\n" in out  # W_out underflows to zero, for student and teacher alike
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_keeps_what_is_finished_and_marks_the_rest(outputs, sent):
     command = [

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import rejects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import LRS, WIDTHS, first_steps, sweep
 
-from analysis import figures, report, style
+from analysis import figures, report, style, theory
 from analysis.__main__ import main
+from analysis.grid import Grid
 from analysis.load import load
 from analysis.records import record_path
 from runner.inits import INITS
@@ -25,7 +27,9 @@ def texts(figure):
 
 
 @pytest.mark.parametrize("name", figures.NAMES)
-@pytest.mark.parametrize("options", [{}, {"widths": (128,)}, {"seeds": (0,)}, {"lrs": (0.03125,)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"widths": (128,)}, {"seeds": (0,)}, {"lrs": (0.03125,)}, {"edge": {"A": 1e-9}}], ids=str
+)
 def test_it_draws_whatever_records_it_is_given(name, options, tmp_path):
     figure = figures.draw(name, frames(name, **options))
     style.save(figure, tmp_path / name)
@@ -69,6 +73,70 @@ def test_lr_vs_width_draws_the_best_rates_and_both_slopes():
     assert any("n^{-0.50}" in text for text in texts(figure)) and any(
         "theory, Init[B]: $n^{-1}$" in text for text in texts(figure)
     )
+
+
+def lines(axes):
+    return [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+
+
+def is_drawn(axes, expected):
+    assert any(len(y) == len(expected) and np.allclose(y, expected, rtol=1e-6) for y in lines(axes)), lines(axes)
+
+
+def test_headline_draws_ratio_loss_and_inner_feature():
+    frame = sweep(noise=0.0)
+    figure = figures.draw("headline", [frame])
+    x = np.array(WIDTHS) / 128
+    ratio, loss, inner = figure.axes
+    is_drawn(ratio, 1 / x)  # Init[B]: δ2/δ1 ∝ n^-1 at step 10
+    is_drawn(inner, x**0.5)  # Init[A]: Z_A at the end, where it is ∝ n^1/2
+    grid = Grid.of(frame)
+    is_drawn(loss, np.exp([grid.best("gaussian_B", width).log_loss for width in WIDTHS]))
+    rejects(is_drawn, inner, x)
+    rejects(is_drawn, ratio, x)
+
+
+CURVES = [("feature_norms", 0, "feature/Z_A"), ("feature_norms", 4, "train/loss"), ("gradient_norms", 2, "grad/B")]
+
+
+@pytest.mark.parametrize(("name", "panel", "column"), CURVES)
+def test_curves_are_those_of_the_best_lr(name, panel, column):
+    frame = sweep()
+    axes = figures.draw(name, [frame]).axes[panel]
+    lr = Grid.of(frame).best("gaussian_B", 128).grid_lr
+    runs = frame[(frame["init.name"] == "gaussian_B") & (frame["task.width"] == 128) & (frame["optimizer.lr"] == lr)]
+    expected = runs[runs[column] > 0].groupby("step")[column].apply(lambda v: np.exp(np.log(v).mean()))
+    is_drawn(axes, expected)
+    rejects(is_drawn, axes, 1.01 * expected)
+
+
+def test_increments_draws_all_three():
+    frame = sweep()
+    panel = figures.draw("increments", [frame]).axes[1]
+    lr = Grid.of(frame).best("gaussian_B", 1024).grid_lr
+    runs = frame[(frame["init.name"] == "gaussian_B") & (frame["task.width"] == 1024) & (frame["optimizer.lr"] == lr)]
+    for i in (1, 2, 3):
+        column = f"feature/delta_{i}"
+        is_drawn(panel, runs.dropna(subset=column).groupby("step")[column].apply(lambda v: np.exp(np.log(v).mean())))
+
+
+def test_width_exponents_marks_predictions_and_measurements():
+    figure = figures.draw("width_exponents", [sweep(noise=0.0)])
+    for side, axes in zip("AB", figure.axes, strict=True):
+        [marks] = [c for c in axes.collections if c.get_label() == "theory"]
+        predicted = [segment[0, 0] for segment in marks.get_segments()]
+        assert predicted == [
+            theory.exponent("feature_regression", f"gaussian_{side}", name) for name in theory.QUANTITIES
+        ]
+        tuned = np.asarray(axes.lines[0].get_xdata(), dtype=float)
+        # Z_A is shown at step 10, where its synthetic exponent is 0.7 larger than at the end
+        assert np.allclose(tuned, np.array(predicted) + 0.7 * (np.array(theory.QUANTITIES) == "feature/Z_A"), atol=1e-6)
+
+
+def test_first_step_draws_zeros_as_zeros():
+    figure = figures.draw("first_step", [first_steps()])
+    for axes, (a, b) in zip(figure.axes, ((0, 1), (1, 0), (0, 0)), strict=True):
+        assert [y.tolist() for y in lines(axes)] == [[a], [b]]
 
 
 def test_a_rate_at_the_edge_is_drawn_hollow_and_named():

@@ -1,6 +1,7 @@
 """From run directories to tables and records: nothing lost, damage named, settings not mixed."""
 
 import json
+import shutil
 import warnings
 
 import pandas as pd
@@ -12,6 +13,7 @@ import analysis
 from analysis import records
 from analysis.grid import Grid
 from analysis.load import DamagedRun
+from analysis.scaling import features
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=150"]
 
@@ -105,3 +107,48 @@ def test_unlike_settings_are_not_averaged():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert records.one_setting(frame) is frame  # inits, widths, rates and seeds are axes, not settings
+
+
+def test_a_seed_with_missing_runs_is_left_out_and_told():
+    frame = sweep(noise=0.0)
+    full = frame["run_id"].nunique()
+    extra = frame[(frame["seed"] == 0) & (frame["optimizer.lr"] == 0.25)].assign(seed=9)
+    extra["run_id"] = "extra-" + extra["run_id"]
+    wider = frame[(frame["seed"] == 0) & (frame["task.width"] == 1024)].assign(**{"task.width": 4096})
+    wider["run_id"] = "wider-" + wider["run_id"]
+    hole = frame[frame["run_id"] != frame["run_id"].iloc[0]]
+    for given, runs in ((pd.concat([frame, extra]), full), (pd.concat([frame, wider]), full), (hole, full * 4 // 5)):
+        with pytest.warns(UserWarning, match="not every seed has every run"):
+            assert records.balanced(given)["run_id"].nunique() == runs
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert records.balanced(frame) is frame
+
+
+def test_a_record_is_not_replaced_by_fewer_runs(cli, outputs):
+    arguments = [*TINY, "seed=0,1", "steps=2"]
+    cli("--multirun", *arguments)
+    assert "2 runs" in records.refresh(outputs, "scratch")
+    [first, _] = (outputs / "runs" / "scratch").iterdir()
+    shutil.rmtree(first)
+    before = records.record_path(outputs, "scratch").read_bytes()
+    assert "kept" in records.refresh(outputs, "scratch")
+    assert records.record_path(outputs, "scratch").read_bytes() == before
+    cli("--multirun", *arguments)
+    assert "distilled" in records.refresh(outputs, "scratch")
+
+
+def test_landmarks_that_were_not_logged_have_stand_ins():
+    frame = sweep(noise=0.0)
+    sparse = frame[frame["step"] != records.EARLY]
+    kept = records.distill(sparse)
+    pd.testing.assert_series_equal(features(sparse)["feature/delta_2"], features(kept)["feature/delta_2"], rtol=2**-16)
+    assert {19, 20} <= set(kept.loc[kept["status"] == "finished", "step"])
+
+
+def test_a_damaged_record_is_one_message(outputs):
+    path = records.record_path(outputs, "scratch")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(records.MissingRecords, match="damaged"):
+        records.read(outputs, "scratch")

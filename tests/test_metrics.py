@@ -82,8 +82,13 @@ def test_small_increments_survive_the_gram_route():
     dA, dB, Z = 1e-7 * dA, 1e-7 * dB, torch.randn(5, 9, generator=g, dtype=torch.float64)
     fast = metrics.increments(A, B, dA, dB, torch.ones(1), Z)
     slow = reference.increments(A[0], B[0], dA[0], dB[0], 1.0, Z)
-    for name, value in fast.items():
-        assert value.item() == pytest.approx(slow[name], rel=1e-6), name
+
+    def check(factor):
+        for name, value in fast.items():
+            assert factor * value.item() == pytest.approx(slow[name], rel=1e-6), name
+
+    check(1.0)
+    rejects(check, 1.00001)
 
 
 def test_non_finite_factors_give_nan_for_their_run_only(tensors):

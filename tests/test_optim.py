@@ -108,6 +108,7 @@ def test_schedules_at_hand_computed_points():
     assert rates("linear") == [2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25]
     assert rates("cosine")[0] == 2.0 and rates("cosine")[4] == pytest.approx(1.0)  # half way: (1 + cos π/2) / 2
     assert rates("constant", warmup=4) == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0]
+    assert rates("linear") != rates("cosine") != rates("constant")
     assert rates("linear", warmup=4) == [0.5, 1.0, 1.5, 2.0, 2.0, 1.5, 1.0, 0.5]
 
 

@@ -77,6 +77,48 @@ def test_teacher_student_is_the_network_written_out(residual):
     rejects(check, 1.01)
 
 
+def has_variance(x, variance):
+    """Sample variance of N normal entries within 5 standard errors, √(2/N) each."""
+    assert abs(x.double().var() / variance - 1) < 5 * (2 / x.numel()) ** 0.5
+
+
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.parametrize("exponent", [1.0, 0.5])
+def test_frozen_weights_have_their_declared_variances(width, exponent):
+    """W_h ~ N(0, 1/n), W_out ~ N(0, n^-out_exponent); Y_in = W_in·X has variance 1, as W_in ~ N(0, 1/d) and X ~ N(0, I_d)."""
+    overrides = [f"task.width={width}", f"task.out_exponent={exponent}"]
+    tasks = [build(configure(*overrides, f"seed={seed}")) for seed in range(8)]
+    for other in ("task=feature_regression", "task=linear"):
+        W0 = torch.cat([build(configure(other, overrides[0], f"seed={seed}")).W0.flatten() for seed in range(8)])
+        has_variance(W0, 1 / width)
+        rejects(has_variance, 1.3 * W0, 1 / width)
+    has_variance(torch.cat([task.W0.flatten() for task in tasks]), 1 / width)
+    W_out = torch.cat([task.W_out for task in tasks])
+    has_variance(W_out, width**-exponent)
+    rejects(has_variance, W_out, width ** -(exponent + 0.5))
+    Y_in = torch.cat([task.train.y0 - task.train.Z @ task.W0.T for task in tasks])
+    assert Y_in.var().item() == pytest.approx(1, rel=0.1)  # 8 draws of X and W_in, correlated along rows and columns
+
+
+def test_a_separate_teacher_is_the_network_written_out():
+    """Its own W_in, W_out and a hidden change B*·A* without W_h, drawn in this order from the stream `teacher`."""
+    config = configure(*SMALL["teacher_student"])
+    task, g = build(config), generator(config.seed, "teacher")
+    W_in, W_h = normal(24, 5, variance=1 / 5, generator=g), normal(24, 24, variance=1 / 24, generator=g)
+    W_out = normal(24, variance=1 / 24, generator=g)
+    B, A = normal(24, 3, variance=1 / 3, generator=g), normal(3, 24, variance=1 / 24, generator=g)
+    X = normal(140, 5, variance=1, generator=generator(config.seed, "data"))
+
+    def check(hidden, residual):
+        Y_in = X @ W_in.T
+        Y = (residual * Y_in + Y_in.relu() @ hidden.T).relu() @ W_out
+        torch.testing.assert_close(torch.cat([task.train.target, task.test.target]), Y, rtol=1e-4, atol=1e-5)
+
+    check(B @ A, residual=1)
+    rejects(check, W_h + B @ A, 1)
+    rejects(check, B @ A, 0)
+
+
 def test_a_teacher_on_the_students_base_can_be_matched():
     """With teacher=same_base, the factors of the teacher's own change give zero loss; for a separate teacher they do not."""
 
@@ -98,6 +140,7 @@ def test_feature_regression_has_features_and_targets_of_unit_size():
     for width in (64, 1024):
         task = build(configure("task=feature_regression", f"task.width={width}", "task.train_points=512"))
         assert task.train.Z.square().mean().item() == pytest.approx(1, rel=0.2)
+        assert (task.train.Z / 2**0.5).square().mean().item() != pytest.approx(1, rel=0.2)  # without the √2
         change = task.train.target - task.train.y0
         assert 0.3 < change.square().mean().item() < 3
         assert torch.linalg.matrix_rank(change, rtol=1e-5) == 4
@@ -111,6 +154,7 @@ def test_feature_regression_loss_is_the_mean_over_points_and_outputs():
         y = task.train.y0 + s * task.train.Z @ (stacked.B[k] @ stacked.A[k]).T
         errors = [(y[i, j] - task.train.target[i, j]).item() ** 2 for i in range(40) for j in range(32)]
         assert losses[k].item() == pytest.approx(sum(errors) / (40 * 32), rel=1e-10)
+        assert losses[k].item() != pytest.approx(sum(errors) / 40, rel=1e-10)  # the sum over outputs
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -132,6 +176,7 @@ def test_gradients_are_each_runs_own(name):
                     parameter[place] -= sign * h
             slope = (values[0] - values[1]) / (2 * h)
             assert slope[k].item() == pytest.approx(gradient[place].item(), rel=1e-4, abs=1e-8)
+            assert slope[k].item() != pytest.approx(1.01 * gradient[place].item(), rel=1e-4, abs=1e-8)
             assert slope[1 - k] == 0
 
 

@@ -39,15 +39,9 @@ def panels(frame: pd.DataFrame, columns: list[str], axes: np.ndarray, grid: Grid
         for panel, width in zip(row, ends(grid), strict=True):
             for init in grid.inits:
                 look = style.look(init)
-                lr = grid.best(init, width).grid_lr
-                draw(
-                    panel,
-                    at_best(frame, grid, init, width),
-                    column,
-                    look.color,
-                    look.line,
-                    f"{look.label}, lr {lr:.2g}",
-                )
+                best = grid.best(init, width)
+                label = f"{look.label}, lr {best.grid_lr:.2g}" + " (grid's edge)" * best.edge
+                draw(panel, at_best(frame, grid, init, width), column, look.color, look.line, label)
             style.log_y(panel)
             yield panel, column, width
         row[0].set_ylabel(style.COLUMNS[column])

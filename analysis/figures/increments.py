@@ -28,7 +28,11 @@ def figure(frame: pd.DataFrame) -> Figure:
         for column, (color, line) in DELTAS.items():
             _curves.draw(panel, runs, column, color, line, style.COLUMNS[column])
         style.log_y(panel)
-        panel.set(xlabel="step", title=f"{style.look(init).label}, $n = {width}$")
+        panel.set(
+            xlabel="step",
+            title=f"{style.look(init).label}, $n = {width}$"
+            + "\n(lr at the grid's edge)" * grid.best(init, width).edge,
+        )
     for panel in axes[1:-1]:
         panel.sharey(axes[0])
     axes[0].autoscale(axis="y")
