@@ -9,7 +9,19 @@ from analysis import figures, records, report, style
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0, or 2 where something named is missing, unknown or cannot be written."""
     options = parse(arguments)
+    try:
+        return build(options)
+    except OSError as error:
+        print(f"error: {error.filename or options.outputs}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def build(options: argparse.Namespace) -> int:
     warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
     outputs = options.outputs
     names = options.figures or figures.NAMES
@@ -28,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         for sentence in report.flags(frames[experiment]):
             print(f"flagged: {sentence}")
+    if not frames:
+        print(f"error: {outputs} holds neither runs nor records of any figure", file=sys.stderr)
+        return 2
     folder = outputs / "figures" / options.experiment if options.experiment else outputs / "figures"
     for name, group in sources.items():
         if all(source in frames for source in group):
@@ -54,6 +69,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.figures if name not in figures.NAMES]:
         parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(figures.NAMES)}")
+    if options.experiment is not None and Path(options.experiment).name != options.experiment:
+        parser.error(f"--experiment {options.experiment!r}: must be the name of a folder in {options.outputs / 'runs'}")
+    if options.readme and report.START not in options.readme.read_text():
+        parser.error(f"--readme {options.readme}: has no line {report.START}")
     return options
 
 

@@ -13,8 +13,6 @@ from typing import Any
 import pandas as pd
 import yaml
 
-DONE = ("finished", "diverged")
-
 
 class DamagedRun(UserWarning):
     """A run directory was skipped because its files cannot be trusted."""
@@ -54,7 +52,7 @@ def is_measured(column: str) -> bool:
 
 
 def _run_folders(path: Path) -> list[Path]:
-    if (path / "meta.json").exists():
+    if (path / "meta.json").exists() and (path / "config.yaml").exists():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"no such folder or record: {path}")
@@ -65,19 +63,21 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame] | None:
     """(run-level columns, steps) of one run directory; None, with a warning where it is damaged, if there is no result."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
-        if meta["status"] not in DONE:
+        if meta["run_id"] != folder.name:
+            raise ValueError(f"holds run {meta['run_id']}")
+        if meta["status"] in ("failed", "interrupted"):
             return None
-        for name, digest in meta["sha256"].items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+        for name in ("config.yaml", "steps.parquet", "summary.json"):
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != meta["sha256"][name]:
                 raise ValueError(f"{name} differs from its checksum")
         config = yaml.safe_load((folder / "config.yaml").read_bytes())
         summary = json.loads((folder / "summary.json").read_bytes())
         steps = pd.read_parquet(folder / "steps.parquet")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(f"skipped damaged run {folder}: {error}", DamagedRun, stacklevel=4)
+        row = {"run_id": meta["run_id"], "status": meta["status"]} | _flatten(config) | _flatten(summary, "summary.")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        warnings.warn(f"skipped damaged run {folder}: {type(error).__name__}: {error}", DamagedRun, stacklevel=4)
         return None
-    row = {"run_id": meta["run_id"], "status": meta["status"]}
-    return row | _flatten(config) | _flatten(summary, "summary."), steps
+    return row, steps
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Records: the small, committed distillate of an experiment's runs, from which every figure and claim is rebuilt."""
 
 import math
+import shlex
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +34,15 @@ def refresh(outputs: Path, experiment: str) -> str | None:
         frame = balanced(one_setting(load(folder)))
     except FileNotFoundError:
         return None
-    count, before = frame["run_id"].nunique(), read(outputs, experiment)["run_id"].nunique() if path.exists() else 0
+    count, before = frame["run_id"].nunique(), 0
+    with suppress(MissingRecords):
+        before = read(outputs, experiment)["run_id"].nunique()
     if count < before:
         return f"kept {path}: it holds {before} runs and {folder} only {count}; delete the record to replace it"
     path.parent.mkdir(parents=True, exist_ok=True)
-    distill(frame).to_parquet(path, compression="zstd", index=False)
+    new = path.with_suffix(".new")
+    distill(frame).to_parquet(new, compression="zstd", index=False)
+    new.replace(path)
     return f"distilled {path}: {count} runs"
 
 
@@ -47,15 +53,21 @@ def record_path(outputs: Path, experiment: str) -> Path:
 def read(outputs: Path, experiment: str) -> pd.DataFrame:
     """The experiment's record as a table. Raises MissingRecords."""
     path = record_path(outputs, experiment)
+    where = "" if outputs == Path("outputs") else f" outputs={shlex.quote(str(outputs))}"
     if not path.exists():
-        where = "" if outputs == Path("outputs") else f" outputs={outputs}"
         raise MissingRecords(
             f"no records of {experiment}; make them with: python -m runner experiment={experiment}{where}"
         )
     try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are both
-        raise MissingRecords(f"{path} is damaged ({error}); delete it, then: python -m analysis") from error
+        frame = pd.read_parquet(path)
+        if frame.empty or not {"run_id", "status", "step", "summary.final_loss", *AXES} <= set(frame.columns):
+            raise ValueError("it lacks rows or columns")
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
+        raise MissingRecords(
+            f"{path} is damaged ({str(error).splitlines()[0]}); delete it and make it again with: "
+            f"python -m runner experiment={experiment}{where}"
+        ) from error
+    return frame
 
 
 def one_setting(frame: pd.DataFrame) -> pd.DataFrame:

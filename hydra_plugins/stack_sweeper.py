@@ -18,6 +18,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from runner.schema import ConfigError
+
 
 @dataclass
 class StackSweeperConf:
@@ -50,6 +52,8 @@ class StackSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=loader)
         parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        if any(o.key_or_group == "experiment" and o.is_sweep_override() for o in parser.parse_overrides(arguments)):
+            raise ConfigError("experiment: each has axes of its own; run one command for each")
         [jobs] = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
         composed: dict[tuple[str, ...], DictConfig] = {}
         configs = []

@@ -1,71 +1,15 @@
-"""`python -m runner [key=value …]`: train one run, or with several values or an experiment, a sweep of them."""
+"""`python -m runner [key=value …]`; see `runner.cli`."""
 
-import os
+import signal
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import hydra
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries load, Ctrl-C just ends the process
 
-from runner.config import CONF, from_hydra, register
-from runner.schema import ConfigError
-from runner.sweep import execute
+from runner.cli import main
 
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run(cfg: DictConfig) -> None:
-    """One run. Sweeps go through `hydra_plugins.stack_sweeper`, which sees all their configurations at once."""
-    with clear_errors():  # here too, because Hydra wraps what a job raises
-        if code := execute([from_hydra(cfg)]):
-            sys.exit(code)
-
-
-def main() -> None:
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing, and the message is ours
-    register()
-    with clear_errors():
-        run()
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turn every error in what the user asked for into one message on stderr and exit code 2."""
-    try:
-        yield
-    except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
-        known = not isinstance(error, ValueError) or isinstance(error, ConfigError) or _raised_by_hydra(error)
-        if not known:
-            raise
-        print(f"error: {explain(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:  # before the first run; from there on it is handled where the runs are
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def _raised_by_hydra(error: ValueError) -> bool:
-    """Hydra reports some malformed overrides (`task=3`) as a bare ValueError."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals["__name__"].startswith("hydra.")
-
-
-def explain(error: Exception) -> str:
-    """One clear message: the field, what is wrong with it, what is allowed."""
-    cause = error.__cause__
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: unknown; choose one of {', '.join(error.options)}"
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        known = ", ".join(map(str, cause.parent_node or []))
-        return f"unknown key {cause.full_key!r}" + (f"; the fields there are {known}" if known else "")
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {str(cause.msg).splitlines()[0]}"
-    return str(error)
-
-
-if __name__ == "__main__":
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
     main()
+except KeyboardInterrupt:  # before the first run; from there on it is handled where the runs are
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)

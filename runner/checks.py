@@ -1,6 +1,7 @@
 """The checks a type cannot make: ranges, names that exist, ranks that fit. Each failure is one clear message."""
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,8 @@ TEACHERS = ("separate", "same_base")
 
 POSITIVE = ("a finite number above 0", lambda x: math.isfinite(x) and x > 0)
 NOT_NEGATIVE = ("a finite number, 0 or above", lambda x: math.isfinite(x) and x >= 0)
+LARGEST = 2**24
+SIZE = (f"an integer from 1 to {LARGEST}", lambda x: 1 <= x <= LARGEST)
 AT_LEAST_1 = ("an integer of at least 1", lambda x: x >= 1)
 AT_LEAST_0 = ("an integer of at least 0", lambda x: x >= 0)
 FRACTION = ("in [0, 1)", lambda x: 0 <= x < 1)
@@ -26,16 +29,16 @@ ABOVE_1 = ("a number above 1", lambda x: x > 1)
 FINITE = ("a finite number", math.isfinite)
 
 RANGES = {
-    "task.width": AT_LEAST_1,
-    "task.train_points": AT_LEAST_1,
-    "task.test_points": AT_LEAST_1,
-    "task.input_dim": AT_LEAST_1,
+    "task.width": SIZE,
+    "task.train_points": SIZE,
+    "task.test_points": SIZE,
+    "task.input_dim": SIZE,
     "task.out_exponent": FINITE,
-    "task.teacher_width": AT_LEAST_1,
-    "task.teacher_rank": AT_LEAST_1,
-    "task.target_rank": AT_LEAST_1,
-    "task.outputs": AT_LEAST_1,
-    "adapter.rank": AT_LEAST_1,
+    "task.teacher_width": SIZE,
+    "task.teacher_rank": SIZE,
+    "task.target_rank": SIZE,
+    "task.outputs": SIZE,
+    "adapter.rank": SIZE,
     "adapter.alpha": POSITIVE,
     "init.scale": POSITIVE,
     "optimizer.lr": POSITIVE,
@@ -46,11 +49,11 @@ RANGES = {
     "optimizer.beta2": FRACTION,
     "optimizer.eps": POSITIVE,
     "optimizer.momentum": FRACTION,
-    "steps": AT_LEAST_1,
+    "steps": SIZE,
     "seed": AT_LEAST_0,
     "log.every": AT_LEAST_1,
     "eval.every": AT_LEAST_1,
-    "probe.size": AT_LEAST_1,
+    "probe.size": SIZE,
     "stability.max_ratio": ABOVE_1,
     "stack.max_bytes": AT_LEAST_1,
 }
@@ -79,6 +82,10 @@ def validate(config: Config) -> None:
         value = _get(config, field)
         if value is not None and value not in names:
             raise ConfigError(f"{field}={value}: unknown; choose one of {', '.join(names)}")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", config.experiment):
+        raise ConfigError(
+            f"experiment={config.experiment!r}: names a folder; use up to 100 letters, digits, '_', '-' and '.'"
+        )
     if not config.outputs:
         raise ConfigError("outputs='': must name a folder, such as outputs=outputs")
     _check_rank("adapter.rank", config.adapter.rank, config.task.layer_shape())

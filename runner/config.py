@@ -7,12 +7,13 @@ checked by `runner.checks`. Both happen before anything is trained.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from runner.checks import validate
 from runner.schema import (
@@ -61,25 +62,37 @@ def from_hydra(cfg: DictConfig) -> Config:
             "Remove it (a leading + does not help); `python -m runner --cfg job` lists every field"
         )
     try:
+        if missing := sorted(OmegaConf.missing_keys(cfg) | _deleted_keys(cfg)):
+            raise ConfigError(f"{missing[0]}: has no value; set it on the command line")
         config = OmegaConf.to_object(cfg)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key}: has no value; set it on the command line") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    for group, schemas in SCHEMAS.items():
+        name, chosen = getattr(config, group).name, type(getattr(config, group))
+        if name in schemas and schemas[name] is not chosen:
+            raise ConfigError(f"{group}.name={name}: the fields of another {group} are in place; use {group}={name}")
     validate(config)
     return config
 
 
-def _unknown_keys(cfg: DictConfig, prefix: str = "") -> set[str]:
-    known = {f.name for f in dataclasses.fields(OmegaConf.get_type(cfg))}
-    found = {f"{prefix}{key}" for key in cfg.keys() if key not in known}
-    for key in known & set(cfg.keys()):
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig):
-            found |= (
-                _unknown_keys(node, f"{prefix}{key}.") if dataclasses.is_dataclass(OmegaConf.get_type(node)) else set()
-            )
-    return found
+def _unknown_keys(cfg: DictConfig) -> set[str]:
+    """Dotted names of keys that no field of the schema stands for."""
+    return {f"{prefix}{key}" for prefix, node, fields in _nodes(cfg) for key in node if key not in fields}
+
+
+def _deleted_keys(cfg: DictConfig) -> set[str]:
+    """Dotted names of fields without a key (`~steps`)."""
+    return {f"{prefix}{name}" for prefix, node, fields in _nodes(cfg) for name in fields if name not in node.keys()}
+
+
+def _nodes(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, set[str]]]:
+    """(prefix, node, names of its schema's fields) of every node that has a schema."""
+    kind = OmegaConf.get_type(cfg)
+    if dataclasses.is_dataclass(kind):
+        yield prefix, cfg, {field.name for field in dataclasses.fields(kind)}
+        for key in cfg:
+            if isinstance(node := cfg._get_node(key), DictConfig) and not node._is_none() and not node._is_missing():
+                yield from _nodes(node, f"{prefix}{key}.")
 
 
 def as_dict(config: Config) -> dict[str, Any]:

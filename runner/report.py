@@ -1,6 +1,7 @@
 """The end of a sweep in a table: what became of the runs, the best learning rates, and what to type next."""
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def print_report(results: Results, outputs: str) -> None:
 
 def _next_command(experiment: str, outputs: str) -> str:
     """Experiments with a file in conf/experiment have figures of their own; others are drawn with any figure."""
-    where = "" if Path(outputs) == Path("outputs") else f" --outputs {outputs}"
+    where = "" if Path(outputs) == Path("outputs") else f" --outputs {shlex.quote(outputs)}"
     if (CONF / "experiment" / f"{experiment}.yaml").exists():
         return f"python -m analysis{where}"
     return f"python -m analysis gradient_norms feature_norms --experiment {experiment}{where}"

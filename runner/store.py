@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from runner.schema import Config, ConfigError
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 DONE = (FINISHED, DIVERGED)
+FILES = ("config.yaml", "steps.parquet", "summary.json")  # of a run that is done, besides meta.json
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,19 @@ class Store:
             return None
         try:
             meta = json.loads((path / "meta.json").read_bytes())
-            if meta["status"] not in DONE:
+            if meta["run_id"] != path.name:
+                raise DamagedRun(f"{path}: holds run {meta['run_id']}")
+            if meta["status"] in (FAILED, INTERRUPTED):
                 return None
-            contents = {name: (path / name).read_bytes() for name in meta["sha256"]}
-            for name, digest in meta["sha256"].items():
-                if hashlib.sha256(contents[name]).hexdigest() != digest:
+            if meta["status"] not in DONE:
+                raise DamagedRun(f"{path}: unknown status {meta['status']!r}")
+            contents = {name: (path / name).read_bytes() for name in FILES}
+            for name in FILES:
+                if hashlib.sha256(contents[name]).hexdigest() != meta["sha256"][name]:
                     raise DamagedRun(f"{path}: {name} differs from its checksum")
             return {"status": meta["status"], **json.loads(contents["summary.json"])}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedRun(f"{path}: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedRun(f"{path}: {type(error).__name__}: {error}") from error
 
     def write(self, config: Config, outcome: Outcome, context: dict[str, Any]) -> Path:
         """Write a run's directory, replacing what was there; `context` joins meta.json. Returns the directory.
@@ -93,7 +99,7 @@ class Store:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
             self._fill(new, config, outcome, {"run_id": path.name, **context})
-            if path.exists():
+            with suppress(FileNotFoundError):
                 path.rename(old)
             try:
                 new.rename(path)

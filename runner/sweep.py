@@ -4,7 +4,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,11 +40,12 @@ def execute(configs: Sequence[Config]) -> int:
     try:
         for stack in todo.stacks:
             context, outcomes = _train(stack, bar)
-            for config, outcome in zip(stack, outcomes, strict=True):
-                path = store.write(config, outcome, context)
-                results.add(config, outcome.status, outcome.summary, outcome.error)
-                if outcome.status in DONE:
-                    _track(tracker, config, path.name, outcome)
+            with _interruptions_wait():
+                for config, outcome in zip(stack, outcomes, strict=True):
+                    path = store.write(config, outcome, context)
+                    results.add(config, outcome.status, outcome.summary, outcome.error)
+                    if outcome.status in DONE:
+                        _track(tracker, config, path.name, outcome)
             bar.finish(stack)
     except KeyboardInterrupt:
         for interrupting in (signal.SIGINT, signal.SIGTERM):
@@ -55,6 +57,16 @@ def execute(configs: Sequence[Config]) -> int:
     if results.count(INTERRUPTED):
         return 130
     return 1 if results.count(FAILED) else 0
+
+
+@contextmanager
+def _interruptions_wait() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM: what is trained is stored first."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_shared(configs: Sequence[Config]) -> None:

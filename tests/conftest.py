@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from runner.__main__ import main
+from runner.cli import main
 from runner.config import CONF, from_hydra, register
 from runner.schema import Config
 

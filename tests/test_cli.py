@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,12 +101,29 @@ def test_a_sweep_has_one_store_and_one_tracker(cli):
     assert code == 2 and "tracker: must be the same for all runs of a sweep" in err
 
 
-def test_experiments_do_not_hide_each_others_runs(cli, outputs):
-    code, out, _ = cli(
-        "--multirun", "experiment=first_step,lr_vs_width", *TINY, "seed=0", "init=gaussian_A", "optimizer.lr=0.1"
-    )
-    assert code == 0 and "2 runs: 2 finished" in out
-    assert {path.parent.name for path in outputs.glob("runs/*/*")} == {"first_step", "lr_vs_width"}
+def test_experiments_are_run_one_by_one(cli):
+    code, _, err = cli("--multirun", "experiment=first_step,lr_vs_width", *TINY)
+    assert code == 2 and "experiment: each has axes of its own" in err
+
+
+def test_a_run_directory_under_another_runs_name_is_damaged(cli, outputs):
+    cli("--multirun", *TINY, "seed=0,1")
+    first, second = sorted(outputs.glob("runs/scratch/*"))
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    _, out, err = cli("--multirun", *TINY, "seed=0,1")
+    assert "1 finished, 1 skipped" in out and f"holds run {second.name}" in err
+
+
+def test_interruption_during_startup_is_no_traceback(outputs):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", f"outputs={outputs}", "--multirun", *TINY, "seed=range(0,500)"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(0.8)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in err  # a shell shows 130 for both
 
 
 def test_a_final_loss_of_zero_is_the_best(cli):

@@ -22,7 +22,7 @@ BAD = {
     "optimizer.momentum=0.9": "unknown key 'optimizer.momentum'",
     "task.width=12.5": "task.width: Value '12.5'",
     "task.width=abc": "task.width: Value 'abc'",
-    "task.width=0": "task.width=0: must be an integer of at least 1",
+    "task.width=0": "task.width=0: must be an integer from 1 to 16777216",
     "task.width=null": "task.width",
     "~task.width": "task.width",
     "adapter.rank=129": "adapter.rank=129: exceeds min(n_out, n_in)=128 of the adapted layer 128×128",
@@ -39,6 +39,11 @@ BAD = {
     "device=cuda:7": "CUDA devices; use device=cpu or device=auto",
     "device=abacus": "device=abacus: unknown",
     "engine=steam": "engine=steam: unknown; choose one of auto, autograd",
+    "steps=9999999999999": "steps=9999999999999: must be an integer from 1 to",
+    "~steps": "steps: has no value",
+    "optimizer.name=sgd": "use optimizer=sgd",
+    "task.name=linear": "use task=linear",
+    "hydra.sweeper.params.foo=1": "error: ",
     "dtype=int8": "dtype=int8: unknown; choose one of float32, float64",
 }
 

@@ -18,6 +18,9 @@ from runner.inits import INITS
 ROOT = Path(__file__).resolve().parent.parent
 
 
+OPTIONS = [{}, {"widths": (128,)}, {"seeds": (0,)}, {"lrs": (0.03125,)}, {"edge": {"A": 1e-9}}]
+
+
 def frames(name, **options):
     return [first_steps() if source == "first_step" else sweep(**options) for source in figures.sources(name)]
 
@@ -27,9 +30,7 @@ def texts(figure):
 
 
 @pytest.mark.parametrize("name", figures.NAMES)
-@pytest.mark.parametrize(
-    "options", [{}, {"widths": (128,)}, {"seeds": (0,)}, {"lrs": (0.03125,)}, {"edge": {"A": 1e-9}}], ids=str
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_it_draws_whatever_records_it_is_given(name, options, tmp_path):
     figure = figures.draw(name, frames(name, **options))
     style.save(figure, tmp_path / name)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -65,14 +66,20 @@ def test_a_full_disk_is_told_and_costs_nothing(store, config, monkeypatch):
 
 
 def test_another_process_that_was_first_is_no_error(store, config, monkeypatch):
-    """Between our look and our rename, somebody else stores the same run."""
-    elsewhere = store.write(config, OUTCOME, {"device": "theirs"})
-    answers = iter([False])
-    exists = Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path: next(answers, exists(path)) if path == elsewhere else exists(path))
+    """In the moment before our directory is renamed into place, somebody else puts the same run there."""
+    place = store.write(config, OUTCOME, {"device": "theirs"})
+    theirs = shutil.copytree(place, store.runs / "theirs")
+    rename = Path.rename
+
+    def late(source, target):
+        if target == place:
+            shutil.copytree(theirs, place)
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", late)
     store.write(config, OUTCOME, {"device": "ours"})
-    assert json.loads((elsewhere / "meta.json").read_text())["device"] == "theirs"
-    assert store.summary(config) and len(list(elsewhere.parent.iterdir())) == 1
+    assert json.loads((place / "meta.json").read_text())["device"] == "theirs"
+    assert store.summary(config) and list(place.parent.iterdir()) == [place]
 
 
 def truncate(path):

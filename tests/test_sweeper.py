@@ -71,7 +71,7 @@ def test_every_configuration_is_hydras_own(hydra, name):
 def test_the_command_line_narrows_and_widens_an_experiments_axis(hydra):
     ours, _ = composed(hydra, SWEEPS["inherited experiment"])
     assert {c.optimizer.lr for c in ours} == {0.1, 0.2} and {c.task.width for c in ours} == {64, 128}
-    assert len(ours) == 2 * 2 * 2 * 5  # lr × width × init × seed
+    assert len(ours) == 2 * 2 * 2 * 6  # lr × width × init × seed
 
 
 def test_the_defaults_list_is_composed_once_per_choice_of_files(hydra, monkeypatch):

@@ -33,9 +33,10 @@ def figure(frame: pd.DataFrame) -> Figure:
             title=f"{style.look(init).label}, $n = {width}$"
             + "\n(lr at the grid's edge)" * grid.best(init, width).edge,
         )
-    for panel in axes[1:-1]:
-        panel.sharey(axes[0])
-    axes[0].autoscale(axis="y")
+    limits = [panel.get_ylim() for panel in axes[:-1] if panel.get_yscale() == "log"]
+    for panel in axes[:-1]:
+        if panel.get_yscale() == "log":
+            panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     axes[0].set_ylabel("size of the increment of $Z_B$")
     style.legend_below(axes[0])
     against_width(axes[-1], grid, setting(frame), RATIO, lambda g, init: sizes(g, init, RATIO))
