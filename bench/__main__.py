@@ -39,7 +39,7 @@ def main() -> None:
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
 
 
-def measure(width: int, steps: int, rounds: int) -> dict[str, float]:
+def measure(width: int, steps: int, rounds: int) -> dict[str, str | float]:
     """One row: milliseconds per run and step of every contestant, and the ratios of interest."""
     on, off = runs(width, steps), runs(width, steps, *METRICS_OFF)
     contestants: dict[str, tuple[Callable[[], object], int]] = {
@@ -54,8 +54,8 @@ def measure(width: int, steps: int, rounds: int) -> dict[str, float]:
         work()
         best[name] = min(best[name], (time.perf_counter() - start) / (count * steps) * 1e3)
     return {
-        "n": width,
-        "runs a stack": len(off),
+        "n": str(width),  # text, so that the table does not round it
+        "runs a stack": str(len(off)),
         **best,
         "plain / stack off": best["plain loop"] / best["stack, metrics off"],
         "on / off": best["stack, metrics on"] / best["stack, metrics off"],
