@@ -64,8 +64,11 @@ def sweep(
 
 
 def _at(step: int, sizes: dict[str, float], x: float) -> dict[str, float]:
-    """The declared exponents hold at the end for Z_A and at step 10 for all else; at other steps they are 0.7 larger."""
-    declared = {"feature/Z_A": (19, 20)}
+    """The declared exponents hold at the end for Z_A and at step 10 for all else; at other steps they are 0.7 larger.
+
+    δ1 has its own at every step: were it to change along with δ2, their ratio could be read at any.
+    """
+    declared = {"feature/Z_A": (19, 20), "feature/delta_1": range(100)}
     return {name: size * (1 if step in declared.get(name, (10,)) else x**0.7) for name, size in sizes.items()}
 
 
