@@ -12,12 +12,13 @@ from scipy.stats import norm, t
 
 from analysis.grid import Grid
 from analysis.records import BOTH_MOVED, EARLY
+from analysis.theory import QUANTITIES, RATIO
 
 RESAMPLES = 2000
 LEVEL = 0.95
 MIN_WIDTHS = 3  # fewer give no exponent
 MIN_SEEDS = 5  # fewer give no interval: of 3 seeds a bootstrap interval covers 74%, of 4 87%
-FEATURES = ("feature/Z_A", "feature/Z_B", "feature/delta_1", "feature/delta_2", "feature/delta_3")
+FEATURES = QUANTITIES[1:]  # all but the learning rate
 
 
 @dataclass(frozen=True)
@@ -122,5 +123,5 @@ def features(frame: pd.DataFrame) -> pd.DataFrame:
 
     columns = first_from(EARLY).join(first_from(BOTH_MOVED).add_prefix("start/"))
     columns = columns.join(frame.groupby("run_id")[list(FEATURES)].last().add_prefix("final/"))
-    columns["delta_2/delta_1"] = columns["feature/delta_2"] / columns["feature/delta_1"]
+    columns[RATIO] = columns["feature/delta_2"] / columns["feature/delta_1"]
     return columns

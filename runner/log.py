@@ -11,8 +11,6 @@ from torch import Tensor
 from runner.metrics import COLUMNS, INCREMENTS, Metrics
 from runner.schema import Config
 
-LOSSES = ("train/loss", "eval/loss")
-
 
 class Log:
     """Losses of every step and metrics of every logged step, for K runs that share `steps`, `log` and `eval`.

@@ -2,14 +2,12 @@
 
 import dataclasses
 import itertools
-import json
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import configure, rejects
 
-from runner.log import summarise
 from runner.metrics import COLUMNS, INCREMENTS
 from runner.schema import Config
 from runner.tasks.linear import Linear
@@ -194,24 +192,6 @@ def test_a_diverged_run_alone_has_the_records_it_has_in_a_stack():
     assert together[0].status == alone.status == "diverged" and together[1].status == "finished"
     agree(alone.steps, together[0].steps)
     assert together[0].steps[list(INCREMENTS)].iloc[-1].isna().all() and alone.summary["diverged_step"] > 0
-
-
-SUMMARIES = [  # losses, diverged at -> expected entries
-    ([4.0, 2.0, 3.0, 1.0], None, {"best_loss": 1.0, "final_loss": 1.0, "largest_spike": 0.25, "rise_fraction": 1 / 3}),
-    ([4.0, 1.0, 2.0, 3.0], None, {"best_loss": 1.0, "final_loss": 3.0, "largest_spike": 0.5, "rise_fraction": 2 / 3}),
-    ([2.0, 1.0], None, {"largest_spike": 0.0, "rise_fraction": 0.0, "diverged_step": None}),
-    ([1.0, np.inf], 1, {"best_loss": 1.0, "final_loss": None, "largest_spike": None, "rise_fraction": 1.0}),
-    ([1.0, 500.0], 1, {"best_loss": 1.0, "final_loss": None, "largest_spike": 499.0, "diverged_step": 1}),
-    ([np.nan], 0, {"initial_loss": None, "best_loss": None, "final_loss": None, "rise_fraction": 0.0}),
-    ([0.0, 0.0], None, {"final_loss": 0.0, "largest_spike": None, "rise_fraction": 0.0}),
-]
-
-
-@pytest.mark.parametrize(("losses", "diverged", "expected"), SUMMARIES)
-def test_summary(losses, diverged, expected):
-    summary = summarise(np.array(losses), np.array(losses), diverged)
-    assert {name: summary[name] for name in expected} == expected
-    json.dumps(summary, allow_nan=False)
 
 
 # Records ------------------------------------------------------------------------------------------
