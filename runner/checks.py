@@ -15,7 +15,7 @@ from runner.tasks import TASKS
 from runner.track import MODES, TRACKERS
 
 DTYPES = ("float32", "float64")
-ENGINES = ("auto", "autograd")
+ENGINES = ("auto", "autograd", "fused")
 TEACHERS = ("separate", "same_base")
 
 POSITIVE = ("a finite number above 0", lambda x: math.isfinite(x) and x > 0)
@@ -91,7 +91,7 @@ def validate(config: Config) -> None:
     _check_rank("adapter.rank", config.adapter.rank, config.task.layer_shape())
     if (rank := _get(config, "task.target_rank")) is not None:
         _check_rank("task.target_rank", rank, config.task.layer_shape())
-    resolve_device(config.device)
+    resolve_engine(config)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -109,6 +109,19 @@ def resolve_device(name: str) -> torch.device:
             f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or device=auto"
         )
     return device
+
+
+def resolve_engine(config: Config) -> str:
+    """`fused` or `autograd`; `auto` is fused where that applies. Raises ConfigError."""
+    if resolve_device(config.device).type != "cpu":
+        reason = f"it runs on the CPU, not on device={config.device}"
+    elif not TASKS[config.task.name].fused:
+        reason = f"it does not know the loss of task={config.task.name}"
+    else:
+        return "autograd" if config.engine == "autograd" else "fused"
+    if config.engine == "fused":
+        raise ConfigError(f"engine=fused: {reason}; use engine=auto or engine=autograd")
+    return "autograd"
 
 
 def _check_rank(field: str, rank: int, shape: tuple[int, int]) -> None:

@@ -30,7 +30,7 @@ from runner.schema import (
 )
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-IDENTITY_VERSION = 1  # raise it when the same configuration would produce other numbers than before
+IDENTITY_VERSION = 2  # raise it when the same configuration would produce other numbers than before
 NOT_IDENTITY = ("experiment", "outputs", "tracker", "stack")  # where and how a run is kept, not what is computed
 
 SCHEMAS = {

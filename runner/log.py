@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from runner.metrics import COLUMNS, INCREMENTS, Metrics
+from runner.metrics import COLUMNS, INCREMENTS
 from runner.schema import Config
 
 
@@ -28,10 +28,8 @@ class Log:
         ]
         self.index = {step: row for row, step in enumerate(self.rows)}
         self.losses = torch.full((shared.steps + 1, len(configs)), torch.nan, dtype=torch.float64, device=device)
-        self.table = {
-            name: torch.full((len(self.rows), len(configs)), torch.nan, dtype=torch.float64, device=device)
-            for name in ("eval/loss", *COLUMNS)
-        }
+        self.evals = torch.full((len(self.rows), len(configs)), torch.nan, dtype=torch.float64, device=device)
+        self.metrics = self.evals.new_full((len(self.rows), len(COLUMNS), len(configs)), torch.nan)
 
     @staticmethod
     def evaluates(config: Config, step: int) -> bool:
@@ -40,18 +38,18 @@ class Log:
     def wants(self, step: int) -> bool:
         return step in self.index
 
-    def loss(self, step: int, losses: Tensor) -> None:
-        self.losses[step] = losses
-
-    def measured(self, step: int, values: Metrics) -> None:
-        for name, value in values.items():
-            self.table[name][self.index[step]] = value
+    def at(self, step: int) -> Tensor:
+        """The place (columns, K) of a step's metrics, to be filled in."""
+        return self.metrics[self.index[step]]
 
     def frames(self, ends: Sequence[int]) -> list[pd.DataFrame]:
         """One table per run: `step`, the losses, then the metrics; rows after the run's end are left out."""
         steps = np.array(self.rows)
-        columns = {"train/loss": self.losses[self.rows], **self.table}
-        columns = {name: values.cpu().numpy() for name, values in columns.items()}
+        columns = {
+            "train/loss": self.losses[self.rows].cpu().numpy(),
+            "eval/loss": self.evals.cpu().numpy(),
+            **dict(zip(COLUMNS, self.metrics.transpose(0, 1).cpu().numpy(), strict=True)),
+        }
         frames = []
         for k, end in enumerate(ends):
             frame = pd.DataFrame({"step": steps} | {name: values[:, k] for name, values in columns.items()})[

@@ -1,5 +1,8 @@
 """What is measured at every logged step, for K runs at once, as pure functions of the factors.
 
+The functions here define the columns and run on any device. On the CPU, `Gauge` takes the same numbers from
+`runner.metrics_cpu`, which is faster there and gives a run the same bits in every stack.
+
 A (K, r, n_in), B (K, n_out, r), scale (K,), probe Z (P, n_in); every result is (K,). A feature's *size* is the root mean
 square of its coordinates, averaged over the P probe inputs, so that exponents in the width can be read off directly.
 
@@ -7,8 +10,12 @@ Nothing of size n_out × n_in or K × P × n_out is formed: with the Gram matrix
 Everything is float64, because Gram matrices square the condition number; the factors are small, so this costs little.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from runner import metrics_cpu
 
 Metrics = dict[str, Tensor]
 
@@ -20,7 +27,36 @@ INCREMENTS = ("update/A", "update/B", "feature/delta_1", "feature/delta_2", "fea
 COLUMNS = GRADIENTS + STATE + INCREMENTS
 
 
-def gradients(grad_A: Tensor, grad_B: Tensor) -> Metrics:
+class Gauge:
+    """Measures K runs on a fixed probe Z (P, n_in)."""
+
+    def __init__(self, Z: Tensor, scale: Tensor):
+        self.Z, self.scale = Z, scale
+        if Z.device.type == "cpu":
+            points, n_in = Z.shape
+            chunks, tiles = -(-points // metrics_cpu.LANES), -(-n_in // metrics_cpu.TILE)
+            padded = Z.new_zeros(chunks * metrics_cpu.LANES, tiles * metrics_cpu.TILE, dtype=torch.float64)
+            padded[:points, :n_in] = Z
+            self.panels = padded.view(chunks, metrics_cpu.LANES, -1).transpose(1, 2).flatten(1).contiguous().numpy()
+
+    def measure(
+        self, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor], out: Tensor
+    ) -> None:
+        """Fill out (columns, K), float64, in the order of COLUMNS; `before` and `after` are (A, B) around one update."""
+        if self.Z.device.type == "cpu":
+            arrays = (t.contiguous().numpy() for t in (*before, *gradients, *after, self.scale))
+            metrics_cpu.measure(*arrays, self.panels, len(self.Z), out.numpy())
+            return
+        updates = [new.double() - old.double() for new, old in zip(after, before, strict=True)]
+        measured = (
+            gradient_norms(*gradients)
+            | state(*before, self.scale, self.Z)
+            | increments(*before, *updates, self.scale, self.Z)
+        )
+        out.copy_(torch.stack([measured[name] for name in COLUMNS]))
+
+
+def gradient_norms(grad_A: Tensor, grad_B: Tensor) -> Metrics:
     """Frobenius norms of ∂L/∂A and ∂L/∂B."""
     return {"grad/A": _norm(grad_A), "grad/B": _norm(grad_B)}
 

@@ -1,7 +1,8 @@
 """Stacked optimizers: one update of K runs, each with its own learning rate and hyperparameters.
 
 Every hyperparameter is a tensor (K,). A step takes gradients and learning rates per parameter and changes the parameters
-in place. Each optimizer agrees with its `torch.optim` namesake run by run.
+in place. Each optimizer agrees with its `torch.optim` namesake run by run. They are written in operations that IEEE 754
+rounds exactly (no `lerp`, no `addcmul`), so that a run gets the same bits wherever in a stack it stands.
 """
 
 import math
@@ -30,17 +31,20 @@ class AdamW:
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
         self.m = [torch.zeros_like(p) for p in parameters]
         self.v = [torch.zeros_like(p) for p in parameters]
-        self.t = 0
+        self.decays = bool((weight_decay != 0).any())  # asked once: reading it waits for the device
+        self.power1, self.power2 = torch.ones_like(beta1), torch.ones_like(beta2)  # β1^t, β2^t
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
-        self.t += 1
+        self.power1.mul_(self.beta1)
+        self.power2.mul_(self.beta2)
         for p, g, lr, m, v in zip(self.parameters, gradients, lrs, self.m, self.v, strict=True):
-            m.lerp_(g, _per_run(1 - self.beta1, p))
-            v.lerp_(g * g, _per_run(1 - self.beta2, p))
-            denominator = (v / _per_run(1 - self.beta2**self.t, p)).sqrt_().add_(_per_run(self.eps, p))
-            p.mul_(_per_run(1 - lr * self.weight_decay, p))
-            p.sub_(_per_run(lr / (1 - self.beta1**self.t), p) * m / denominator)
+            m.mul_(_per_run(self.beta1, p)).add_(g * _per_run(1 - self.beta1, p))
+            v.mul_(_per_run(self.beta2, p)).add_((g * g).mul_(_per_run(1 - self.beta2, p)))
+            denominator = (v / _per_run(1 - self.power2, p)).sqrt_().add_(_per_run(self.eps, p))
+            if self.decays:
+                p.mul_(_per_run(1 - lr * self.weight_decay, p))
+            p.sub_((m * _per_run(lr / (1 - self.power1), p)).div_(denominator))
 
 
 class SGD:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from runner.checks import resolve_device
+from runner.checks import resolve_device, resolve_engine
 from runner.config import as_dict, run_id
-from runner.memory import keep_freed_memory
+from runner.machine import keep_freed_memory
 from runner.plan import cost, plan
 from runner.report import SKIPPED, Results, print_report
 from runner.schema import Config, ConfigError
@@ -108,7 +108,7 @@ def _context(stack: list[Config]) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(resolve_device(stack[0].device)),
-        "engine": "autograd",
+        "engine": resolve_engine(stack[0]),
         "threads": torch.get_num_threads(),
         "stack_size": len(stack),
     }

@@ -5,16 +5,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from runner import metrics, optim
+from runner import optim
 from runner.adapters import ADAPTERS, LoRA
-from runner.checks import resolve_device
+from runner.checks import resolve_device, resolve_engine
+from runner.fused import Fused
 from runner.inits import INITS
 from runner.log import Log, summarise
+from runner.metrics import Gauge
 from runner.rng import generator
 from runner.schema import Config
 from runner.store import DIVERGED, FINISHED, Outcome
-from runner.tasks import TASKS
+from runner.tasks import TASKS, Task
 
+LOOK_EVERY = 10  # steps between looks at whether any run is left: each waits for the device
 Progress = Callable[[int, Tensor], None]
 
 
@@ -28,39 +31,50 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
     """
     shared = configs[0]
     device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
-    task = TASKS[shared.task.name](shared.task, shared.seed).to(device, dtype)
+    task = build_task(shared).to(device, dtype)
     adapter = build_adapter(configs, task.W0, device, dtype)
+    engine = Fused(task) if resolve_engine(shared) == "fused" else task
     parameters = [p.detach() for p in adapter.parameters.values()]
     optimizer = optim.build([c.optimizer for c in configs], parameters)
     lrs = learning_rates(configs, adapter).to(device)
     max_ratio = torch.tensor([c.stability.max_ratio for c in configs], device=device, dtype=dtype)
-    probe = task.probe(shared.probe.size)
+    gauge = Gauge(task.probe(shared.probe.size), adapter.scale)
 
     log = Log(configs, device)
     ends = torch.full((len(configs),), shared.steps, device=device)
     alive = torch.ones(len(configs), dtype=torch.bool, device=device)
+    before = [torch.empty_like(p) for p in parameters]
     for step in range(shared.steps + 1):
-        losses, gradients = task.loss_and_grad(adapter, step)
-        log.loss(step, losses)
+        losses, gradients = engine.loss_and_grad(adapter, step)
+        log.losses[step] = losses
         if step == 0:
             ceiling = max_ratio * losses
         stable = losses.isfinite() & (losses <= ceiling)
         ends = torch.where(alive & ~stable, step, ends)
         alive = alive & stable
-        logged, last = log.wants(step), step == shared.steps
-        if logged:
-            log.measured(step, metrics.gradients(*gradients) | metrics.state(*parameters, adapter.scale, probe))
+        last = step == shared.steps or (step % LOOK_EVERY == 0 and not alive.any())
         if log.evaluates(shared, step):
-            log.measured(step, {"eval/loss": task.eval_loss(adapter)})
-        if last or not alive.any():
-            break
-        before = [p.clone() for p in parameters] if logged else []
-        optimizer.step(gradients, lrs[step])
-        if logged:
-            updates = [p - b for p, b in zip(parameters, before, strict=True)]
-            log.measured(step, metrics.increments(*before, *updates, adapter.scale, probe))
+            log.evals[log.index[step]] = engine.eval_loss(adapter)
+        for kept, p in zip(before, parameters, strict=True):
+            kept.copy_(p)
+        if not last:
+            optimizer.step(gradients, lrs[step])
+        if log.wants(step):
+            gauge.measure(before, gradients, parameters, log.at(step))
         progress(step, losses)
+        if last:
+            break
     return _outcomes(log, ends.tolist(), alive.tolist())
+
+
+def build_task(config: Config) -> Task:
+    """The task on the CPU. On one thread, because a library may divide a matrix product, and so round it, by their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return TASKS[config.task.name](config.task, config.seed)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def learning_rates(configs: Sequence[Config], adapter: LoRA) -> Tensor:

@@ -57,7 +57,7 @@ def test_teacher_student_is_the_network_written_out(residual):
     config = configure(*SMALL["teacher_student"], f"task.residual={residual}")
     task = build(config).to(CPU, DOUBLE)
     stacked = adapter(task, 4)
-    W_out, W_h, Z = task.W_out, task.W0.double(), task.train.Z
+    W_out, W_h, Z = task.readout, task.W0.double(), task.train.Z
     Y_in = task.train.y0 - Z @ W_h.T  # what y0 holds besides W_h·Z: the residual branch, or nothing
     if residual:
         torch.testing.assert_close(
@@ -93,7 +93,7 @@ def test_frozen_weights_have_their_declared_variances(width, exponent):
         has_variance(W0, 1 / width)
         rejects(has_variance, 1.3 * W0, 1 / width)
     has_variance(torch.cat([task.W0.flatten() for task in tasks]), 1 / width)
-    W_out = torch.cat([task.W_out for task in tasks])
+    W_out = torch.cat([task.readout for task in tasks])
     has_variance(W_out, width**-exponent)
     rejects(has_variance, W_out, width ** -(exponent + 0.5))
     Y_in = torch.cat([task.train.y0 - task.train.Z @ task.W0.T for task in tasks])

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Task(ABC):
     W0: Tensor
     train: Batch
     test: Batch
+    fused: ClassVar[bool] = False  # whether the loss is one that `runner.fused` knows, …
+    readout: Tensor | None = None  # … and then its readout weights (n_out,), if it has any
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Task":
         """Move the data to where training happens."""

@@ -38,6 +38,8 @@ class TeacherStudent(Task):
     `teacher=same_base`: the student's own base with W_h + B*·A*, which a student of rank r* could match exactly.
     """
 
+    fused = True
+
     def __init__(self, config: TeacherStudentConfig, seed: int):
         n, d, rank = config.width, config.input_dim, config.teacher_rank
         base, data = generator(seed, "base"), generator(seed, "data")
@@ -62,15 +64,15 @@ class TeacherStudent(Task):
         A = normal(rank, width, variance=1 / width, generator=own)
         Y = Network(teacher.W_in, start + B @ A, teacher.W_out, teacher.residual)(X)
 
-        self.W0, self.W_out = student.W_h, student.W_out
+        self.W0, self.readout = student.W_h, student.W_out
         Z, y0 = student.features(X)
         points = config.train_points
         self.train = Batch(Z[:points], y0[:points], Y[:points])
         self.test = Batch(Z[points:], y0[points:], Y[points:])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Task:
-        self.W_out = self.W_out.to(device, dtype)
+        self.readout = self.readout.to(device, dtype)
         return super().to(device, dtype)
 
     def loss(self, y: Tensor, target: Tensor) -> Tensor:
-        return (y.relu_() @ self.W_out - target).square().mean(1)
+        return (y.relu_() @ self.readout - target).square().mean(1)

@@ -1,8 +1,20 @@
-"""Keep the C allocator from returning memory to the system at every step."""
+"""What this process asks of the machine: threads, and memory that it keeps."""
 
 import ctypes
 
+import numba
+import torch
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and values of malloc.h
+
+
+def use_threads(count: int) -> None:
+    """Let torch and Numba's kernels use `count` threads each; to be called before the first kernel runs.
+
+    They share one OpenMP pool, and Numba would size it for all cores when its first kernel runs.
+    """
+    numba.config.NUMBA_NUM_THREADS = count
+    torch.set_num_threads(count)
 
 
 def keep_freed_memory(largest: int = 2**30) -> None:

@@ -1,0 +1,140 @@
+"""The fused step: losses and gradients of K LoRA runs on a toy task, on the CPU, without any n × n product.
+
+The base is frozen, so the layer's inputs Z and its frozen output y0 are constants. Only the N × n pairs of a point and a
+column are left to do, each 5r multiply-adds: A·z, B·(A·z), the sums over columns that ∂L/∂A needs, ∂L/∂B and ∂L/∂A. What
+a pair needs twice is computed twice rather than stored. The arithmetic is in `runner.kernels`.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from runner import kernels
+from runner.adapters import LoRA
+from runner.kernels import LANES
+from runner.tasks.base import Batch, Task
+
+
+class Fused:
+    """Answers a task's question, what the losses and gradients of the stacked adapters are, with the kernels.
+
+    y (N, n) is the adapted layer's output. With readout weights w (n,) a task's loss is the mean over points of
+    (ReLU(y)·w - target)²; without, the mean over points and columns of (y - target)².
+    """
+
+    def __init__(self, task: Task):
+        self.train, self.test = (Panels(batch, task.readout) for batch in (task.train, task.test))
+
+    def loss_and_grad(self, adapter: LoRA, step: int) -> tuple[Tensor, list[Tensor]]:
+        """As `Task.loss_and_grad`."""
+        losses, work, p = *self._forward(self.train, adapter), self.train
+        grad_A, grad_B = torch.empty_like(adapter.A), torch.empty_like(adapter.B)
+        groups = _groups(len(p.Zc), len(losses))
+        kernels.backward(
+            work.sBt, work.Z_A, work.P, work.D, adapter.scale.numpy(), p.weights, p.Zc, p.Yc, p.relu, groups,
+            work.dA, work.dB, grad_A.numpy(), grad_B.numpy(), work.scratch,
+        )  # fmt: skip
+        return losses, [grad_A, grad_B]
+
+    def eval_loss(self, adapter: LoRA) -> Tensor:
+        """As `Task.eval_loss`."""
+        return self._forward(self.test, adapter)[0]
+
+    @staticmethod
+    def _forward(p: "Panels", adapter: LoRA) -> tuple[Tensor, "Workspace"]:
+        work, A, B = p.workspace(adapter), adapter.A.detach(), adapter.B.detach()
+        losses, groups = torch.empty_like(adapter.scale), _groups(len(p.Zt), len(A))
+        kernels.pack(
+            A.numpy(), B.numpy(), adapter.scale.numpy(), p.weights, work.A, work.sB, work.wsB, work.sBt
+        )
+        kernels.forward(
+            work.A, work.sB, work.wsB, p.weights, p.Zt, p.Yt, p.target, p.relu, p.mean, groups,
+            work.Z_A, work.P, work.D, work.out, work.sums, losses.numpy(), work.scratch,
+        )  # fmt: skip
+        return losses, work
+
+
+class Panels:
+    """One batch in the layout of the kernels: padded with zeros, points in lanes (t) and columns in lanes (c)."""
+
+    def __init__(self, batch: Batch, readout: Tensor | None):
+        points, width = batch.Z.shape
+        self.relu = readout is not None
+        self.mean = 1.0 / (points if self.relu else points * width)
+        if readout is None:  # the loss is the mean square of y - target, whose frozen part is y0 - target
+            y0, target, readout = batch.y0 - batch.target, batch.y0.new_zeros(points), batch.y0.new_ones(width)
+        else:
+            y0, target = batch.y0, batch.target
+        self.Zt, self.Zc = _panels(batch.Z)
+        self.Yt, self.Yc = _panels(y0)
+        self.weights = _pad(readout, LANES).numpy()
+        self.target = _pad(target, LANES).view(-1, LANES).numpy()
+        self.work: Workspace | None = None
+
+    def workspace(self, adapter: LoRA) -> "Workspace":
+        """The buffers for these adapters; kept from step to step."""
+        runs, rank, _ = adapter.A.shape
+        if self.work is None or self.work.shape != (runs, rank):
+            self.work = Workspace.allocate(self, runs, rank, adapter.A.dtype)
+        return self.work
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What `kernels` reads and writes for K runs of rank r on one batch; see there. R: r up to a multiple of 4."""
+
+    shape: tuple[int, int]
+    A: np.ndarray
+    sB: np.ndarray
+    wsB: np.ndarray
+    sBt: np.ndarray
+    Z_A: np.ndarray
+    P: np.ndarray
+    D: np.ndarray
+    out: np.ndarray
+    sums: np.ndarray
+    dA: np.ndarray
+    dB: np.ndarray
+    scratch: np.ndarray
+
+    @classmethod
+    def allocate(cls, p: Panels, K: int, r: int, dtype: torch.dtype) -> "Workspace":
+        """Zeros, through torch: its memory is aligned to cache lines, without which the kernels take half as long again."""
+        R, n, points, columns = -(-r // 4) * 4, len(p.weights), len(p.Zt), len(p.Zc)
+
+        def zeros(*shape: int, dtype: torch.dtype = dtype) -> np.ndarray:
+            return torch.zeros(*shape, dtype=dtype).numpy()
+
+        at_points = {name: zeros(K, points, R * LANES) for name in ("Z_A", "P", "D")}
+        at_columns = {name: zeros(K, columns, R * LANES) for name in ("sBt", "dA", "dB")}
+        items = max(points * _groups(points, K), columns * _groups(columns, K))
+        return cls(
+            (K, r), A=zeros(K, R, n), sB=zeros(K, n, R), wsB=zeros(K, R, n), **at_points, **at_columns,
+            out=zeros(K, points, LANES), sums=zeros(K, points, dtype=torch.float64), scratch=zeros(items, 4 * LANES),
+        )  # fmt: skip
+
+
+def _groups(chunks: int, runs: int) -> int:
+    """Groups of runs for which a chunk is a task of its own: enough tasks for all threads, but runs that share a chunk
+    take turns on it while it is in the cache. How runs are grouped changes no number."""
+    return min(runs, -(-4 * numba.config.NUMBA_NUM_THREADS // chunks))
+
+
+def _pad(x: Tensor, multiple: int) -> Tensor:
+    """Zeros at the end of the last dimension, up to a multiple."""
+    return torch.nn.functional.pad(x, (0, -x.shape[-1] % multiple))
+
+
+def _panels(X: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """X (N, n) with points in lanes (chunks, n'·LANES) and with columns in lanes (chunks, N'·LANES).
+
+    n' is n up to a multiple of LANES, N' is N up to a multiple of 4, the height of a block of panels.
+    """
+    full = _pad(_pad(X, LANES).T, LANES).T  # points and columns are both lanes once
+    in_points = full.reshape(-1, LANES, full.shape[1]).transpose(1, 2).flatten(1)
+    rows = full[: -(-len(X) // 4) * 4]
+    in_columns = rows.reshape(len(rows), -1, LANES).transpose(0, 1).flatten(1)
+    return in_points.contiguous().numpy(), in_columns.contiguous().numpy()

@@ -1,0 +1,191 @@
+"""The columns of `runner.metrics` by Numba, for factors on the CPU: one pass over each run's factors, runs in parallel.
+
+A run's numbers depend on that run alone, to the bit, which batched library products do not promise; and 40 small tensor
+operations a step would cost more than a fused training step of a narrow model.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange, uintp
+
+LANES = 64  # probe points side by side
+TILE = 256  # columns at a time, as float64 rows [A, dA, B, dB] that stay in the first-level caches
+L, ONE, TWO, THREE = uintp(LANES), uintp(1), uintp(2), uintp(3)  # unsigned: see runner.kernels
+OPTIONS = {"fastmath": {"contract", "reassoc"}, "error_model": "numpy", "cache": True}
+
+
+@njit(**OPTIONS)
+def _largest_eigenvalue(S):
+    """Of a symmetric S (r, r), which is destroyed: cyclic Jacobi rotations; nan if S is not finite."""
+    r = len(S)
+    for _sweep in range(30):
+        off = 0.0
+        for i in range(r):
+            for j in range(i):
+                off += S[i, j] * S[i, j]
+        trace = 0.0
+        for i in range(r):
+            trace += S[i, i]
+        if not off > 1e-34 * trace * trace:
+            break
+        for i in range(r):
+            for j in range(i):
+                if S[i, j] == 0.0:
+                    continue
+                theta = (S[i, i] - S[j, j]) / (2.0 * S[i, j])
+                t = math.copysign(1.0, theta) / (abs(theta) + math.sqrt(theta * theta + 1.0))
+                cosine = 1.0 / math.sqrt(t * t + 1.0)
+                sine = t * cosine
+                for k in range(r):
+                    S[k, i], S[k, j] = cosine * S[k, i] + sine * S[k, j], cosine * S[k, j] - sine * S[k, i]
+                for k in range(r):
+                    S[i, k], S[j, k] = cosine * S[i, k] + sine * S[j, k], cosine * S[j, k] - sine * S[i, k]
+    largest = S[0, 0]
+    for i in range(1, r):
+        largest = max(largest, S[i, i])
+    return largest
+
+
+@njit(**OPTIONS)
+def _spectral(gram_A, gram_B):
+    """‖B·A‖₂ from AAᵀ = LLᵀ (Cholesky; a direction that A lacks gives a zero column) and BᵀB: √λ_max(Lᵀ·BᵀB·L)."""
+    r = len(gram_A)
+    factor = np.zeros((r, r))
+    for j in range(r):
+        pivot = gram_A[j, j]
+        for k in range(j):
+            pivot -= factor[j, k] * factor[j, k]
+        if pivot <= 1e-15 * gram_A[j, j]:
+            continue
+        factor[j, j] = math.sqrt(pivot)
+        for i in range(j + 1, r):
+            entry = gram_A[i, j]
+            for k in range(j):
+                entry -= factor[i, k] * factor[j, k]
+            factor[i, j] = entry / factor[j, j]
+    half, product = np.zeros((r, r)), np.zeros((r, r))
+    for i in range(r):
+        for k in range(r):
+            for j in range(r):
+                half[i, j] += gram_B[i, k] * factor[k, j]
+    for i in range(r):
+        for k in range(r):
+            for j in range(r):
+                product[i, j] += factor[k, i] * half[k, j]
+    largest = _largest_eigenvalue(product)
+    return math.sqrt(max(largest, 0.0)) if largest == largest else largest
+
+
+@njit(**OPTIONS)
+def _size(gram, v, coordinates):
+    """Mean over the columns of v (q, P) of √(vᵀ·gram·v / coordinates)."""
+    square = np.zeros(v.shape[1])
+    for i in range(len(v)):
+        for j in range(len(v)):
+            for p in range(v.shape[1]):
+                square[p] += gram[i, j] * (v[i, p] * v[j, p])
+    total = 0.0
+    for p in range(v.shape[1]):  # rounding may leave a zero slightly negative
+        total += math.sqrt(max(square[p], 0.0) / coordinates) if square[p] == square[p] else square[p]
+    return total / v.shape[1]
+
+
+@njit(**OPTIONS)
+def _norm(x):
+    total, flat = 0.0, x.reshape(-1)
+    for i in range(len(flat)):
+        total += np.float64(flat[i]) * np.float64(flat[i])
+    return math.sqrt(total)
+
+
+@njit(**OPTIONS)
+def _add_products(gram, rows, first, count):
+    """gram += X·Xᵀ for the `count` rows X of `rows` from `first` on."""
+    for a in range(count):
+        for b in range(a + 1):
+            x, y, total = rows[first + a], rows[first + b], 0.0
+            for j in range(TILE):
+                total += x[j] * y[j]
+            gram[a, b] += total
+
+
+@njit(**OPTIONS)
+def _add_features(features, f, rows, q, Zt):
+    """Panels f : f + 4 of `features`, LANES probe points each, += rows[q : q+4] · the TILE panels of Zt."""
+    f = uintp(f) * L
+    for first in range(0, TILE, 4):
+        j = uintp(first)
+        a0, a1, a2, a3 = rows[q, j], rows[q, j + ONE], rows[q, j + TWO], rows[q, j + THREE]
+        b0, b1, b2, b3 = rows[q + 1, j], rows[q + 1, j + ONE], rows[q + 1, j + TWO], rows[q + 1, j + THREE]
+        c0, c1, c2, c3 = rows[q + 2, j], rows[q + 2, j + ONE], rows[q + 2, j + TWO], rows[q + 2, j + THREE]
+        d0, d1, d2, d3 = rows[q + 3, j], rows[q + 3, j + ONE], rows[q + 3, j + TWO], rows[q + 3, j + THREE]
+        z = j * L
+        for lane in range(LANES):
+            i = uintp(lane)
+            z0, z1, z2, z3 = Zt[z + i], Zt[z + L + i], Zt[z + TWO * L + i], Zt[z + THREE * L + i]
+            features[f + i] += a0 * z0 + a1 * z1 + a2 * z2 + a3 * z3
+            features[f + L + i] += b0 * z0 + b1 * z1 + b2 * z2 + b3 * z3
+            features[f + TWO * L + i] += c0 * z0 + c1 * z1 + c2 * z2 + c3 * z3
+            features[f + THREE * L + i] += d0 * z0 + d1 * z1 + d2 * z2 + d3 * z3
+
+
+@njit(parallel=True, **OPTIONS)
+def measure(A, B, grad_A, grad_B, new_A, new_B, scale, Zt, points, out):
+    """Fill out (columns, K) in the order of `metrics.COLUMNS`; A, B before an update, new_A, new_B after it.
+
+    Zt (chunks, tiles·TILE·LANES), float64, is the probe of `points` inputs: LANES points side by side, zeros beyond.
+    """
+    K, r, n_in = A.shape
+    n_out = B.shape[1]
+    R = (2 * r + 3) // 4 * 4
+    for k in prange(K):
+        rows = np.zeros((4 * R, TILE))  # A, dA, B, dB
+        gram_A, gram_dA, gram = np.zeros((r, r)), np.zeros((r, r)), np.zeros((2 * r, 2 * r))
+        features = np.zeros((len(Zt), R * LANES))  # Z_A, dZ_A
+        for first in range(0, max(n_in, n_out), TILE):
+            rows[:] = 0.0
+            for a in range(r):
+                for j in range(min(TILE, n_in - first)):
+                    rows[a, j] = A[k, a, first + j]
+                    rows[r + a, j] = np.float64(new_A[k, a, first + j]) - np.float64(A[k, a, first + j])
+            for j in range(min(TILE, n_out - first)):
+                for a in range(r):
+                    rows[2 * r + a, j] = B[k, first + j, a]
+                    rows[3 * r + a, j] = np.float64(new_B[k, first + j, a]) - np.float64(B[k, first + j, a])
+            _add_products(gram_A, rows, 0, r)
+            _add_products(gram_dA, rows, r, r)
+            _add_products(gram, rows, 2 * r, 2 * r)
+            for c in range(len(Zt) if first < n_in else 0):
+                for q in range(0, 2 * r, 4):
+                    _add_features(features[c], q, rows, q, Zt[c, first * LANES :])
+        for g in (gram_A, gram):
+            for i in range(len(g)):
+                for j in range(i):
+                    g[j, i] = g[i, j]
+        gram_B, gram_dB = gram[:r, :r], gram[r:, r:]
+        Z_A, dZ_A = np.empty((r, points)), np.empty((r, points))
+        for p in range(points):
+            for a in range(r):
+                Z_A[a, p] = features[p // LANES, a * LANES + p % LANES]
+                dZ_A[a, p] = features[p // LANES, (r + a) * LANES + p % LANES]
+        moved = np.concatenate((dZ_A, Z_A + dZ_A))
+        identity = np.eye(r)
+        fro = scale[k] * math.sqrt(max(np.sum(gram_A * gram_B), 0.0))
+        spectral = scale[k] * _spectral(gram_A, gram_B)
+        out[0, k] = _norm(grad_A[k])
+        out[1, k] = _norm(grad_B[k])
+        out[2, k] = math.sqrt(np.trace(gram_A))
+        out[3, k] = math.sqrt(np.trace(gram_B))
+        out[4, k] = _size(identity, Z_A, r)
+        out[5, k] = scale[k] * _size(gram_B, Z_A, n_out)
+        out[6, k] = fro
+        out[7, k] = spectral
+        out[8, k] = (fro / spectral) ** 2
+        out[9, k] = _norm(gram_B - gram_A)
+        out[10, k] = math.sqrt(np.trace(gram_dA))
+        out[11, k] = math.sqrt(np.trace(gram_dB))
+        out[12, k] = scale[k] * _size(gram_B, dZ_A, n_out)
+        out[13, k] = scale[k] * _size(gram_dB, Z_A, n_out)
+        out[14, k] = scale[k] * _size(gram_dB, dZ_A, n_out)
+        out[15, k] = scale[k] * _size(gram, moved, n_out)
