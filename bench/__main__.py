@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from runner.config import CONF, from_hydra, register
-from runner.memory import keep_freed_memory
+from runner.machine import keep_freed_memory
 from runner.plan import plan
 from runner.schema import Config
 from runner.store import Store

@@ -1,7 +1,7 @@
 """Hydra sweeper that composes a whole sweep first and hands it over as one list, so that runs can share stacks.
 
 It expands overrides exactly as Hydra's basic sweeper does and gives every run the configuration Hydra would give it, but
-composes the defaults list only once per combination of group choices, applies plain values to copies, and launches
+composes the defaults list only once per combination of group choices, sets plain values in its result, and launches
 nothing: all configurations are checked before the first run trains.
 """
 
@@ -14,11 +14,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from runner.schema import ConfigError
+from runner.schema import Config, ConfigError
 
 
 @dataclass
@@ -40,14 +41,13 @@ class StackSweeper(Sweeper):
         self.hydra_context, self.config = hydra_context, config  # no launcher: stacks are not Hydra jobs
 
     def sweep(self, arguments: list[str]) -> None:
-        from runner.config import from_hydra
         from runner.sweep import execute
 
-        if code := execute([from_hydra(cfg) for cfg in self.compose(arguments)]):
+        if code := execute(self.compose(arguments)):
             sys.exit(code)
 
-    def compose(self, arguments: list[str]) -> list[DictConfig]:
-        """The configuration of every run of the sweep, in Hydra's order."""
+    def compose(self, arguments: list[str]) -> list[Config]:
+        """The checked configuration of every run of the sweep, in Hydra's order."""
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))
@@ -55,16 +55,66 @@ class StackSweeper(Sweeper):
         if any(o.key_or_group == "experiment" and o.is_sweep_override() for o in parser.parse_overrides(arguments)):
             raise ConfigError("experiment: each has axes of its own; run one command for each")
         [jobs] = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
-        composed: dict[tuple[str, ...], DictConfig] = {}
+        templates: dict[tuple[str, ...], Template] = {}
         configs = []
         for job in jobs:
             # Choices pick files and so take part in composing the defaults list; values are set in its result.
             choices = tuple(text for text in job if is_group(parse(text).key_or_group))
-            if choices not in composed:
-                composed[choices] = loader.load_sweep_config(self.config, list(choices))
-                with open_dict(composed[choices]):
-                    del composed[choices]["hydra"]
-            config = copy.deepcopy(composed[choices])
-            ConfigLoaderImpl._apply_overrides_to_config([parse(text) for text in job if text not in choices], config)
-            configs.append(config)
+            if choices not in templates:
+                templates[choices] = Template(loader.load_sweep_config(self.config, list(choices)))
+            configs.append(templates[choices].configure({text: parse(text) for text in job if text not in choices}))
         return configs
+
+
+class Template:
+    """A composed configuration in which the jobs of one combination of choices take turns to set their values.
+
+    Composing, copying and converting it for each job would take 5 ms. Jobs of a sweep set the same keys, so each
+    replaces what the last one set, and only these values and those that refer to others can differ between jobs.
+    """
+
+    def __init__(self, composed: DictConfig):
+        with open_dict(composed):
+            del composed["hydra"]
+        self.composed = composed
+        self.first: Config | None = None
+
+    def configure(self, overrides: dict[str, Override]) -> Config:
+        """The checked configuration with these overrides."""
+        from runner.config import from_hydra, validate, with_values
+
+        if not all(map(_is_plain, overrides.values())):
+            config = copy.deepcopy(self.composed)
+            ConfigLoaderImpl._apply_overrides_to_config(list(overrides.values()), config)
+            return from_hydra(config)
+        if self.first is None:
+            ConfigLoaderImpl._apply_overrides_to_config(list(overrides.values()), self.composed)
+            self.first = from_hydra(self.composed)
+            self.at_first = self.now = set(overrides)
+            self.references = _references(self.composed)
+            return self.first
+        changed = [override for text, override in overrides.items() if text not in self.now]
+        ConfigLoaderImpl._apply_overrides_to_config(changed, self.composed)
+        self.now = set(overrides)
+        keys = {override.key_or_group for text, override in overrides.items() if text not in self.at_first}
+        config = with_values(self.first, {k: OmegaConf.select(self.composed, k) for k in keys | self.references})
+        validate(config)
+        return config
+
+
+def _is_plain(override: Override) -> bool:
+    """Whether it only sets an existing key to a value (no + or ~, no whole node, no ???), as almost all do."""
+    value = override.value()
+    return override.type is OverrideType.CHANGE and not isinstance(value, dict | list) and value != "???"
+
+
+def _references(node: DictConfig, prefix: str = "") -> set[str]:
+    """Dotted keys of the values that refer to others (`${…}`)."""
+    keys = set()
+    for key in node:
+        child = node._get_node(key)
+        if child._is_interpolation():
+            keys.add(f"{prefix}{key}")
+        elif isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            keys |= _references(child, f"{prefix}{key}.")
+    return keys

@@ -16,6 +16,7 @@ from runner.track import MODES, TRACKERS
 
 DTYPES = ("float32", "float64")
 ENGINES = ("auto", "autograd", "fused")
+MOST_WORKERS = 1024
 TEACHERS = ("separate", "same_base")
 
 POSITIVE = ("a finite number above 0", lambda x: math.isfinite(x) and x > 0)
@@ -86,6 +87,8 @@ def validate(config: Config) -> None:
         raise ConfigError(
             f"experiment={config.experiment!r}: names a folder; use up to 100 letters, digits, '_', '-' and '.'"
         )
+    if config.workers != "auto" and not (isinstance(config.workers, int) and 1 <= config.workers <= MOST_WORKERS):
+        raise ConfigError(f"workers={config.workers}: must be auto or an integer from 1 to {MOST_WORKERS}")
     if not config.outputs:
         raise ConfigError("outputs='': must name a folder, such as outputs=outputs")
     _check_rank("adapter.rank", config.adapter.rank, config.task.layer_shape())

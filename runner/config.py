@@ -4,6 +4,7 @@ Types live in `runner.schema`: a wrong type or an unknown key fails while Hydra 
 checked by `runner.checks`. Both happen before anything is trained.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -31,7 +32,13 @@ from runner.schema import (
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 IDENTITY_VERSION = 2  # raise it when the same configuration would produce other numbers than before
-NOT_IDENTITY = ("experiment", "outputs", "tracker", "stack")  # where and how a run is kept, not what is computed
+NOT_IDENTITY = (
+    "experiment",
+    "outputs",
+    "tracker",
+    "stack",
+    "workers",
+)  # where and how a run is kept, not what is computed
 
 SCHEMAS = {
     "task": {
@@ -95,9 +102,24 @@ def _nodes(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig,
                 yield from _nodes(node, f"{prefix}{key}.")
 
 
-def as_dict(config: Config) -> dict[str, Any]:
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """A copy with other values at these dotted names; what it does not change it shares."""
+    new = copy.copy(config)
+    own = {"": new}
+    for path, value in values.items():
+        prefix, _, name = path.rpartition(".")
+        for depth in range(len(parts := prefix.split(".") if prefix else [])):
+            inner, outer = ".".join(parts[: depth + 1]), ".".join(parts[:depth])
+            if inner not in own:
+                own[inner] = copy.copy(getattr(own[outer], parts[depth]))
+                setattr(own[outer], parts[depth], own[inner])
+        setattr(own[prefix], name, value)
+    return new
+
+
+def as_dict(config: Any) -> dict[str, Any]:
     """Plain nested dictionary of all fields."""
-    return dataclasses.asdict(config)
+    return {name: as_dict(value) if dataclasses.is_dataclass(value) else value for name, value in vars(config).items()}
 
 
 def run_id(config: Config) -> str:

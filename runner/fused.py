@@ -47,9 +47,7 @@ class Fused:
     def _forward(p: "Panels", adapter: LoRA) -> tuple[Tensor, "Workspace"]:
         work, A, B = p.workspace(adapter), adapter.A.detach(), adapter.B.detach()
         losses, groups = torch.empty_like(adapter.scale), _groups(len(p.Zt), len(A))
-        kernels.pack(
-            A.numpy(), B.numpy(), adapter.scale.numpy(), p.weights, work.A, work.sB, work.wsB, work.sBt
-        )
+        kernels.pack(A.numpy(), B.numpy(), adapter.scale.numpy(), p.weights, work.A, work.sB, work.wsB, work.sBt)
         kernels.forward(
             work.A, work.sB, work.wsB, p.weights, p.Zt, p.Yt, p.target, p.relu, p.mean, groups,
             work.Z_A, work.P, work.D, work.out, work.sums, losses.numpy(), work.scratch,

@@ -11,21 +11,14 @@ A 4 × 4 block of coefficients stays in registers while four panels go by: 16 mu
 All kernels that call each other live in this file, because Numba's cache looks at one file's age only.
 """
 
-import llvmlite.binding as llvm
-import numba
-from numba import float32, float64, njit, prange, uintp
-from numba.core import config
+from numba import float32, float64, prange, uintp
+
+from runner.compiled import ONE, THREE, TWO, njit
 
 LANES = 128
 TILE = 256  # columns whose panels stay in the second-level cache while the runs of a group take turns
-
-_features = llvm.get_host_cpu_features()
-if _features.get("avx512f"):  # LLVM would use half of each register to save power
-    config.CPU_NAME, config.CPU_FEATURES = llvm.get_host_cpu_name(), _features.flatten() + ",-prefer-256-bit"
-
-OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy", "cache": True}
-# Unsigned indices: without Python's negative ones to think of, LLVM turns the loops into vector code.
-L, ONE, TWO, THREE = uintp(LANES), uintp(1), uintp(2), uintp(3)
+OPTIONS = {"fastmath": {"contract"}}
+L = uintp(LANES)
 
 
 @njit(**OPTIONS)

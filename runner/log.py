@@ -52,12 +52,13 @@ class Log:
         }
         frames = []
         for k, end in enumerate(ends):
-            frame = pd.DataFrame({"step": steps} | {name: values[:, k] for name, values in columns.items()})[
-                steps <= end
-            ]
-            # A diverged run was updated once more if its neighbours went on; its records must not tell.
-            frame.loc[frame["step"] == end, list(INCREMENTS)] = np.nan
-            frames.append(frame)
+            kept = int(np.searchsorted(steps, end, side="right"))
+            # A run that has ended makes no update, though a diverged one goes on in its stack; its records must not tell.
+            for name in INCREMENTS if steps[kept - 1] == end else ():
+                columns[name][kept - 1, k] = np.nan
+            frames.append(
+                pd.DataFrame({"step": steps[:kept]} | {name: values[:kept, k] for name, values in columns.items()})
+            )
         return frames
 
 

@@ -1,6 +1,9 @@
-"""What this process asks of the machine: threads, and memory that it keeps."""
+"""What this process asks of the machine: threads, memory that it keeps, signals that wait."""
 
 import ctypes
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numba
 import torch
@@ -29,3 +32,13 @@ def keep_freed_memory(largest: int = 2**30) -> None:
         return
     mallopt(M_MMAP_THRESHOLD, largest)
     mallopt(M_TRIM_THRESHOLD, largest)
+
+
+@contextmanager
+def interruptions_wait() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM: what is trained is stored first."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -7,12 +7,14 @@ operations a step would cost more than a fused training step of a narrow model.
 import math
 
 import numpy as np
-from numba import njit, prange, uintp
+from numba import prange, uintp
+
+from runner.compiled import ONE, THREE, TWO, njit
 
 LANES = 64  # probe points side by side
 TILE = 256  # columns at a time, as float64 rows [A, dA, B, dB] that stay in the first-level caches
-L, ONE, TWO, THREE = uintp(LANES), uintp(1), uintp(2), uintp(3)  # unsigned: see runner.kernels
-OPTIONS = {"fastmath": {"contract", "reassoc"}, "error_model": "numpy", "cache": True}
+OPTIONS = {"fastmath": {"contract", "reassoc"}}
+L = uintp(LANES)
 
 
 @njit(**OPTIONS)

@@ -9,10 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+import torch
+
+from runner.checks import resolve_device, resolve_engine
 from runner.config import as_dict, run_id
+from runner.metrics import COLUMNS
 from runner.schema import Config
 from runner.store import DamagedRun, Store
 
+ITEM_SIZE = {"float32": 4, "float64": 8}
+MOST = 64  # runs a stack on the CPU
+CACHE = 16 * 2**20  # bytes
 PER_RUN = {"init": None, "optimizer": {"name"}, "adapter": {"name", "rank"}}
 
 
@@ -29,7 +37,7 @@ class Plan:
 
 
 def plan(configs: Sequence[Config], store: Store) -> Plan:
-    """Drop duplicates and what the store already has; stack the rest."""
+    """Drop duplicates and what the store already has; stack the rest, the most expensive stacks first."""
     unique = {(config.experiment, run_id(config)): config for config in configs}
     done, todo, damaged = [], [], []
     for config in unique.values():
@@ -42,10 +50,17 @@ def plan(configs: Sequence[Config], store: Store) -> Plan:
             todo.append(config)
         else:
             done.append((config, summary))
+    return Plan(done, stacks(todo), damaged)
+
+
+def stacks(configs: Sequence[Config]) -> list[list[Config]]:
+    """Group runs into stacks, the most expensive first, so that the last to finish are short."""
     groups: dict[str, list[Config]] = {}
-    for config in todo:
+    for config in configs:
         groups.setdefault(stack_key(config), []).append(config)
-    return Plan(done, [stack for group in groups.values() for stack in _split(group)], damaged)
+    budget = memory_budget(configs[0]) if configs else 0
+    split = [stack for group in groups.values() for stack in _split(group, budget)]
+    return sorted(split, key=lambda stack: -sum(map(cost, stack)))
 
 
 def stack_key(config: Config) -> str:
@@ -62,14 +77,40 @@ def cost(config: Config) -> float:
     return float(config.steps * config.task.train_points * config.task.layer_shape()[0])
 
 
-def _split(group: list[Config]) -> list[list[Config]]:
-    """Stacks of near-equal size whose layer output (K, N, n_out) stays within `stack.max_bytes`.
+def memory_budget(config: Config) -> int:
+    """Bytes that a stack may take: `stack.max_bytes`, or a quarter of the device's free memory."""
+    if config.stack.max_bytes is not None:
+        return config.stack.max_bytes
+    device = resolve_device(config.device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return free // 4
 
-    The loop is bound by memory traffic: an output that stays in the last-level cache, and below the size from which the
-    C allocator returns memory to the system at every step, is up to twice as fast per run.
+
+def bytes_per_run(config: Config) -> int:
+    """What one more run adds to a stack: factors, gradients, optimizer and their copies, the log, and activations."""
+    n_out, n_in = config.task.layer_shape()
+    size, points, rank = (
+        ITEM_SIZE[config.dtype],
+        config.task.train_points,
+        config.adapter.rank + 3,
+    )  # rounded up by `fused`
+    factors = 16 * rank * (n_out + n_in)
+    activations = 4 * points * (rank if resolve_engine(config) == "fused" else n_out)
+    return (factors + activations) * size + 8 * len(COLUMNS) * (config.steps // config.log.every + 2)
+
+
+def _split(group: list[Config], budget: int) -> list[list[Config]]:
+    """Stacks of near-equal size within the memory budget, and no larger than pays.
+
+    On the CPU more than MOST runs gain nothing, and leave fewer stacks for the workers; and autograd's loop is bound by
+    memory traffic: a layer output (K, N, n_out) that stays in the last-level cache is up to twice as fast per run.
     """
     config = group[0]
-    bytes_per_run = config.task.train_points * config.task.layer_shape()[0] * (8 if config.dtype == "float64" else 4)
-    most = max(1, config.stack.max_bytes // bytes_per_run)
+    most = max(1, budget // bytes_per_run(config))
+    if resolve_device(config.device).type == "cpu":
+        most = min(most, MOST)
+        if resolve_engine(config) == "autograd":
+            output = config.task.train_points * config.task.layer_shape()[0] * ITEM_SIZE[config.dtype]
+            most = min(most, max(1, CACHE // output))
     count = -(-len(group) // most)
     return [group[i * len(group) // count : (i + 1) * len(group) // count] for i in range(count)]

@@ -122,7 +122,7 @@ class StabilityConfig:
 
 @dataclass
 class StackConfig:
-    max_bytes: int = 16 * 2**20
+    max_bytes: int | None = None
 
 
 @dataclass
@@ -138,6 +138,7 @@ class Config:
     dtype: str = MISSING
     device: str = MISSING
     engine: str = MISSING
+    workers: int | str = MISSING
     outputs: str = MISSING
     log: LogConfig = field(default_factory=LogConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -1,158 +1,184 @@
 """Carry out a list of runs: plan, train stack by stack, store, track; whatever happens, keep what is finished."""
 
 import signal
-import sys
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from runner.checks import resolve_device, resolve_engine
+from runner.checks import resolve_device
 from runner.config import as_dict, run_id
-from runner.machine import keep_freed_memory
-from runner.plan import cost, plan
+from runner.machine import interruptions_wait, keep_freed_memory, use_threads
+from runner.plan import cost, plan, stacks
+from runner.progress import ProgressBar, say
 from runner.report import SKIPPED, Results, print_report
 from runner.schema import Config, ConfigError
 from runner.store import DONE, FAILED, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.track import TRACKERS
-from runner.train import train
+from runner.workers import Ended, InProcess, Processes, circumstances
+
+LOOK_EVERY = 0.2  # seconds, while other processes train what is left
+PAYS = 1e10  # `cost` from which workers are worth their start: about ten seconds of training
 
 
 def execute(configs: Sequence[Config]) -> int:
     """Train what is not done yet and print what came of it. Returns the exit code: 0, 1 (failures) or 130 (Ctrl-C)."""
     _check_shared(configs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
-    store = Store(configs[0].outputs)
-    tracker = TRACKERS[configs[0].tracker.name](configs[0])
-    todo = plan(configs, store)
-    keep_freed_memory()
-    for sentence in todo.damaged:
-        _say(f"damaged run, training it again: {sentence}")
-    results = Results()
-    for config, summary in todo.done:
-        results.add(config, SKIPPED, summary)
-    bar = ProgressBar([config for stack in todo.stacks for config in stack])
-    try:
-        for stack in todo.stacks:
-            context, outcomes = _train(stack, bar)
-            with _interruptions_wait():
-                for config, outcome in zip(stack, outcomes, strict=True):
-                    path = store.write(config, outcome, context)
-                    results.add(config, outcome.status, outcome.summary, outcome.error)
-                    if outcome.status in DONE:
-                        _track(tracker, config, path.name, outcome)
-            bar.finish(stack)
-    except KeyboardInterrupt:
-        for interrupting in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(interrupting, signal.SIG_IGN)  # a second one must not leave runs unmarked
-        _mark_interrupted(todo.stacks, store, results)
-    finally:
-        bar.close()
-    print_report(results, configs[0].outputs)
-    if results.count(INTERRUPTED):
+    with Store(configs[0].outputs) as store:
+        sweep = Sweep(store, TRACKERS[configs[0].tracker.name](configs[0]))
+        todo = plan(configs, store)
+        for sentence in todo.damaged:
+            say(f"damaged run, training it again: {sentence}")
+        for config, summary in todo.done:
+            sweep.results.add(config, SKIPPED, summary)
+        sweep.carry_out(todo.stacks)
+    print_report(sweep.results, configs[0].outputs)
+    if sweep.results.count(INTERRUPTED):
         return 130
-    return 1 if results.count(FAILED) else 0
-
-
-@contextmanager
-def _interruptions_wait() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM: what is trained is stored first."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return 1 if sweep.results.count(FAILED) else 0
 
 
 def _check_shared(configs: Sequence[Config]) -> None:
-    """One command has one store and one tracker."""
+    """One command has one store, one tracker and one set of workers."""
     if not configs:
         raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
-    for name in ("outputs", "tracker"):
+    for name in ("outputs", "tracker", "workers", "stack", "device"):
         if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
             raise ConfigError(f"{name}: must be the same for all runs of a sweep; run one command for each")
 
 
-def _train(stack: list[Config], bar: "ProgressBar") -> tuple[dict[str, Any], list[Outcome]]:
-    """What the stack's runs came to, and the circumstances. One stack's failure must not cost the others."""
-    context, started = _context(stack), time.perf_counter()
-    try:
-        outcomes = train(stack, bar.step(stack))
-    except Exception as error:  # out of memory, or a bug in a task
-        outcomes = [Outcome(FAILED, error=f"{type(error).__name__}: {error}")] * len(stack)
-        context["traceback"] = traceback.format_exc()
-    return context | {"seconds": round((time.perf_counter() - started) / len(stack), 4)}, outcomes
+class Sweep:
+    """The stacks of one command on their way to the store.
 
+    A run is claimed before it is trained. Runs that another process has claimed wait until it gives them up, with or
+    without a result. If a stack fails, each of its runs is tried once more, alone; then it has failed.
+    """
 
-def _mark_interrupted(stacks: list[list[Config]], store: Store, results: Results) -> None:
-    """Mark every run that has no row in the results, unless it was stored in the moment of the interruption."""
-    told = results.told()
-    for config in (config for stack in stacks for config in stack if (config.experiment, run_id(config)) not in told):
+    def __init__(self, store: Store, tracker: Any):
+        self.store, self.tracker = store, tracker
+        self.results = Results()
+        self.queue: deque[list[Config]] = deque()
+        self.elsewhere: list[Config] = []  # claimed by other processes
+        self.training: list[list[Config]] = []
+        self.second_try: set[str] = set()  # run ids
+        self.told_to_wait = False
+
+    def carry_out(self, planned: list[list[Config]]) -> None:
+        """Train and store all of them, or, on Ctrl-C, mark what is left."""
+        self.queue.extend(planned)
+        everything = [config for stack in planned for config in stack]
+        if not everything:
+            return
+        pool, bar = pool_for(planned), ProgressBar(everything)
         try:
-            summary = store.summary(config)
+            while self.queue or self.training or self.elsewhere:
+                self._submit(pool)
+                if not self.training:
+                    self._wait_for_others()
+                    continue
+                ended = pool.ended(bar.step)
+                for each in ended:
+                    self.training.remove(each.stack)
+                self._submit(pool)  # what is free works on while we store
+                for each in ended:
+                    bar.finish(each.stack, self._keep(each))
+        except KeyboardInterrupt:
+            for interrupting in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(interrupting, signal.SIG_IGN)  # a second one must not leave runs unmarked
+            self._mark_interrupted(everything)
+        finally:
+            pool.close()
+            bar.close()
+
+    def _submit(self, pool: InProcess | Processes) -> None:
+        while self.queue and pool.has_room():
+            if stack := self._claimed(self.queue.popleft()):
+                self.training.append(stack)
+                pool.submit(stack)
+
+    def _claimed(self, stack: Iterable[Config]) -> list[Config]:
+        """The runs of a stack that are ours to train; those that others have done meanwhile are skipped."""
+        ours = []
+        for config in stack:
+            if not self.store.claim(config):
+                self.elsewhere.append(config)
+            elif summary := self._summary(config):
+                self.store.release(config)
+                self.results.add(config, SKIPPED, summary)
+            else:
+                ours.append(config)
+        return ours
+
+    def _wait_for_others(self) -> None:
+        """Queue what other processes have given up."""
+        if self.elsewhere:
+            if not self.told_to_wait:
+                say(f"waiting for {len(self.elsewhere)} runs that another process is training")
+            self.told_to_wait = True
+            time.sleep(LOOK_EVERY)
+        waiting, self.elsewhere = self.elsewhere, []
+        self.queue.extend(stacks(self._claimed(waiting)))  # claiming twice is no harm
+
+    def _keep(self, ended: Ended) -> list[Config]:
+        """Store, report and release the runs of a stack; those that need no second try."""
+        failed = Outcome(FAILED, error=ended.error)
+        again = [config for config in ended.stack if ended.error and run_id(config) not in self.second_try]
+        self.second_try |= {run_id(config) for config in again}
+        self.queue.extend([config] for config in again)
+        for config, outcome in zip(ended.stack, ended.outcomes or [failed] * len(ended.stack), strict=True):
+            if config in again:
+                continue
+            with interruptions_wait():
+                self.store.write(config, outcome, ended.context)
+                self.results.add(config, outcome.status, outcome.summary, outcome.error)
+                if outcome.status in DONE:
+                    self._track(config, outcome)
+                self.store.release(config)
+        return [config for config in ended.stack if config not in again]
+
+    def _track(self, config: Config, outcome: Outcome) -> None:
+        summary = {"status": outcome.status, **outcome.summary}
+        try:
+            self.tracker.report(as_dict(config), run_id(config), outcome.steps, summary)
+        except Exception as error:  # the store has the run; a tracker's trouble must not end the sweep
+            say(f"tracker={config.tracker.name}: run {run_id(config)} was stored but not reported ({error})")
+
+    def _summary(self, config: Config) -> dict[str, Any] | None:
+        try:
+            return self.store.summary(config)
         except DamagedRun:
-            summary = None
-        if summary:
-            results.add(config, summary["status"], summary)
-        else:
-            store.write(config, Outcome(INTERRUPTED, error="interrupted before it was finished"), _context([config]))
-            results.add(config, INTERRUPTED)
+            return None
+
+    def _mark_interrupted(self, configs: list[Config]) -> None:
+        """Mark every run that has no row in the results, unless it is stored already or another process has it."""
+        told = self.results.told()
+        for config in (config for config in configs if (config.experiment, run_id(config)) not in told):
+            if not self.store.claim(config):
+                self.results.add(config, INTERRUPTED)
+            elif summary := self._summary(config):
+                self.results.add(config, summary["status"], summary)
+            else:
+                outcome = Outcome(INTERRUPTED, error="interrupted before it was finished")
+                self.store.write(config, outcome, circumstances([config]))
+                self.results.add(config, INTERRUPTED)
 
 
-def _context(stack: list[Config]) -> dict[str, Any]:
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": str(resolve_device(stack[0].device)),
-        "engine": resolve_engine(stack[0]),
-        "threads": torch.get_num_threads(),
-        "stack_size": len(stack),
-    }
+def pool_for(planned: list[list[Config]]) -> InProcess | Processes:
+    """`workers` processes with the threads divided among them; `auto` is one a core where that pays.
 
-
-def _track(tracker: Any, config: Config, run_id: str, outcome: Outcome) -> None:
-    summary = {"status": outcome.status, **outcome.summary}
-    try:
-        tracker.report(as_dict(config), run_id, outcome.steps, summary)
-    except Exception as error:  # the store has the run; a tracker's trouble must not end the sweep
-        _say(f"tracker={config.tracker.name}: run {run_id} was stored but not reported ({error})")
-
-
-def _say(sentence: str) -> None:
-    tqdm.write(sentence, file=sys.stderr)
-
-
-class ProgressBar:
-    """Runs done, current loss and time left on stderr; silent when stderr is not a terminal."""
-
-    FORMAT = "{percentage:3.0f}% |{bar:24}| {desc} [{elapsed} elapsed, {remaining} left]"
-
-    def __init__(self, configs: list[Config]):
-        self.runs, self.done, self.work = len(configs), 0, 0.0
-        self.bar = tqdm(
-            total=sum(map(cost, configs)), bar_format=self.FORMAT, disable=None if configs else True, leave=False
-        )
-
-    def step(self, stack: list[Config]) -> Any:
-        per_step = sum(map(cost, stack)) / stack[0].steps
-
-        def advance(step: int, losses: torch.Tensor) -> None:
-            if not self.bar.disable and step % 10 == 0:  # reading the loss waits for the device
-                loss = losses[losses.isfinite()].median().item()
-                self.bar.set_description_str(f"{self.done}/{self.runs} runs, loss {loss:.3g}", refresh=False)
-            self.bar.update(per_step)
-
-        return advance
-
-    def finish(self, stack: list[Config]) -> None:
-        """Count a stack as done, including the work that failed or diverged runs did not need."""
-        self.done += len(stack)
-        self.work += sum(map(cost, stack))
-        self.bar.update(self.work - self.bar.n)
-
-    def close(self) -> None:
-        self.bar.close()
+    One thread a stack measures best on few cores: nothing waits for the other half of a step. A process takes seconds to
+    start, which a short sweep does not.
+    """
+    config, threads = planned[0][0], torch.get_num_threads()
+    count = config.workers
+    if count == "auto":
+        long = sum(cost(config) for stack in planned for config in stack) > PAYS
+        count = min(threads, len(planned)) if long and resolve_device(config.device).type == "cpu" else 1
+    if count == 1:
+        use_threads(threads)
+        keep_freed_memory()
+        return InProcess()
+    return Processes(count, max(1, threads // count))

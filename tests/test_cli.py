@@ -13,7 +13,7 @@ import time
 import pandas as pd
 import pytest
 
-from runner import sweep
+from runner import workers
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=2"]
 
@@ -61,14 +61,14 @@ def test_a_diverged_run_is_a_result(cli, outputs):
 
 
 def test_a_failing_stack_costs_only_itself(cli, outputs, monkeypatch):
-    train = sweep.train
+    train = workers.train
 
     def breaks_at_width_8(configs, progress):
         if configs[0].task.width == 8:
             raise RuntimeError("no memory for that")
         return train(configs, progress)
 
-    monkeypatch.setattr(sweep, "train", breaks_at_width_8)
+    monkeypatch.setattr(workers, "train", breaks_at_width_8)
     arguments = ["--multirun", *TINY, "task.width=8,16"]
     code, out, err = cli(*arguments)
     assert (
@@ -78,7 +78,7 @@ def test_a_failing_stack_costs_only_itself(cli, outputs, monkeypatch):
         and "Traceback" not in err
     )
     assert statuses(outputs) == {"finished": 1, "failed": 1}
-    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(workers, "train", train)
     assert "2 runs: 1 finished, 1 skipped" in cli(*arguments)[1]
 
 

@@ -1,0 +1,170 @@
+"""The fused step against autograd in float64, and bit for bit against itself in other company."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import configure, rejects
+
+from runner.fused import Fused
+from runner.kernels import LANES, TILE
+from runner.tasks import TASKS
+from runner.train import build_adapter, build_task, train
+
+TASK_NAMES = [name for name, task in TASKS.items() if task.fused]
+
+# width, points, rank, alpha: around and across the borders of blocks (4), lanes and tiles, at their smallest, s ≠ 1
+SHAPES = [(16, 1, 1, 1.0), (1, 5, 1, 3.0), (LANES, LANES, 4, 4.0), (LANES + 1, 3, 2, 1.0), (37, LANES + 2, 3, 7.5),
+          (TILE + 5, 130, 16, 4.0), (130, 2 * LANES + 1, 5, 2.5), (2 * TILE + 4, 1000, 4, 4.0)]  # fmt: skip
+
+
+def problem(name, width, points, rank, alpha, dtype="float64", runs=3):
+    """A task and K adapters with nothing at zero."""
+    target = "task.teacher_rank" if name == "teacher_student" else "task.target_rank"
+    config = configure(
+        f"task={name}", f"task.width={width}", f"task.train_points={points}", f"adapter.rank={rank}",
+        f"adapter.alpha={alpha}", f"{target}=1", f"dtype={dtype}", f"seed={width}",
+    )  # fmt: skip
+    kind = getattr(torch, dtype)
+    task = build_task(config).to(torch.device("cpu"), kind)
+    adapter = build_adapter([config] * runs, task.W0, torch.device("cpu"), kind)
+    g = torch.Generator().manual_seed(points)
+    with torch.no_grad():
+        for p in (adapter.A, adapter.B):
+            p += torch.randn(p.shape, generator=g) / 3
+    return task, adapter
+
+
+def agree(fused, autograd, rtol):
+    """Losses, and gradients relative to the largest entry: an entry that cancels to nothing has no digits to compare."""
+    torch.testing.assert_close(fused[0], autograd[0].to(fused[0]), rtol=rtol, atol=0)
+    for ours, theirs in zip(fused[1], autograd[1], strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs.to(ours)).abs().max() <= rtol * theirs.abs().max()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_losses_and_gradients_are_autograds(name, shape):
+    task, adapter = problem(name, *shape)
+    fused, autograd = Fused(task).loss_and_grad(adapter, 0), task.loss_and_grad(adapter, 0)
+    agree(fused, autograd, 1e-12)  # sums of up to 1000 terms in another order
+    losses, (grad_A, grad_B) = autograd
+    rejects(agree, fused, (losses * (1 + 1e-9), [grad_A, grad_B]), 1e-12)
+    rejects(agree, fused, (losses, [grad_A * (1 + 1e-9), grad_B]), 1e-12)
+    rejects(agree, fused, (losses, [grad_A, grad_B * (1 + 1e-9)]), 1e-12)
+    torch.testing.assert_close(Fused(task).eval_loss(adapter), task.eval_loss(adapter), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_float32_is_as_accurate_as_autograds(name):
+    """Both round; neither may be further from the float64 truth than a few times the other."""
+    task, adapter = problem(name, 2 * TILE + 4, 1000, 4, 4.0, "float32")
+    exact_task = problem(name, 2 * TILE + 4, 1000, 4, 4.0)[0].to(torch.device("cpu"), torch.float32)
+    exact_task = exact_task.to(torch.device("cpu"), torch.float64)  # the same float32 numbers, computed with exactly
+    exact_adapter = type(adapter)(*(t.detach().double() for t in (adapter.A, adapter.B)), adapter.scale.double())
+    _, exact = exact_task.loss_and_grad(exact_adapter, 0)
+
+    def worst(gradients):
+        return max(((g - e).norm() / e.norm()).item() for g, e in zip(gradients, exact, strict=True))
+
+    rounding = worst(task.loss_and_grad(adapter, 0)[1])
+
+    def check(gradients):
+        assert worst(gradients) < 3 * rounding
+
+    gradients = Fused(task).loss_and_grad(adapter, 0)[1]
+    check(gradients)
+    rejects(check, [g * (1 + 5 * rounding) for g in gradients])
+
+
+def test_dead_units_get_no_gradient():
+    """Where every unit of every point is off, the loss is the mean square of the target and nothing moves."""
+    task, adapter = problem("teacher_student", 30, 20, 3, 3.0)
+    task.train.y0.fill_(-1e6)
+    losses, gradients = Fused(task).loss_and_grad(adapter, 0)
+    torch.testing.assert_close(losses, task.train.target.square().mean().expand(3))
+    assert all((g == 0).all() for g in gradients)
+    task.train.y0[0, 0] = 1e6  # one unit on at one point: the check would have seen it
+    assert all((g != 0).any() for g in Fused(task).loss_and_grad(adapter, 0)[1])
+
+
+# Bit for bit --------------------------------------------------------------------------------------
+
+
+def grid(name, *overrides):
+    """Runs of one stack; an odd width and rank, so that no run starts where vectors do."""
+    target = "task.teacher_rank=1" if name == "teacher_student" else "task.target_rank=1"
+    shape = [
+        f"task={name}",
+        target,
+        "task.width=83",
+        "task.train_points=150",
+        "adapter.rank=3",
+        "steps=12",
+        "eval.every=5",
+    ]
+    return [
+        configure(*shape, f"init={init}", f"optimizer.lr={lr}", *overrides)
+        for init in ("gaussian_A", "gaussian_B")
+        for lr in (1e-3, 1e-2, 3e-2, 1e4)  # the last diverges
+    ]
+
+
+def identical(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    assert a.shape == b.shape
+    for name in a:
+        assert a[name].to_numpy().tobytes() == b[name].to_numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "signsgd"])
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_a_run_has_the_same_bits_in_every_stack(name, optimizer):
+    configs = grid(name, f"optimizer={optimizer}", "optimizer.weight_decay=0.01")
+    together = [outcome.steps for outcome in train(configs)]
+    assert {"finished", "diverged"} == {outcome.status for outcome in train(configs)} or optimizer == "signsgd"
+    for size in (1, 3, 5):
+        apart = [outcome.steps for k in range(0, len(configs), size) for outcome in train(configs[k : k + size])]
+        for a, b in zip(apart, together, strict=True):
+            identical(a, b)
+    nudged = together[0].copy()
+    nudged.loc[3, "feature/Z_A"] = np.nextafter(nudged.loc[3, "feature/Z_A"], 1)
+    rejects(identical, nudged, together[0])
+
+
+def test_a_run_has_the_same_bits_on_any_number_of_threads(tmp_path):
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import test_fused
+from runner.machine import use_threads
+from runner.train import train
+use_threads(int(sys.argv[2]))
+for name in test_fused.TASK_NAMES:
+    for k, outcome in enumerate(train(test_fused.grid(name))):
+        outcome.steps.to_parquet(f"{sys.argv[3]}/{name}-{k}-{sys.argv[2]}.parquet")
+"""
+    for threads in ("1", "2", "5"):
+        subprocess.run(
+            [sys.executable, "-c", script, str(Path(__file__).parent), threads, str(tmp_path)],
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+            check=True,
+        )
+    frames = {path.stem.rpartition("-"): pd.read_parquet(path) for path in tmp_path.iterdir()}
+    assert len(frames) == 3 * 8 * len(TASK_NAMES)
+    for (run, _, _), frame in frames.items():
+        identical(frame, frames[run, "-", "1"])
+
+
+def test_autograd_is_used_when_asked_for():
+    fused, autograd = (
+        train(grid("teacher_student", f"engine={engine}")[:1])[0].steps for engine in ("auto", "autograd")
+    )
+    pd.testing.assert_frame_equal(fused, autograd, rtol=1e-4, atol=1e-6)  # float32, twelve steps
+    rejects(identical, fused, autograd)
