@@ -118,7 +118,7 @@ class Workspace:
 def _groups(chunks: int, runs: int) -> int:
     """Groups of runs for which a chunk is a task of its own: enough tasks for all threads, but runs that share a chunk
     take turns on it while it is in the cache. How runs are grouped changes no number."""
-    return min(runs, -(-4 * numba.config.NUMBA_NUM_THREADS // chunks))
+    return min(runs, -(-4 * numba.get_num_threads() // chunks))
 
 
 def _pad(x: Tensor, multiple: int) -> Tensor:

@@ -12,11 +12,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and values of malloc.h
 
 
 def use_threads(count: int) -> None:
-    """Let torch and Numba's kernels use `count` threads each; to be called before the first kernel runs.
+    """Let torch and Numba's kernels use `count` threads each.
 
-    They share one OpenMP pool, and Numba would size it for all cores when its first kernel runs.
+    They share one OpenMP, and Numba, when it launches, sizes it for all cores: so Numba comes first.
     """
-    numba.config.NUMBA_NUM_THREADS = count
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(count)
 
 

@@ -89,14 +89,10 @@ def memory_budget(config: Config) -> int:
 def bytes_per_run(config: Config) -> int:
     """What one more run adds to a stack: factors, gradients, optimizer and their copies, the log, and activations."""
     n_out, n_in = config.task.layer_shape()
-    size, points, rank = (
-        ITEM_SIZE[config.dtype],
-        config.task.train_points,
-        config.adapter.rank + 3,
-    )  # rounded up by `fused`
+    points, rank = config.task.train_points, -(-config.adapter.rank // 4) * 4  # `fused` rounds it up
     factors = 16 * rank * (n_out + n_in)
-    activations = 4 * points * (rank if resolve_engine(config) == "fused" else n_out)
-    return (factors + activations) * size + 8 * len(COLUMNS) * (config.steps // config.log.every + 2)
+    activations = 4 * points * rank if resolve_engine(config) == "fused" else 3 * points * n_out
+    return (factors + activations) * ITEM_SIZE[config.dtype] + 8 * len(COLUMNS) * (config.steps // config.log.every + 2)
 
 
 def _split(group: list[Config], budget: int) -> list[list[Config]]:

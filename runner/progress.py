@@ -20,14 +20,14 @@ class ProgressBar:
     FORMAT = "{percentage:3.0f}% |{bar:24}| {desc} [{elapsed} elapsed, {remaining} left]"
 
     def __init__(self, configs: list[Config]):
-        self.runs, self.done, self.work = len(configs), 0, 0.0
+        self.runs, self.done, self.work, self.loss = len(configs), 0, 0.0, ""
         self.under_way: dict[int, float] = {}
         self.bar = tqdm(total=sum(map(cost, configs)), bar_format=self.FORMAT, disable=None, leave=False)
 
     def step(self, stack: Sequence[Config], steps: float, loss: float) -> None:
         """A stack has come this far, with this median loss."""
         self.under_way[id(stack)] = sum(map(cost, stack)) * steps / stack[0].steps
-        self.bar.set_description_str(f"{self.done}/{self.runs} runs, loss {loss:.3g}", refresh=False)
+        self.loss = f", loss {loss:.3g}"
         self._show()
 
     def finish(self, stack: Sequence[Config], done: Sequence[Config]) -> None:
@@ -39,6 +39,7 @@ class ProgressBar:
 
     def _show(self) -> None:
         self.bar.update(self.work + sum(self.under_way.values()) - self.bar.n)
+        self.bar.set_description_str(f"{self.done}/{self.runs} runs{self.loss}")
 
     def close(self) -> None:
         self.bar.close()

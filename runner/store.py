@@ -63,9 +63,9 @@ class Store:
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
             self.lock = os.open(self.runs / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-            probe = self.runs / f".probe-{os.getpid()}"
+            probe = self.runs / ".probe"  # one name for all, so that one left by a killed process goes with the next
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"outputs={root}: cannot write there ({error.strerror}); choose a folder you can write to"

@@ -165,7 +165,7 @@ def test_progress_on_a_terminal(tmp_path):
     """Under a pseudo-terminal the bar shows runs done, loss and time left."""
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
-    command = [sys.executable, "-m", "runner", "--multirun", f"outputs={tmp_path}", *TINY[:3], "steps=300", "seed=0,1"]
+    command = [sys.executable, "-m", "runner", "--multirun", f"outputs={tmp_path}", *TINY[:3], "steps=5000", "seed=0,1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal) as process:
         os.close(terminal)
         shown = b""

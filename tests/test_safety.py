@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,22 +20,40 @@ SWEEP = ["--multirun", "task.width=16", "task.teacher_width=16", "task.train_poi
          "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2,1e-1"]  # fmt: skip
 RUNS = 30
 
-# A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line.
+# A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line: the root
+# folder, the number of the file operation after which the sweep shall die (0: none), and how many microseconds later.
+# No handler sees the end that an alarm brings, and it may come within any instruction. Prints how the sweep ended and
+# how many file operations there were.
 SERVER = """
-import os, sys
+import os, signal, sys
 sys.argv = ["runner", *sys.argv[1:]]
 from runner import cli, sweep
+OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.lockf"}
 for line in sys.stdin:
+    outputs, fatal, later = line.split()
+    reading, writing = os.pipe()
     if not (child := os.fork()):
-        sys.argv.append("outputs=" + line.strip())
+        count = 0
+        def hook(event, arguments):
+            global count
+            if event in OPERATIONS and (event == "fcntl.lockf" or outputs in str(arguments[0])):
+                count += 1
+                if count == int(fatal):
+                    signal.setitimer(signal.ITIMER_REAL, int(later) * 1e-6)
+        sys.addaudithook(hook)
+        sys.argv.append("outputs=" + outputs)
         sys.stdout = sys.stderr = open(os.devnull, "w")
+        code = 0
         try:
             cli.main()
         except SystemExit as stop:
-            os._exit(stop.code or 0)
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            code = stop.code or 0
+        os.write(writing, str(count).encode())
+        os._exit(code)
+    os.close(writing)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(code, os.read(reading, 20).decode() or 0, flush=True)
+    os.close(reading)
 """
 
 
@@ -68,29 +85,28 @@ def test_a_sweep_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_pa
     command = [sys.executable, "-c", SERVER, *SWEEP]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 
-        def sweep(outputs: Path, kill_after: float | None) -> tuple[int, float]:
-            start = time.monotonic()
-            server.stdin.write(f"{outputs}\n")
+        def sweep(outputs: Path, fatal: int = 0, later: int = 1) -> tuple[int, int]:
+            server.stdin.write(f"{outputs} {fatal} {later}\n")
             server.stdin.flush()
-            child = int(server.stdout.readline())
-            if kill_after is not None:
-                time.sleep(kill_after)
-                with suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-            return int(server.stdout.readline()), time.monotonic() - start
+            code, operations = map(int, server.stdout.readline().split())
+            return code, operations
 
-        sweep(tmp_path / "first", None)  # reads the compiled kernels
-        code, seconds = sweep(tmp_path / "whole", None)
-        assert code == 0
+        code, operations = sweep(tmp_path / "whole")
+        assert code == 0 and operations > 3 * RUNS  # each run is a directory with three files at least
         moments, killed, stored = random.Random(0), 0, set()
-        for trial in range(6):
+        for trial in range(12):
             outputs = tmp_path / f"{trial}"
-            while sweep(outputs, moments.uniform(0.1, 0.9) * seconds)[0] == -signal.SIGKILL and killed < 60:
+            # What is left after a kill takes fewer operations, so the later ones of a trial come early.
+            for most in (operations, operations // 2, operations // 4, 0):
+                fatal = moments.randint(1, most) if most else 0
+                code, _ = sweep(outputs, fatal, moments.choice((1, 300, 3000)))
+                if code != -signal.SIGALRM:
+                    break
                 killed += 1
                 stored.add(len(list(outputs.glob("runs/scratch/[!.]*/meta.json"))))
-            sweep(outputs, None)
+            assert code == 0
             same_store(outputs, undisturbed)
-        assert killed >= 6 and len(stored) > 3, (killed, stored)  # the kills came at different moments of the sweep
+        assert killed >= 15 and len(stored) >= 5, (killed, stored)  # they died at different moments of the sweep
     victim = next(outputs.glob("runs/scratch/*/steps.parquet"))
     victim.write_bytes(victim.read_bytes() + b" ")
     rejects(same_store, outputs, undisturbed)

@@ -226,27 +226,35 @@ def test_stacks_keep_within_the_memory_budget(store):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_estimate_of_memory_is_of_the_right_size():
-    """What a stack of 72 runs takes beyond one of 36, as the system counts it, against 36 times the estimate."""
+    """The peak of the training loop, as the system counts it: what 36 runs take beyond one, against 35 times the estimate.
+
+    Building the frozen base takes more for a moment than a small stack does, so the peak is set back after the first step.
+    """
     script = """
-import sys
+import ctypes, sys
 sys.path.insert(0, sys.argv[1])
 from conftest import configure
 from runner.train import train
-configs = [configure("task.width=2048", "steps=3", f"optimizer.lr={2.0**-k}", *sys.argv[3:]) for k in range(int(sys.argv[2]))]
-train(configs[:1])
-train(configs)
-[peak] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(int(peak.split()[1]) * 1024)
+config = configure("task.width=2048", "steps=3", *sys.argv[2:])
+def peak(runs):
+    def progress(step, losses):
+        if step == 0:
+            ctypes.CDLL(None).malloc_trim(0)
+            open("/proc/self/clear_refs", "w").write("5")  # sets the peak back to what is used now
+        if step == 2:
+            [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+            peaks.append(int(line.split()[1]) * 1024)
+    peaks = []
+    train(runs * [config], progress)
+    return peaks[0]
+peak(1)  # what stays: libraries, kernels, caches
+print((peak(36) - peak(1)) / 35)
 """
-
-    def peak(runs, *overrides):
-        command = [sys.executable, "-c", script, str(Path(__file__).parent), str(runs), *overrides]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
     for engine in ("fused", "autograd"):
         overrides = (f"engine={engine}", "task.train_points=400")
-        measured = (peak(72, *overrides) - peak(36, *overrides)) / 36
-        assert 0.4 < measured / bytes_per_run(configure("task.width=2048", "steps=3", *overrides)) < 1.3, engine
+        command = [sys.executable, "-c", script, str(Path(__file__).parent), *overrides]
+        measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        assert 0.6 < measured / bytes_per_run(configure("task.width=2048", "steps=3", *overrides)) < 1.4, engine
 
 
 def test_the_most_expensive_stacks_come_first(store):
