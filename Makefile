@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 SWEEPS := first_step lr_vs_width width_exponents
+# The paper's toy grid: widths to 8192, 14 learning rates; runs, record, figures and claims of its own under outputs/full.
+FULL := task.width=128,256,512,1024,2048,4096,8192 outputs=outputs/full \
+  optimizer.lr=6.103515625e-05,0.0001220703125,0.000244140625,0.00048828125,0.0009765625,0.001953125,0.00390625,0.0078125,0.015625,0.03125,0.0625,0.125,0.25,0.5
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce figures test lint bench clean
+.PHONY: help reproduce reproduce-full figures test lint bench clean
 
 help:  ## print this
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
@@ -21,6 +24,10 @@ reproduce: $(SETUP)  ## train every toy experiment, then draw all figures and ju
 	@for sweep in $(SWEEPS); do $(BIN)/python -m runner experiment=$$sweep || exit; done
 	@$(BIN)/python -m analysis --readme README.md
 
+reproduce-full: $(SETUP)  ## the toy model's grid up to width 8192, into outputs/full (about 10 minutes)
+	@$(BIN)/python -m runner experiment=lr_vs_width $(FULL)
+	@$(BIN)/python -m analysis --outputs outputs/full
+
 figures: $(SETUP)  ## draw all figures and judge all claims from the records, without training
 	@$(BIN)/python -m analysis --readme README.md
 
@@ -31,9 +38,9 @@ lint: $(SETUP)  ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## measure a stack of runs against one run at a time, and metrics on against off
-	@$(BIN)/python -m bench
+bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 5 minutes)
+	@$(BIN)/python -m bench --readme README.md
 
 clean:  ## remove runs, caches and the virtual environment; records and figures stay
-	rm -rf .venv outputs/runs outputs/wandb .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv outputs/runs outputs/full/runs outputs/hydra outputs/wandb .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

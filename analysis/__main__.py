@@ -56,7 +56,7 @@ def build(options: argparse.Namespace) -> int:
         (outputs / "claims.md").write_text(table + "\n")
         print(f"\n{table}\n\nclaims: {outputs / 'claims.md'}")
         if options.readme:
-            report.update_readme(options.readme, rows)
+            report.put_between(options.readme, report.START, report.END, table)
     return 0
 
 

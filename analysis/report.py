@@ -46,9 +46,8 @@ def markdown(rows: list[Claim]) -> str:
     return claims.table(rows).to_markdown(index=False)
 
 
-def update_readme(readme: Path, rows: list[Claim]) -> None:
-    """Put the claims table between the README's markers."""
-    text = readme.read_text()
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{START}\n\n{markdown(rows)}\n\n{END}{after}")
+def put_between(path: Path, start: str, end: str, table: str) -> None:
+    """Replace what stands between two markers of a file."""
+    before, rest = path.read_text().split(start)
+    _, after = rest.split(end)
+    path.write_text(f"{before}{start}\n\n{table}\n\n{end}{after}")

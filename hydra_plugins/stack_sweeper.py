@@ -43,11 +43,16 @@ class StackSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from runner.sweep import execute
 
-        if code := execute(self.compose(arguments)):
+        if code := execute(self.compose(arguments)).exit_code:
             sys.exit(code)
 
     def compose(self, arguments: list[str]) -> list[Config]:
         """The checked configuration of every run of the sweep, in Hydra's order."""
+        if (launcher := self.config.hydra.runtime.choices["hydra/launcher"]) != "basic":
+            raise ConfigError(
+                f"hydra/launcher={launcher}: stacks of runs are not Hydra jobs; for processes on this machine use workers=N, "
+                "or add hydra/sweeper=basic to launch single runs"
+            )
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))

@@ -1,5 +1,6 @@
 """The command line. `python -m runner [key=value …]`: train one run, or with several values or an experiment, a sweep of them."""
 
+import math
 import os
 import sys
 import traceback
@@ -17,11 +18,17 @@ from runner.sweep import execute
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run(cfg: DictConfig) -> None:
-    """One run. Sweeps go through `hydra_plugins.stack_sweeper`, which sees all their configurations at once."""
+def run(cfg: DictConfig) -> float:
+    """One run. Returns its final loss, which a sweeper that optimizes (optuna's) takes for its objective.
+
+    Sweeps go through `hydra_plugins.stack_sweeper`, which sees all their configurations at once.
+    """
     with clear_errors():  # here too, because Hydra wraps what a job raises
-        if code := execute([from_hydra(cfg)]):
-            sys.exit(code)
+        results = execute([from_hydra(cfg)])
+        if results.exit_code:
+            sys.exit(results.exit_code)
+        loss = results.rows[0]["final_loss"]
+        return math.inf if loss is None else loss  # it diverged
 
 
 def main() -> None:

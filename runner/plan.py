@@ -91,7 +91,7 @@ def bytes_per_run(config: Config) -> int:
     n_out, n_in = config.task.layer_shape()
     points, rank = config.task.train_points, -(-config.adapter.rank // 4) * 4  # `fused` rounds it up
     factors = 16 * rank * (n_out + n_in)
-    activations = 4 * points * rank if resolve_engine(config) == "fused" else 3 * points * n_out
+    activations = 4 * points * rank if resolve_engine(config) == "fused" else points * n_out
     return (factors + activations) * ITEM_SIZE[config.dtype] + 8 * len(COLUMNS) * (config.steps // config.log.every + 2)
 
 

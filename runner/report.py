@@ -44,6 +44,13 @@ class Results:
     def count(self, status: str) -> int:
         return sum(row["status"] == status for row in self.rows)
 
+    @property
+    def exit_code(self) -> int:
+        """0, 1 (failures) or 130 (Ctrl-C)."""
+        if self.count(INTERRUPTED):
+            return 130
+        return 1 if self.count(FAILED) else 0
+
 
 def print_report(results: Results, outputs: str) -> None:
     """To stdout; one command's worth of runs."""

@@ -23,8 +23,8 @@ LOOK_EVERY = 0.2  # seconds, while other processes train what is left
 PAYS = 1e10  # `cost` from which workers are worth their start: about ten seconds of training
 
 
-def execute(configs: Sequence[Config]) -> int:
-    """Train what is not done yet and print what came of it. Returns the exit code: 0, 1 (failures) or 130 (Ctrl-C)."""
+def execute(configs: Sequence[Config]) -> Results:
+    """Train what is not done yet and print what came of it."""
     _check_shared(configs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
     with Store(configs[0].outputs) as store:
@@ -36,9 +36,7 @@ def execute(configs: Sequence[Config]) -> int:
             sweep.results.add(config, SKIPPED, summary)
         sweep.carry_out(todo.stacks)
     print_report(sweep.results, configs[0].outputs)
-    if sweep.results.count(INTERRUPTED):
-        return 130
-    return 1 if sweep.results.count(FAILED) else 0
+    return sweep.results
 
 
 def _check_shared(configs: Sequence[Config]) -> None:

@@ -4,8 +4,9 @@ import peft
 import pytest
 import torch
 from conftest import rejects
+from torch.autograd.gradcheck import GradcheckError, gradcheck
 
-from runner.adapters import LoRA
+from runner.adapters import AddProduct, LoRA
 
 RUNS, RANK, N_IN, N_OUT, POINTS = 3, 4, 10, 7, 6
 ALPHAS = [4.0, 1.0, 16.0]
@@ -32,6 +33,22 @@ def test_output_is_that_of_the_explicit_weight(problem):
     explicit = torch.stack([x @ (W0 + alpha / RANK * B[k] @ A[k]).T for k, alpha in enumerate(ALPHAS)])
     close(y, explicit)
     rejects(close, y, explicit.flip(0))
+
+
+def test_the_gradients_written_by_hand_are_those_of_finite_differences(problem):
+    _, _, B, *_ = problem
+    g = torch.Generator().manual_seed(1)
+    y0, Z = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((POINTS, N_OUT), (RUNS, POINTS, RANK)))
+    inputs = [t.requires_grad_() for t in (y0, Z, B.clone())]
+    assert gradcheck(AddProduct.apply, inputs, rtol=1e-6)  # bilinear: central differences err by rounding alone
+
+    class Wrong(AddProduct):
+        @staticmethod
+        def backward(ctx, grad):
+            return AddProduct.backward(ctx, (1 + 1e-5) * grad)
+
+    with pytest.raises(GradcheckError):
+        gradcheck(Wrong.apply, inputs, rtol=1e-6)
 
 
 def test_output_and_gradients_agree_with_peft(problem):

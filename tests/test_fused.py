@@ -1,6 +1,7 @@
 """The fused step against autograd in float64, and bit for bit against itself in other company."""
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,10 @@ TASK_NAMES = [name for name, task in TASKS.items() if task.fused]
 # width, points, rank, alpha: around and across the borders of blocks (4), lanes and tiles, at their smallest, s ≠ 1
 SHAPES = [(16, 1, 1, 1.0), (1, 5, 1, 3.0), (LANES, LANES, 4, 4.0), (LANES + 1, 3, 2, 1.0), (37, LANES + 2, 3, 7.5),
           (TILE + 5, 130, 16, 4.0), (130, 2 * LANES + 1, 5, 2.5), (2 * TILE + 4, 1000, 4, 4.0)]  # fmt: skip
+chance = random.Random(0)
+SHAPES += [
+    (chance.randint(9, 700), chance.randint(1, 400), chance.randint(1, 9), chance.uniform(0.1, 9)) for _ in range(8)
+]
 
 
 def problem(name, width, points, rank, alpha, dtype="float64", runs=3):

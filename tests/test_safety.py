@@ -1,5 +1,6 @@
 """Sweeps that are killed, that lose workers, that meet each other: what is left is an undisturbed sweep's store."""
 
+import errno
 import json
 import os
 import random
@@ -110,6 +111,31 @@ def test_a_sweep_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_pa
     victim = next(outputs.glob("runs/scratch/*/steps.parquet"))
     victim.write_bytes(victim.read_bytes() + b" ")
     rejects(same_store, outputs, undisturbed)
+
+
+@pytest.mark.parametrize("written", [0, 1, 7, 50])
+def test_a_disk_that_fills_up_ends_the_sweep_with_a_message_and_costs_nothing_stored(
+    undisturbed, cli, outputs, monkeypatch, written
+):
+    left, write_bytes = written, Path.write_bytes
+
+    def write(path, data):
+        nonlocal left
+        if left == 0:
+            write_bytes(path, data[: len(data) // 2])  # what there was room for
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left -= 1
+        return write_bytes(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        code, _, err = cli(*SWEEP)
+    assert code == 2 and "No space left on device" in err and "Traceback" not in err
+    stored = len(list(outputs.glob("runs/scratch/*/meta.json")))
+    assert stored == written // 4  # files a run: each is whole, or not there
+    code, out, _ = cli(*SWEEP)
+    assert code == 0 and f"{RUNS - stored} finished" in out
+    same_store(outputs, undisturbed)
 
 
 def test_two_sweeps_at_once_share_the_work(undisturbed, tmp_path):

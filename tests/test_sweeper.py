@@ -1,7 +1,12 @@
 """The sweeper gives every run the configuration that Hydra itself would give it."""
 
+import json
+import math
+import subprocess
+import sys
+
 import pytest
-from conftest import rejects
+from conftest import configure, rejects
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -12,6 +17,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf, open_dict
 
 from hydra_plugins.stack_sweeper import StackSweeper
+from runner.cli import run
 from runner.config import CONF, from_hydra, run_id, with_values
 
 SWEEPS = {
@@ -98,9 +104,35 @@ def test_the_defaults_list_is_composed_once_per_choice_of_files(hydra, monkeypat
     assert len(calls) == 2
 
 
-def test_hydras_own_sweeper_works_by_name(cli):
-    code, _, err = cli(
-        "--multirun", "hydra/sweeper=basic", "seed=0,1", "task.width=16", "task.teacher_width=16", "steps=1",
-        "task.train_points=20", "hydra.sweep.dir=${outputs}/hydra",
-    )  # fmt: skip
-    assert code == 0 and err == ""
+TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=5"]
+NAMED = {
+    "basic": ["hydra/sweeper=basic", "optimizer.lr=1e-3,1e-2"],
+    "joblib": ["hydra/sweeper=basic", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.lr=1e-3,1e-2"],
+    "optuna": ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1",
+               "optimizer.lr=tag(log,interval(1e-3,1e-1))"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_hydras_own_sweepers_and_launchers_work_by_name(name, tmp_path):
+    """Each trains its runs, leaves the store as ours would, and optuna's is told what to minimize."""
+    command = [sys.executable, "-m", "runner", "--multirun", *NAMED[name], *TINY, f"outputs={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.count("1 runs: 1 finished") == 2, done
+    folders = list(tmp_path.glob("runs/scratch/*/summary.json"))
+    losses = [json.loads(path.read_text())["final_loss"] for path in folders]
+    assert len(losses) == 2
+    if name == "optuna":
+        best = OmegaConf.load(tmp_path / "hydra" / "optimization_results.yaml")
+        assert best.best_value == min(losses) < max(losses)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "hydra"}  # Hydra's files stay under outputs, too
+
+
+def test_a_launcher_without_its_sweeper_is_refused(cli, outputs):
+    code, _, err = cli("--multirun", "hydra/launcher=joblib", "seed=0,1", *TINY)
+    assert code == 2 and "hydra/launcher=joblib" in err and "hydra/sweeper=basic" in err and not outputs.exists()
+
+
+def test_a_diverged_run_is_the_worst_objective(tmp_path):
+    config = configure(*TINY, "optimizer=sgd", "optimizer.lr=1e6", f"outputs={tmp_path}")
+    assert run.__wrapped__(OmegaConf.structured(config)) == math.inf

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,24 @@ class Batch:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         return Batch(*(t.to(device, dtype) for t in (self.Z, self.y0, self.target)))
+
+
+class SquaredError(torch.autograd.Function):
+    """Σ (y - target)² over all but the first dimension: (K, N, …) -> (K,), in the memory of y.
+
+    Forward leaves y - target there, backward the gradient 2·g·(y - target). Plain operations would hold several tensors of
+    the size of y, and a step is bound by the traffic of those.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, target: Tensor) -> Tensor:
+        ctx.save_for_backward(y.sub_(target))
+        return torch.linalg.vector_norm(y.flatten(1), dim=1).square()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        [error] = ctx.saved_tensors
+        return error.mul_(2 * g.view(-1, *[1] * (error.dim() - 1))), None
 
 
 class Task(ABC):

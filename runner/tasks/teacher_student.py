@@ -1,6 +1,7 @@
 """The toy model of Hayou, Ghosh, Yu (2024): a wide ReLU student adapts its hidden layer to a low-rank teacher."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,23 @@ class Network:
 
     def __call__(self, X: Tensor) -> Tensor:
         return self.features(X)[1].relu() @ self.W_out
+
+
+class ReLUReadout(torch.autograd.Function):
+    """y (…, n) -> ReLU(y)·w (…), in the memory of y: forward leaves ReLU(y) there, backward the gradient g·w·1[y > 0].
+
+    The reason is that of `SquaredError`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(y.relu_(), w)
+        return y @ w
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        y, w = ctx.saved_tensors
+        return y.sign_().mul_(w).mul_(g.unsqueeze(-1)), None
 
 
 class TeacherStudent(Task):
@@ -75,4 +93,4 @@ class TeacherStudent(Task):
         return super().to(device, dtype)
 
     def loss(self, y: Tensor, target: Tensor) -> Tensor:
-        return (y.relu_() @ self.readout - target).square().mean(1)
+        return (ReLUReadout.apply(y, self.readout) - target).square().mean(1)

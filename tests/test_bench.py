@@ -1,0 +1,87 @@
+"""The bench compares like with like: every contestant trains the same runs, to the same losses."""
+
+import numba
+import pytest
+import torch
+from conftest import rejects
+
+from bench import ceilings, contestants, overhead
+from bench.__main__ import RUNS, configs, off, report, turn
+from runner.config import with_values
+
+STEPS = 6
+
+
+def runs(**values):
+    changes = {"steps": STEPS, "task.width": 64, "task.train_points": 100, "task.teacher_width": 50, **values}
+    return [with_values(config, changes) for config in configs(64, 6)]
+
+
+def agree(losses, expected):
+    torch.testing.assert_close(losses, expected, rtol=2e-5, atol=0)  # float32, six steps
+
+
+CONTESTANTS = {
+    "plain loop": (contestants.plain_loop, {}),
+    "PEFT": (contestants.peft, {}),
+    "vmap": (contestants.vmap, {}),
+    "general": (contestants.engine, {"engine": "autograd"}),
+    "fused": (contestants.engine, {"engine": "fused"}),
+}
+
+
+def test_all_contestants_end_with_the_same_losses():
+    ticks = []
+    losses = {}
+    for name, (contestant, values) in CONTESTANTS.items():
+        ticks.clear()
+        losses[name] = contestant(runs(**values), lambda: ticks.append(1))
+        assert len(ticks) == STEPS, name
+        alone = contestant(runs(**values)[3:], lambda: None)  # those that train one run train the first
+        agree(losses[name][:1], losses["plain loop"])
+        if len(losses[name]) > 1:
+            agree(losses[name], losses["vmap"])
+            agree(alone[:1], losses[name][3:4])
+        rejects(agree, alone[:1], losses["plain loop"])
+        agree(contestant(off(runs(**values)), lambda: None), losses[name])
+
+
+def test_measuring_counts_steps_and_runs(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("bench.__main__.perf_counter", lambda: next(clock))
+    assert turn(contestants.plain_loop, runs()[:1], STEPS) == 1.0  # a tick of this clock is a step
+
+
+def test_the_ceilings_are_of_a_computers_order():
+    """A core makes 1 to 200 billion multiply-adds a second, and memory moves 1 to 1000 GB."""
+    assert 1e9 < ceilings.multiply_adds_per_second(20) / numba.get_num_threads() < 2e11
+    assert 1e9 < ceilings.bytes_per_second(2**22) < 1e12
+
+
+def test_the_report_shows_the_best_of_the_rounds():
+    names = ("plain loop", "plain loop, no metrics", "PEFT", "vmap", "general", "fused", "fused, no metrics")
+    row = {
+        "n": 128,
+        "general_stack": 7,
+        "ms": {name: [9.0, 2.0, 8.0] for name in names},
+        "MB": dict.fromkeys(names, 5.4),
+    }
+    row["ms"]["fused"] = [0.5, 0.25, 0.5]
+    stack = {"n": 128, "runs": 64, "ms": {"general": [1.0], "fused": [1.0]}}
+    [config, *_] = configs(128, RUNS)
+    result = {
+        "threads": 2, "multiply_adds_per_second": ceilings.multiply_adds(config) / 0.25e-3 * 2, "bytes_per_second": 1e9,
+        "widths": [row], "stacks": [stack], "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
+    }  # fmt: skip
+    text = report(result)
+    [ratios] = [line for line in text.splitlines() if line.startswith("| 128 |") and "0.5 |" in line]
+    cells = [cell.strip() for cell in ratios.split("|")[1:-1]]
+    assert cells[:5] == ["128", "8", "1", "0.125", "0.5"]  # 2 / 0.25, 2 / 2, 0.25 / 2, half the ceiling
+    assert "2 (7)" in text and "| 64 | – |" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", overhead.SWEEPERS)
+def test_a_sweep_of_every_kind_can_be_timed(name, tmp_path):
+    overrides, _ = overhead.SWEEPERS[name]
+    assert overhead.seconds(str(tmp_path), 2, overrides) > 0
+    assert len(list(tmp_path.glob("runs/scratch/*/meta.json"))) == 2
