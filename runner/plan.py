@@ -20,7 +20,7 @@ from runner.store import DamagedRun, Store
 
 ITEM_SIZE = {"float32": 4, "float64": 8}
 MOST = 64  # runs a stack on the CPU
-CACHE = 16 * 2**20  # bytes
+CACHE = 12 * 2**20  # bytes
 PER_RUN = {"init": None, "optimizer": {"name"}, "adapter": {"name", "rank"}}
 
 
