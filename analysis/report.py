@@ -29,6 +29,8 @@ def all_claims(outputs: Path) -> list[Claim]:
 def flags(frame: pd.DataFrame) -> list[str]:
     """One sentence for each best learning rate at the edge of its grid."""
     grid, task = Grid.of(frame), frame["task.name"].iloc[0]
+    if len(grid.lrs) == 1:  # nothing to choose between
+        return []
     sentences = []
     for init, width in itertools.product(grid.inits, grid.widths):
         best, where = grid.best(init, width), f"{task}, {init}, n = {width}"

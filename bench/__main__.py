@@ -34,7 +34,7 @@ RUNS = 28  # init × lr: what the paper's grid has for one width and seed
 WIDTHS = [128, 256, 512, 1024, 2048, 4096, 8192]
 STACKS = [1, 4, 16, 64]
 STACK_WIDTHS = [128, 1024, 8192]
-LEAST, MOST = 4, 400  # steps a turn
+LEAST, MOST = 3, 400  # steps a turn
 ROOM = 2**30  # bytes of a layer output beyond which vmap, which keeps several, is not tried
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--seconds", type=float, default=0.4, help="that a turn takes, where four steps do not take more"
+        "--seconds", type=float, default=0.4, help="that a turn takes, where three steps do not take more"
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--readme", type=Path, help="also write the tables between the markers of this file")
@@ -181,8 +181,8 @@ def report(result: dict[str, Any]) -> str:
         return min(row["ms"][name]) if name in row["ms"] else None
 
     def table(rows: list[dict[str, Any]]) -> str:
-        frame = pd.DataFrame(rows)
-        return frame.to_markdown(index=False, floatfmt=".3g", missingval="–", disable_numparse=[0])
+        frame = pd.DataFrame(rows).astype(object)
+        return frame.where(frame.notna(), None).to_markdown(index=False, floatfmt=".3g", missingval="–", disable_numparse=[0])
 
     def efficiency(row: dict[str, Any]) -> dict[str, Any]:
         [config, *_] = configs(row["n"], RUNS)

@@ -12,6 +12,7 @@ Everything is float64, because Gram matrices square the condition number; the fa
 
 from collections.abc import Sequence
 
+import numba
 import torch
 from torch import Tensor
 
@@ -45,7 +46,8 @@ class Gauge:
         """Fill out (columns, K), float64, in the order of COLUMNS; `before` and `after` are (A, B) around one update."""
         if self.Z.device.type == "cpu":
             arrays = (t.contiguous().numpy() for t in (*before, *gradients, *after, self.scale))
-            metrics_cpu.measure(*arrays, self.panels, len(self.Z), out.numpy())
+            groups = min(len(self.scale), numba.get_num_threads())
+            metrics_cpu.measure(*arrays, self.panels, len(self.Z), groups, out.numpy())
             return
         updates = [new.double() - old.double() for new, old in zip(after, before, strict=True)]
         measured = (

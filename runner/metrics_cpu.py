@@ -132,62 +132,88 @@ def _add_features(features, f, rows, q, Zt):
             features[f + THREE * L + i] += d0 * z0 + d1 * z1 + d2 * z2 + d3 * z3
 
 
+@njit(**OPTIONS)
+def _read(rows, A, new_A, B, new_B, first):
+    """rows (4r + …, TILE) = [A, dA, B, dB] of one run, columns first : first + TILE, zeros beyond the last."""
+    r, n_in = A.shape
+    n_out = len(B)
+    if first + TILE > min(n_in, n_out):
+        rows[:] = 0.0
+    flat_B, flat_new_B, width = B.reshape(-1), new_B.reshape(-1), uintp(r)
+    for a in range(r):
+        for column in range(min(TILE, n_in - first)):
+            j, i = uintp(column), uintp(first + column)
+            rows[a, j] = A[a, i]
+            rows[r + a, j] = np.float64(new_A[a, i]) - np.float64(A[a, i])
+        for column in range(min(TILE, n_out - first)):
+            j, i = uintp(column), uintp(first + column) * width + uintp(a)
+            rows[2 * r + a, j] = flat_B[i]
+            rows[3 * r + a, j] = np.float64(flat_new_B[i]) - np.float64(flat_B[i])
+
+
+@njit(**OPTIONS)
+def _finish(gram_A, gram_dA, gram, features, grad_A, grad_B, scale, points, n_out, out):
+    """One run's columns `out`, from its Gram matrices (lower triangles) and its features, LANES points side by side."""
+    r = len(gram_A)
+    for g in (gram_A, gram):
+        for i in range(len(g)):
+            for j in range(i):
+                g[j, i] = g[i, j]
+    gram_B, gram_dB = gram[:r, :r], gram[r:, r:]
+    Z_A, dZ_A = np.empty((r, points)), np.empty((r, points))
+    for p in range(points):
+        for a in range(r):
+            Z_A[a, p] = features[p // LANES, a * LANES + p % LANES]
+            dZ_A[a, p] = features[p // LANES, (r + a) * LANES + p % LANES]
+    moved = np.concatenate((dZ_A, Z_A + dZ_A))
+    fro = scale * math.sqrt(max(np.sum(gram_A * gram_B), 0.0))
+    spectral = scale * _spectral(gram_A, gram_B)
+    out[0] = _norm(grad_A)
+    out[1] = _norm(grad_B)
+    out[2] = math.sqrt(np.trace(gram_A))
+    out[3] = math.sqrt(np.trace(gram_B))
+    out[4] = _size(np.eye(r), Z_A, r)
+    out[5] = scale * _size(gram_B, Z_A, n_out)
+    out[6] = fro
+    out[7] = spectral
+    out[8] = (fro / spectral) ** 2
+    out[9] = _norm(gram_B - gram_A)
+    out[10] = math.sqrt(np.trace(gram_dA))
+    out[11] = math.sqrt(np.trace(gram_dB))
+    out[12] = scale * _size(gram_B, dZ_A, n_out)
+    out[13] = scale * _size(gram_dB, Z_A, n_out)
+    out[14] = scale * _size(gram_dB, dZ_A, n_out)
+    out[15] = scale * _size(gram, moved, n_out)
+
+
 @njit(parallel=True, **OPTIONS)
-def measure(A, B, grad_A, grad_B, new_A, new_B, scale, Zt, points, out):
+def measure(A, B, grad_A, grad_B, new_A, new_B, scale, Zt, points, groups, out):
     """Fill out (columns, K) in the order of `metrics.COLUMNS`; A, B before an update, new_A, new_B after it.
 
-    Zt (chunks, tiles·TILE·LANES), float64, is the probe of `points` inputs: LANES points side by side, zeros beyond.
+    Zt (chunks, tiles·TILE·LANES), float64, is the probe of `points` inputs: LANES points side by side, zeros beyond. The
+    runs of each of the `groups`, which are spread over the threads, take turns on a tile of it while it is in the cache.
     """
     K, r, n_in = A.shape
     n_out = B.shape[1]
     R = (2 * r + 3) // 4 * 4
-    for k in prange(K):
-        rows = np.zeros((4 * R, TILE))  # A, dA, B, dB
-        gram_A, gram_dA, gram = np.zeros((r, r)), np.zeros((r, r)), np.zeros((2 * r, 2 * r))
-        features = np.zeros((len(Zt), R * LANES))  # Z_A, dZ_A
+    for group in prange(groups):
+        first_run, last_run = group * K // groups, (group + 1) * K // groups
+        rows = np.zeros((4 * r + 3, TILE))
+        gram_A, gram_dA = np.zeros((last_run - first_run, r, r)), np.zeros((last_run - first_run, r, r))
+        gram = np.zeros((last_run - first_run, 2 * r, 2 * r))
+        features = np.zeros((last_run - first_run, len(Zt), R * LANES))  # Z_A, dZ_A; what follows them means nothing
         for first in range(0, max(n_in, n_out), TILE):
-            rows[:] = 0.0
-            for a in range(r):
-                for j in range(min(TILE, n_in - first)):
-                    rows[a, j] = A[k, a, first + j]
-                    rows[r + a, j] = np.float64(new_A[k, a, first + j]) - np.float64(A[k, a, first + j])
-            for j in range(min(TILE, n_out - first)):
-                for a in range(r):
-                    rows[2 * r + a, j] = B[k, first + j, a]
-                    rows[3 * r + a, j] = np.float64(new_B[k, first + j, a]) - np.float64(B[k, first + j, a])
-            _add_products(gram_A, rows, 0, r)
-            _add_products(gram_dA, rows, r, r)
-            _add_products(gram, rows, 2 * r, 2 * r)
-            for c in range(len(Zt) if first < n_in else 0):
-                for q in range(0, 2 * r, 4):
-                    _add_features(features[c], q, rows, q, Zt[c, first * LANES :])
-        for g in (gram_A, gram):
-            for i in range(len(g)):
-                for j in range(i):
-                    g[j, i] = g[i, j]
-        gram_B, gram_dB = gram[:r, :r], gram[r:, r:]
-        Z_A, dZ_A = np.empty((r, points)), np.empty((r, points))
-        for p in range(points):
-            for a in range(r):
-                Z_A[a, p] = features[p // LANES, a * LANES + p % LANES]
-                dZ_A[a, p] = features[p // LANES, (r + a) * LANES + p % LANES]
-        moved = np.concatenate((dZ_A, Z_A + dZ_A))
-        identity = np.eye(r)
-        fro = scale[k] * math.sqrt(max(np.sum(gram_A * gram_B), 0.0))
-        spectral = scale[k] * _spectral(gram_A, gram_B)
-        out[0, k] = _norm(grad_A[k])
-        out[1, k] = _norm(grad_B[k])
-        out[2, k] = math.sqrt(np.trace(gram_A))
-        out[3, k] = math.sqrt(np.trace(gram_B))
-        out[4, k] = _size(identity, Z_A, r)
-        out[5, k] = scale[k] * _size(gram_B, Z_A, n_out)
-        out[6, k] = fro
-        out[7, k] = spectral
-        out[8, k] = (fro / spectral) ** 2
-        out[9, k] = _norm(gram_B - gram_A)
-        out[10, k] = math.sqrt(np.trace(gram_dA))
-        out[11, k] = math.sqrt(np.trace(gram_dB))
-        out[12, k] = scale[k] * _size(gram_B, dZ_A, n_out)
-        out[13, k] = scale[k] * _size(gram_dB, Z_A, n_out)
-        out[14, k] = scale[k] * _size(gram_dB, dZ_A, n_out)
-        out[15, k] = scale[k] * _size(gram, moved, n_out)
+            for k in range(first_run, last_run):
+                i = k - first_run
+                _read(rows, A[k], new_A[k], B[k], new_B[k], first)
+                _add_products(gram_A[i], rows, 0, r)
+                _add_products(gram_dA[i], rows, r, r)
+                _add_products(gram[i], rows, 2 * r, 2 * r)
+                for c in range(len(Zt) if first < n_in else 0):
+                    for q in range(0, 2 * r, 4):
+                        _add_features(features[i, c], q, rows, q, Zt[c, first * LANES :])
+        for k in range(first_run, last_run):
+            i = k - first_run
+            _finish(
+                gram_A[i], gram_dA[i], gram[i], features[i], grad_A[k], grad_B[k], scale[k], points, n_out, out[:, k]
+            )  # fmt: skip

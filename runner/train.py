@@ -55,8 +55,9 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
         last = step == shared.steps or (step % LOOK_EVERY == 0 and not alive.any())
         if log.evaluates(shared, step):
             log.evals[log.index[step]] = engine.eval_loss(adapter)
-        for kept, p in zip(before, parameters, strict=True):
-            kept.copy_(p)
+        if log.wants(step):
+            for kept, p in zip(before, parameters, strict=True):
+                kept.copy_(p)
         if not last:
             optimizer.step(gradients, lrs[step])
         if log.wants(step):
