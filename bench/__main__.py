@@ -5,7 +5,6 @@ only ever add time.
 """
 
 import argparse
-import ctypes
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -14,14 +13,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import pandas as pd
-import psutil
 import torch
 from hydra import compose, initialize_config_dir
 
 import runner.train
 from analysis.report import put_between
 from bench import ceilings, contestants, overhead
+from bench.memory import peak, resident
+from bench.report import report
 from runner.config import CONF, from_hydra, register, with_values
 from runner.machine import keep_freed_memory, use_threads
 from runner.plan import stacks
@@ -35,6 +34,7 @@ WIDTHS = [128, 256, 512, 1024, 2048, 4096, 8192]
 STACKS = [1, 4, 16, 64]
 STACK_WIDTHS = [128, 1024, 8192]
 LEAST, MOST = 3, 400  # steps a turn
+SLOW = 2  # a contestant that has had this many times its share of time sits out, after two rounds
 ROOM = 2**30  # bytes of a layer output beyond which vmap, which keeps several, is not tried
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         "bytes_per_second": ceilings.bytes_per_second(),
         "widths": [by_width(width, options.rounds, options.seconds) for width in options.widths],
         "stacks": [
-            by_stack(width, runs, options.rounds, options.seconds)
+            by_stack(width, runs, max(1, options.rounds // 2), options.seconds)
             for width, runs in product([w for w in STACK_WIDTHS if w in options.widths], STACKS)
         ],
         "overhead": overhead.measure(),
@@ -89,7 +89,11 @@ def by_width(width: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Every contestant at one width; our general engine with as many of the runs as the planner gives a stack."""
     all_runs = configs(width, RUNS)
     general = stacks([with_values(c, {"engine": "autograd"}) for c in all_runs])[0]
-    return {"n": width, "general_stack": len(general)} | race(
+    work = {
+        "multiply_adds": ceilings.multiply_adds(all_runs[0]),
+        "bytes": ceilings.bytes_moved(all_runs[0], RUNS),
+    }
+    return {"n": width, "runs": RUNS, "general_stack": len(general), **work} | race(
         {
             "plain loop": (contestants.plain_loop, all_runs[:1]),
             "plain loop, no metrics": (contestants.plain_loop, off(all_runs[:1])),
@@ -144,7 +148,9 @@ def race(
         memory[name] = (peak() - before) / 1e6
         steps[name] = min(MOST, max(LEAST, round(seconds / step)))
     for _, (name, (contestant, runs)) in product(range(rounds), entries.items()):
-        times[name].append(turn(contestant, runs, steps[name]) / len(runs) * 1e3)
+        spent = sum(times[name]) * len(runs) * steps[name] / 1e3
+        if spent < rounds * seconds * SLOW or len(times[name]) < 2:
+            times[name].append(turn(contestant, runs, steps[name]) / len(runs) * 1e3)
     return {"ms": times, "MB": memory}
 
 
@@ -153,77 +159,6 @@ def turn(contestant: Callable[..., object], runs: list[Config], steps: int) -> f
     ticks: list[float] = []
     contestant([with_values(config, {"steps": steps}) for config in runs], lambda: ticks.append(perf_counter()))
     return (ticks[-1] - ticks[0]) / (steps - 1)
-
-
-def resident() -> int:
-    """Bytes that this process holds now, once what is free has been given back; where Linux allows, sets the peak to it."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError, TypeError):
-        pass
-    return psutil.Process().memory_info().rss
-
-
-def peak() -> float:
-    """Bytes at the peak since `resident`; nan where the system does not say."""
-    try:
-        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    except (OSError, ValueError):
-        return float("nan")
-    return int(line.split()[1]) * 1024
-
-
-def report(result: dict[str, Any]) -> str:
-    """The tables in Markdown."""
-
-    def ms(row: dict[str, Any], name: str) -> float | None:
-        return min(row["ms"][name]) if name in row["ms"] else None
-
-    def table(rows: list[dict[str, Any]]) -> str:
-        frame = pd.DataFrame(rows).astype(object)
-        return frame.where(frame.notna(), None).to_markdown(index=False, floatfmt=".3g", missingval="–", disable_numparse=[0])
-
-    def efficiency(row: dict[str, Any]) -> dict[str, Any]:
-        [config, *_] = configs(row["n"], RUNS)
-        seconds = ms(row, "fused") / 1e3
-        return {
-            "n": str(row["n"]),
-            "plain / fused": ms(row, "plain loop") / ms(row, "fused"),
-            "plain / general": ms(row, "plain loop") / ms(row, "general"),
-            "fused, metrics on / off": ms(row, "fused") / ms(row, "fused, no metrics"),
-            "share of multiply-adds": ceilings.multiply_adds(config) / seconds / result["multiply_adds_per_second"],
-            "share of bandwidth": ceilings.bytes_moved(config, RUNS) / seconds / result["bytes_per_second"],
-            **{f"MB, {name}": round(row["MB"][name]) for name in ("plain loop", "PEFT", "vmap", "general", "fused")},
-        }
-
-    widths, by_stacks = result["widths"], result["stacks"]
-    return "\n\n".join(
-        [
-            f"Milliseconds per run and step, {result['threads']} threads; {RUNS} runs a stack (general: in brackets):",
-            table(
-                [
-                    {"n": str(row["n"])}
-                    | {name: ms(row, name) for name in row["ms"]}
-                    | {"general": f"{ms(row, 'general'):.3g} ({row['general_stack']})"}
-                    for row in widths
-                ]
-            ),
-            f"Ratios; shares of the {result['multiply_adds_per_second'] / 1e9:.0f} billion multiply-adds and "
-            f"{result['bytes_per_second'] / 1e9:.0f} GB a second that this machine reached; memory at the peak:",
-            table([efficiency(row) for row in widths]),
-            "Milliseconds per run and step against the runs a stack:",
-            table(
-                [
-                    {"n": str(row["n"]), "runs": str(row["runs"])}
-                    | {name: ms(row, name) for name in ("vmap", "general", "fused")}
-                    for row in by_stacks
-                ]
-            ),
-            "Overhead: milliseconds a tiny run takes in a sweep:",
-            table(result["overhead"]),
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -231,28 +231,23 @@ def test_the_estimate_of_memory_is_of_the_right_size():
     Building the frozen base takes more for a moment than a small stack does, so the peak is set back after the first step.
     """
     script = """
-import ctypes, sys
-sys.path.insert(0, sys.argv[1])
+import sys
+sys.path[:0] = sys.argv[1:3]
+from bench.memory import peak, resident
 from conftest import configure
 from runner.train import train
-config = configure("task.width=2048", "steps=3", *sys.argv[2:])
-def peak(runs):
-    def progress(step, losses):
-        if step == 0:
-            ctypes.CDLL(None).malloc_trim(0)
-            open("/proc/self/clear_refs", "w").write("5")  # sets the peak back to what is used now
-        if step == 2:
-            [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-            peaks.append(int(line.split()[1]) * 1024)
+config = configure("task.width=2048", "steps=3", *sys.argv[3:])
+def peak_of(runs):
     peaks = []
-    train(runs * [config], progress)
+    train(runs * [config], lambda step, losses: {0: resident, 2: lambda: peaks.append(peak())}.get(step, int)())
     return peaks[0]
-peak(1)  # what stays: libraries, kernels, caches
-print((peak(36) - peak(1)) / 35)
+peak_of(1)  # what stays: libraries, kernels, caches
+print((peak_of(36) - peak_of(1)) / 35)
 """
+    tests = Path(__file__).parent
     for engine in ("fused", "autograd"):
         overrides = (f"engine={engine}", "task.train_points=400")
-        command = [sys.executable, "-c", script, str(Path(__file__).parent), *overrides]
+        command = [sys.executable, "-c", script, str(tests), str(tests.parent), *overrides]
         measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         assert 0.6 < measured / bytes_per_run(configure("task.width=2048", "steps=3", *overrides)) < 1.4, engine
 

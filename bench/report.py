@@ -1,0 +1,59 @@
+"""The measurements as the README shows them."""
+
+from typing import Any
+
+import pandas as pd
+
+
+def report(result: dict[str, Any]) -> str:
+    """The tables in Markdown; of several rounds the best counts."""
+    widths, by_stacks = result["widths"], result["stacks"]
+
+    def ms(row: dict[str, Any], name: str) -> float | None:
+        return min(row["ms"][name]) if name in row["ms"] else None
+
+    def table(rows: list[dict[str, Any]]) -> str:
+        frame = pd.DataFrame(rows).astype(object)
+        return frame.where(frame.notna(), None).to_markdown(
+            index=False, floatfmt=".3g", missingval="–", disable_numparse=[0]
+        )
+
+    def efficiency(row: dict[str, Any]) -> dict[str, Any]:
+        seconds = ms(row, "fused") / 1e3
+        return {
+            "n": str(row["n"]),
+            "plain / fused": ms(row, "plain loop") / ms(row, "fused"),
+            "plain / general": ms(row, "plain loop") / ms(row, "general"),
+            "fused, metrics on / off": ms(row, "fused") / ms(row, "fused, no metrics"),
+            "share of multiply-adds": row["multiply_adds"] / seconds / result["multiply_adds_per_second"],
+            "share of bandwidth": row["bytes"] / seconds / result["bytes_per_second"],
+            **{f"MB, {name}": round(row["MB"][name]) for name in ("plain loop", "PEFT", "vmap", "general", "fused")},
+        }
+
+    return "\n\n".join(
+        [
+            f"Milliseconds per run and step, {result['threads']} threads; {widths[0]['runs']} runs a stack (general: as many "
+            "as in brackets):",
+            table(
+                [
+                    {"n": str(row["n"])}
+                    | {name: ms(row, name) for name in row["ms"]}
+                    | {"general": f"{ms(row, 'general'):.3g} ({row['general_stack']})"}
+                    for row in widths
+                ]
+            ),
+            f"Ratios; shares of the {result['multiply_adds_per_second'] / 1e9:.0f} billion multiply-adds and "
+            f"{result['bytes_per_second'] / 1e9:.0f} GB a second that this machine reached; memory at the peak:",
+            table([efficiency(row) for row in widths]),
+            "Milliseconds per run and step against the runs a stack:",
+            table(
+                [
+                    {"n": str(row["n"]), "runs": str(row["runs"])}
+                    | {name: ms(row, name) for name in ("vmap", "general", "fused")}
+                    for row in by_stacks
+                ]
+            ),
+            "Overhead: milliseconds a tiny run takes in a sweep:",
+            table(result["overhead"]),
+        ]
+    )
