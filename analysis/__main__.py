@@ -71,8 +71,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(figures.NAMES)}")
     if options.experiment is not None and Path(options.experiment).name != options.experiment:
         parser.error(f"--experiment {options.experiment!r}: must be the name of a folder in {options.outputs / 'runs'}")
-    if options.readme and report.START not in options.readme.read_text():
-        parser.error(f"--readme {options.readme}: has no line {report.START}")
+    if options.readme and not (options.readme.is_file() and report.START in options.readme.read_text()):
+        parser.error(f"--readme {options.readme}: must be a file with a line {report.START}")
     return options
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.plugins.sweeper import Sweeper
@@ -59,12 +60,18 @@ class StackSweeper(Sweeper):
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         if any(o.key_or_group == "experiment" and o.is_sweep_override() for o in parser.parse_overrides(arguments)):
             raise ConfigError("experiment: each has axes of its own; run one command for each")
+        for override in parser.parse_overrides(given):
+            _check_axis(override)
+        HydraConfig.instance().set_config(self.config)  # for values that refer to `hydra:`
         [jobs] = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
         templates: dict[tuple[str, ...], Template] = {}
         configs = []
         for job in jobs:
-            # Choices pick files and so take part in composing the defaults list; values are set in its result.
-            choices = tuple(text for text in job if is_group(parse(text).key_or_group))
+            # Choices pick files and so take part in composing the defaults list; values, of whole nodes too, are set in
+            # its result.
+            choices = tuple(
+                text for text in job if is_group(parse(text).key_or_group) and not isinstance(parse(text).value(), dict)
+            )
             if choices not in templates:
                 templates[choices] = Template(loader.load_sweep_config(self.config, list(choices)))
             configs.append(templates[choices].configure({text: parse(text) for text in job if text not in choices}))
@@ -105,6 +112,16 @@ class Template:
         config = with_values(self.first, {k: OmegaConf.select(self.composed, k) for k in keys | self.references})
         validate(config)
         return config
+
+
+def _check_axis(override: Override) -> None:
+    """Raise ConfigError for an axis without values."""
+    if override.is_interval_sweep():
+        raise ConfigError(
+            f"{override.input_line}: an interval is no list of values; use choice(…) or range(…), or hydra/sweeper=optuna"
+        )
+    if override.is_sweep_override() and not list(override.sweep_string_iterator()):
+        raise ConfigError(f"{override.input_line}: the sweep has no runs, because this axis has no values")
 
 
 def _is_plain(override: Override) -> bool:

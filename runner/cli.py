@@ -1,5 +1,6 @@
 """The command line. `python -m runner [key=value …]`: train one run, or with several values or an experiment, a sweep of them."""
 
+import errno
 import math
 import os
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -43,8 +44,13 @@ def clear_errors() -> Iterator[None]:
     """Turn every error in what the user asked for into one message on stderr and exit code 2."""
     try:
         yield
-    except BrokenPipeError:  # whoever read our output has stopped; the runs are stored
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # Whoever read our output has stopped, or its disk is full; the runs are stored.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            print(f"error: cannot print the report ({error.strerror}); the runs are stored", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if not isinstance(error, ConfigError | HydraException | OmegaConfBaseException) and not _raised_by_hydra(error):
@@ -62,6 +68,11 @@ def _raised_by_hydra(error: Exception) -> bool:
 def explain(error: Exception) -> str:
     """One clear message: the field, what is wrong with it, what is allowed."""
     cause = error.__cause__
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as an override; put quotes around a value with special characters, "
+            "once for the shell and once for Hydra: \"key='value'\""
+        )
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: unknown; choose one of {', '.join(error.options)}"

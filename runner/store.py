@@ -129,13 +129,15 @@ class Store:
             new.mkdir(parents=True)
             for name, contents in _contents(config, outcome, {"run_id": path.name, **context}).items():
                 (new / name).write_bytes(contents)
-            if path.exists():  # without a result, or damaged
+            if path.is_symlink() or path.is_file():  # not ours
+                path.unlink()
+            elif path.exists():  # without a result, or damaged
                 shutil.rmtree(path)
             new.rename(path)
         except OSError as error:
             raise ConfigError(
-                f"outputs={self.runs.parent}: cannot store run {path.name} ({error.strerror}); "
-                "what is stored already is safe, and the same command trains the rest"
+                f"outputs={self.runs.parent}: cannot write {path} ({error.strerror or error}); "
+                "what is stored already is safe, and once this is mended the same command trains the rest"
             ) from error
         finally:
             shutil.rmtree(new, ignore_errors=True)

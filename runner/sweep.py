@@ -126,15 +126,22 @@ class Sweep:
         again = [config for config in ended.stack if ended.error and run_id(config) not in self.second_try]
         self.second_try |= {run_id(config) for config in again}
         self.queue.extend([config] for config in again)
+        not_stored: ConfigError | None = None
         for config, outcome in zip(ended.stack, ended.outcomes or [failed] * len(ended.stack), strict=True):
             if config in again:
                 continue
             with interruptions_wait():
-                self.store.write(config, outcome, ended.context)
+                try:
+                    self.store.write(config, outcome, ended.context)
+                except ConfigError as error:  # what keeps one run from being stored may spare its neighbours
+                    not_stored = error
+                    continue
                 self.results.add(config, outcome.status, outcome.summary, outcome.error)
                 if outcome.status in DONE:
                     self._track(config, outcome)
                 self.store.release(config)
+        if not_stored:
+            raise not_stored
         return [config for config in ended.stack if config not in again]
 
     def _track(self, config: Config, outcome: Outcome) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from runner.checks import resolve_device, resolve_engine
-from runner.machine import keep_freed_memory, use_threads
+from runner.machine import interruptions_wait, keep_freed_memory, use_threads
 from runner.schema import Config
 from runner.store import Outcome
 from runner.train import train
@@ -151,7 +151,8 @@ class Processes:
         ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         process = context.Process(target=_work, args=(theirs, self.threads), daemon=True)
-        process.start()
+        with interruptions_wait():  # the child begins with what is blocked here, so Ctrl-C cannot end it in its imports
+            process.start()
         theirs.close()  # so that the pipe ends when the process does
         self.workers.append(Worker(process, ours))
         return self.workers[-1]

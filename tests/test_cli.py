@@ -90,10 +90,26 @@ def test_the_best_lr_is_told_and_its_edge_flagged(cli):
     assert "edge of the grid" in out
 
 
-@pytest.mark.parametrize("axis", ["seed=range(0,0)", "init=glob(nothing*)"])
-def test_an_empty_sweep_is_told(cli, axis):
-    code, _, err = cli("--multirun", axis)
-    assert code == 2 and "the sweep has no runs" in err
+@pytest.mark.parametrize("axis", ["seed=range(0,0)", "init=glob(nothing*)", "optimizer.lr=interval(0.1,0.2)"])
+def test_an_axis_without_values_is_told(cli, axis):
+    code, _, err = cli("--multirun", "seed=0,1", axis)
+    assert code == 2 and err.startswith(f"error: {axis}: ") and "values" in err
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=1e-3,", "init=~x", "seed=a=b"])
+def test_what_hydra_cannot_read_is_told_with_what_to_do(cli, override):
+    code, _, err = cli("--multirun", override)
+    assert code == 2 and err.startswith(f"error: {override}: ") and "quotes" in err and err.count("\n") == 1
+
+
+def test_a_report_that_cannot_be_printed_costs_no_run(tmp_path):
+    command = [sys.executable, "-m", "runner", *TINY, f"outputs={tmp_path}"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == (
+        "error: cannot print the report (No space left on device); the runs are stored\n"
+    )
+    assert statuses(tmp_path) == {"finished": 1}
 
 
 def test_a_sweep_has_one_store_and_one_tracker(cli):

@@ -138,6 +138,41 @@ def test_a_disk_that_fills_up_ends_the_sweep_with_a_message_and_costs_nothing_st
     same_store(outputs, undisturbed)
 
 
+@pytest.mark.parametrize("obstacle", ["file", "dangling link", "link to a folder"])
+def test_what_stands_in_a_runs_place_is_replaced(undisturbed, cli, outputs, obstacle):
+    [first, *_] = sorted(path.name for path in undisturbed.glob("runs/scratch/*"))
+    (outputs / "runs" / "scratch").mkdir(parents=True)
+    (outputs / "elsewhere").mkdir()
+    place = outputs / "runs" / "scratch" / first
+    if obstacle == "file":
+        place.touch()
+    else:
+        place.symlink_to(outputs / "elsewhere" if "folder" in obstacle else "nothing")
+    code, out, _ = cli(*SWEEP)
+    assert code == 0 and f"{RUNS} finished" in out
+    assert (outputs / "elsewhere").is_dir() and not place.is_symlink()
+    (outputs / "elsewhere").rmdir()
+    same_store(outputs, undisturbed)
+
+
+def test_a_run_that_cannot_be_stored_does_not_cost_its_neighbours(undisturbed, cli, outputs, monkeypatch):
+    rename = Path.rename
+    [refused, *_] = sorted(path.name for path in undisturbed.glob("runs/scratch/*"))
+
+    def refuse_one(path, target):
+        if target.name == refused:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse_one)
+        code, _, err = cli(*SWEEP, "workers=1")
+    assert code == 2 and refused in err
+    assert len(list(outputs.glob("runs/scratch/*/meta.json"))) % 6 == 5  # the rest of its stack, and the stacks before
+    assert cli(*SWEEP)[0] == 0
+    same_store(outputs, undisturbed)
+
+
 def test_two_sweeps_at_once_share_the_work(undisturbed, tmp_path):
     command = [sys.executable, "-m", "runner", *SWEEP, f"outputs={tmp_path}", "workers=1"]
     sweeps = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]

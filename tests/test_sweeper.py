@@ -12,6 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf, open_dict
@@ -43,6 +44,13 @@ SWEEPS = {
         "seed=7,${adapter.rank}",
     ],
     "whole nodes": ["log={every:2},{every:3}", "optimizer.lr=0.1,0.2"],
+    "whole groups, in their order": [
+        "optimizer.lr=0.5",
+        "optimizer={lr:0.1}",
+        "task={width:16},{width:20}",
+        "seed=0,1",
+    ],
+    "references to hydra": ["outputs='${hydra:runtime.cwd}/x'", "seed=0,1"],
     "additions": ["++optimizer.lr=0.1,0.2", "++seed=3,4"],
     "one run": ["optimizer.lr=0.5"],
 }
@@ -63,6 +71,7 @@ def composed(hydra, overrides):
     sweeper = StackSweeper(params)
     sweeper.setup(hydra_context=HydraContext(hydra.config_loader, None), task_function=None, config=master)
     theirs = []
+    HydraConfig.instance().set_config(master)  # as Hydra does before each job
     parser = OverridesParser.create(config_loader=hydra.config_loader)
     given = [*(f"{key}={value}" for key, value in (params or {}).items()), *arguments]
     for job in BasicSweeper.split_arguments(parser.parse_overrides(given), None)[0]:
