@@ -24,7 +24,7 @@ reproduce: $(SETUP)  ## train every toy experiment, then draw all figures and ju
 	@for sweep in $(SWEEPS); do $(BIN)/python -m runner experiment=$$sweep || exit; done
 	@$(BIN)/python -m analysis --readme README.md
 
-reproduce-full: $(SETUP)  ## the toy model's grid up to width 8192, into outputs/full (about 10 minutes)
+reproduce-full: $(SETUP)  ## the toy model's grid up to width 8192, into outputs/full (six minutes)
 	@$(BIN)/python -m runner experiment=lr_vs_width $(FULL)
 	@$(BIN)/python -m analysis --outputs outputs/full
 

@@ -16,12 +16,7 @@ EARLY = 10  # the theory speaks of a few steps: increments are compared at this 
 BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B under either init: A's waits for B's
 LANDMARKS = (0, 1, BOTH_MOVED, EARLY)  # steps kept for every run, besides the last
 CURVE_POINTS = 60  # rows kept of a run at the best learning rate, besides its first EARLY
-PLACES = (
-    "outputs",
-    "tracker.",
-    "stack.",
-    "workers",
-)  # where and how runs were made: of no use in a record, and of one machine only
+PLACES = ("outputs", "tracker.", "stack.", "workers")  # where and how runs were made, on one machine
 NOT_SETTINGS = ("experiment", *PLACES, "summary.", "run_id", "status", *AXES)
 
 

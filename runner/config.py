@@ -38,7 +38,7 @@ NOT_IDENTITY = (
     "tracker",
     "stack",
     "workers",
-)  # where and how a run is kept, not what is computed
+)  # where and how it is kept, not what is computed
 
 SCHEMAS = {
     "task": {

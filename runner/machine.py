@@ -3,7 +3,8 @@
 import ctypes
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numba
 import torch
@@ -36,9 +37,27 @@ def keep_freed_memory(largest: int = 2**30) -> None:
 
 @contextmanager
 def interruptions_wait() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM: what is trained is stored first."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    """Hold back Ctrl-C and SIGTERM: what is trained is stored first. In the main thread; KeyboardInterrupt comes after.
+
+    By handlers: a mask would hold for one thread, and the system hands the signal to another.
+    """
+    came: list[int] = []
+    with _handlers(lambda signum, frame: came.append(signum)):
+        yield
+    if came:
+        raise KeyboardInterrupt
+
+
+def interruptions_ignored() -> AbstractContextManager[None]:
+    """Ignore Ctrl-C and SIGTERM for a moment, and for as long as it lives in a process that is started meanwhile."""
+    return _handlers(signal.SIG_IGN)
+
+
+@contextmanager
+def _handlers(handler: Any) -> Iterator[None]:
+    before = {which: signal.signal(which, handler) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for which, old in before.items():
+            signal.signal(which, old)

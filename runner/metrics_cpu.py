@@ -58,7 +58,7 @@ def _spectral(gram_A, gram_B):
         pivot = gram_A[j, j]
         for k in range(j):
             pivot -= factor[j, k] * factor[j, k]
-        if pivot <= 1e-15 * gram_A[j, j]:
+        if pivot <= 1e-15 * gram_A[j, j] < math.inf:
             continue
         factor[j, j] = math.sqrt(pivot)
         for i in range(j + 1, r):

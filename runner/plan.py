@@ -77,21 +77,29 @@ def cost(config: Config) -> float:
     return float(config.steps * config.task.train_points * config.task.layer_shape()[0])
 
 
+def most_workers(config: Config) -> int:
+    """Processes that may train at the same time: `workers`; auto is one a thread on the CPU, and one on a GPU."""
+    if config.workers != "auto":
+        return config.workers
+    return torch.get_num_threads() if resolve_device(config.device).type == "cpu" else 1
+
+
 def memory_budget(config: Config) -> int:
-    """Bytes that a stack may take: `stack.max_bytes`, or a quarter of the device's free memory."""
+    """Bytes that a stack may take: `stack.max_bytes`, or the worker's share in a quarter of the device's free memory."""
     if config.stack.max_bytes is not None:
         return config.stack.max_bytes
     device = resolve_device(config.device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return free // 4
+    return free // (4 * most_workers(config))
 
 
 def bytes_per_run(config: Config) -> int:
     """What one more run adds to a stack: factors, gradients, optimizer and their copies, the log, and activations."""
     n_out, n_in = config.task.layer_shape()
-    points, rank = config.task.train_points, -(-config.adapter.rank // 4) * 4  # `fused` rounds it up
+    rank = -(-config.adapter.rank // 4) * 4  # `fused` rounds it up
     factors = 16 * rank * (n_out + n_in)
-    activations = 4 * points * rank if resolve_engine(config) == "fused" else points * n_out
+    train, test = config.task.train_points, config.task.test_points
+    activations = 4 * (train + test) * rank if resolve_engine(config) == "fused" else max(train, test) * n_out
     return (factors + activations) * ITEM_SIZE[config.dtype] + 8 * len(COLUMNS) * (config.steps // config.log.every + 2)
 
 

@@ -83,6 +83,11 @@ class Store:
             fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(config))
         except (BlockingIOError, PermissionError):
             return False
+        except OSError as error:
+            raise ConfigError(
+                f"outputs={self.runs.parent}: cannot lock files there ({error.strerror}); choose a folder on a file system "
+                "that can"
+            ) from error
         return True
 
     def release(self, config: Config) -> None:

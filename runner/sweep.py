@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from runner.checks import resolve_device
 from runner.config import as_dict, run_id
 from runner.machine import interruptions_wait, keep_freed_memory, use_threads
-from runner.plan import cost, plan, stacks
+from runner.plan import cost, most_workers, plan, stacks
 from runner.progress import ProgressBar, say
 from runner.report import SKIPPED, Results, print_report
 from runner.schema import Config, ConfigError
@@ -78,14 +77,16 @@ class Sweep:
                     self._wait_for_others()
                     continue
                 ended = pool.ended(bar.step)
-                for each in ended:
-                    self.training.remove(each.stack)
-                self._submit(pool)  # what is free works on while we store
-                for each in ended:
-                    bar.finish(each.stack, self._keep(each))
+                with interruptions_wait():  # what is trained is stored first
+                    for each in ended:
+                        self.training.remove(each.stack)
+                    self._submit(pool)  # what is free works on while we store
+                    for each in ended:
+                        bar.finish(each.stack, self._keep(each))
         except KeyboardInterrupt:
             for interrupting in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(interrupting, signal.SIG_IGN)  # a second one must not leave runs unmarked
+            pool.close()
             self._mark_interrupted(everything)
         finally:
             pool.close()
@@ -130,16 +131,15 @@ class Sweep:
         for config, outcome in zip(ended.stack, ended.outcomes or [failed] * len(ended.stack), strict=True):
             if config in again:
                 continue
-            with interruptions_wait():
-                try:
-                    self.store.write(config, outcome, ended.context)
-                except ConfigError as error:  # what keeps one run from being stored may spare its neighbours
-                    not_stored = error
-                    continue
-                self.results.add(config, outcome.status, outcome.summary, outcome.error)
-                if outcome.status in DONE:
-                    self._track(config, outcome)
-                self.store.release(config)
+            try:
+                self.store.write(config, outcome, ended.context)
+            except ConfigError as error:  # what keeps one run from being stored may spare its neighbours
+                not_stored = error
+                continue
+            self.results.add(config, outcome.status, outcome.summary, outcome.error)
+            if outcome.status in DONE:
+                self._track(config, outcome)
+            self.store.release(config)
         if not_stored:
             raise not_stored
         return [config for config in ended.stack if config not in again]
@@ -178,10 +178,10 @@ def pool_for(planned: list[list[Config]]) -> InProcess | Processes:
     start, which a short sweep does not.
     """
     config, threads = planned[0][0], torch.get_num_threads()
-    count = config.workers
-    if count == "auto":
+    count = most_workers(config)
+    if config.workers == "auto":
         long = sum(cost(config) for stack in planned for config in stack) > PAYS
-        count = min(threads, len(planned)) if long and resolve_device(config.device).type == "cpu" else 1
+        count = min(count, len(planned)) if long else 1
     if count == 1:
         use_threads(threads)
         keep_freed_memory()

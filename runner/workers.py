@@ -4,7 +4,6 @@ Both kinds of pool take a stack (`submit`), train it, and say how it ended (`end
 """
 
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from runner.checks import resolve_device, resolve_engine
-from runner.machine import interruptions_wait, keep_freed_memory, use_threads
+from runner.machine import interruptions_ignored, keep_freed_memory, use_threads
 from runner.schema import Config
 from runner.store import Outcome
 from runner.train import train
@@ -151,7 +150,7 @@ class Processes:
         ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         process = context.Process(target=_work, args=(theirs, self.threads), daemon=True)
-        with interruptions_wait():  # the child begins with what is blocked here, so Ctrl-C cannot end it in its imports
+        with interruptions_ignored():  # by the child too, for good: the parent decides when it stops
             process.start()
         theirs.close()  # so that the pipe ends when the process does
         self.workers.append(Worker(process, ours))
@@ -167,19 +166,10 @@ def _reason(exitcode: int | None) -> str:
 
 def _work(connection: Connection, threads: int) -> None:
     """A worker process: train the stacks that come, until the pipe or the process at its other end is gone."""
-    for interrupting in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(interrupting, signal.SIG_IGN)  # the parent decides when to stop
     use_threads(threads)
     keep_freed_memory()
-    parent = multiprocessing.parent_process()
-
-    def tell(step: float, loss: float) -> None:
-        if not parent.is_alive():
-            os._exit(1)
-        connection.send((step, loss))
-
     try:
         while True:
-            connection.send(carry_out(connection.recv(), tell))
+            connection.send(carry_out(connection.recv(), lambda step, loss: connection.send((step, loss))))
     except (EOFError, OSError):
         sys.exit()

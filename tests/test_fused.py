@@ -131,8 +131,9 @@ def identical(a: pd.DataFrame, b: pd.DataFrame) -> None:
 @pytest.mark.parametrize("name", TASK_NAMES)
 def test_a_run_has_the_same_bits_in_every_stack(name, optimizer):
     configs = grid(name, f"optimizer={optimizer}", "optimizer.weight_decay=0.01")
-    together = [outcome.steps for outcome in train(configs)]
-    assert {"finished", "diverged"} == {outcome.status for outcome in train(configs)} or optimizer == "signsgd"
+    outcomes = train(configs)
+    assert {"finished", "diverged"} == {outcome.status for outcome in outcomes} or optimizer == "signsgd"
+    together = [outcome.steps for outcome in outcomes]
     for size in (1, 3, 5):
         apart = [outcome.steps for k in range(0, len(configs), size) for outcome in train(configs[k : k + size])]
         for a, b in zip(apart, together, strict=True):

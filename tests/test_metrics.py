@@ -6,6 +6,7 @@ import torch
 from conftest import rejects
 
 from runner import metrics
+from runner.metrics_cpu import LANES, TILE
 
 RUNS, RANK, N_IN, N_OUT, PROBE = 3, 4, 24, 17, 11
 
@@ -29,33 +30,54 @@ def agree(fast, slow):
         torch.testing.assert_close(values, expected, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_state_agrees_with_its_definition(tensors):
-    A, B, _, _, s, Z = tensors
-    slow = [reference.state(A[k], B[k], s[k].item(), Z) for k in range(RUNS)]
-    agree(metrics.state(A, B, s, Z), slow)
-    rejects(agree, metrics.state(A, B, 1.001 * s, Z), slow)
-    rejects(agree, metrics.state(A.flip(0), B, s, Z), slow)
+def by_functions(A, B, dA, dB, s, Z, gradients):
+    """Every column by the functions that define it."""
+    return metrics.gradient_norms(*gradients) | metrics.state(A, B, s, Z) | metrics.increments(A, B, dA, dB, s, Z)
 
 
-def test_increments_agree_with_their_definition(tensors):
+def by_kernels(A, B, dA, dB, s, Z, gradients):
+    """Every column as a run on the CPU gets it."""
+    out = torch.full((len(metrics.COLUMNS), len(A)), torch.nan, dtype=torch.float64)
+    metrics.Gauge(Z, s).measure((A, B), gradients, (A + dA, B + dB), out)
+    return dict(zip(metrics.COLUMNS, out, strict=True))
+
+
+@pytest.mark.parametrize("measure", [by_functions, by_kernels])
+def test_every_column_agrees_with_its_definition(tensors, measure):
     A, B, dA, dB, s, Z = tensors
-    slow = [reference.increments(A[k], B[k], dA[k], dB[k], s[k].item(), Z) for k in range(RUNS)]
-    agree(metrics.increments(A, B, dA, dB, s, Z), slow)
-    rejects(agree, metrics.increments(A + dA, B + dB, dA, dB, s, Z), slow)  # the factors after the update
+    gradients = (A.flip(0), 3 * B)
+    slow = [
+        {"grad/A": gradients[0][k].norm().item(), "grad/B": gradients[1][k].norm().item()}
+        | reference.state(A[k], B[k], s[k].item(), Z)
+        | reference.increments(A[k], B[k], dA[k], dB[k], s[k].item(), Z)
+        for k in range(RUNS)
+    ]
+    assert list(slow[0]) == list(metrics.COLUMNS)
+    measured = measure(A, B, dA, dB, s, Z, gradients)
+    agree(measured, slow)
+    for name in metrics.COLUMNS:
+        rejects(agree, measured | {name: 1.001 * measured[name]}, slow)
+    rejects(agree, measure(A.flip(0), B, dA, dB, s, Z, gradients), slow)
+    rejects(agree, measure(A + dA, B + dB, dA, dB, s, Z, gradients), slow)  # the factors after the update
 
 
-def test_gradient_norms_are_frobenius_norms(tensors):
-    A, B, *_ = tensors
+# rank, n_in, n_out, probe points: around and across the borders of blocks (4), lanes and tiles, tall, flat and tiny
+SHAPES = [(1, 1, 1, 1), (2, TILE, TILE, LANES), (3, TILE + 1, 5, LANES + 1), (5, 7, TILE + 1, 3), (4, 2 * TILE, TILE - 1, 130),
+          (16, TILE - 1, 3 * TILE + 2, 9), (7, 40, 40, LANES - 1)]  # fmt: skip
 
-    def check(measured):
-        slow = [
-            {"grad/A": A[k].square().sum().sqrt().item(), "grad/B": B[k].square().sum().sqrt().item()}
-            for k in range(RUNS)
-        ]
-        agree(measured, slow)
 
-    check(metrics.gradient_norms(A, B))
-    rejects(check, metrics.gradient_norms(A, 1.1 * B))
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_kernels_agree_with_the_functions_on_every_shape(shape):
+    rank, n_in, n_out, points = shape
+    g = torch.Generator().manual_seed(rank)
+    A, dA, B, dB, Z = (
+        torch.randn(*size, generator=g, dtype=torch.float64)
+        for size in ((5, rank, n_in), (5, rank, n_in), (5, n_out, rank), (5, n_out, rank), (points, n_in))
+    )
+    arguments = (A, B, dA, dB, torch.linspace(0.5, 2, 5, dtype=torch.float64), Z, (dA, dB))
+    slow = [{name: v[k].item() for name, v in by_functions(*arguments).items()} for k in range(5)]
+    agree(by_kernels(*arguments), slow)
+    rejects(agree, by_kernels(A, B, dA, dB, arguments[4], Z.flip(1) + 1, (dA, dB)), slow)
 
 
 def test_the_three_increments_add_up_to_the_change_of_Z_B(tensors):
@@ -91,14 +113,17 @@ def test_small_increments_survive_the_gram_route():
     rejects(check, 1.00001)
 
 
-def test_non_finite_factors_give_nan_for_their_run_only(tensors):
-    A, B, _, _, s, Z = tensors
-    broken = A.clone()
-    broken[1, 0, 0] = torch.nan
-    clean, measured = metrics.state(A, B, s, Z), metrics.state(broken, B, s, Z)
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("measure", [by_functions, by_kernels])
+def test_non_finite_factors_tell_for_their_run_only(tensors, measure, broken):
+    A, B, dA, dB, s, Z = tensors
+    bad = A.clone()
+    bad[1, 0, 0] = broken
+    clean, measured = (measure(a, B, dA, dB, s, Z, (A, B)) for a in (A, bad))
+    of_A = {"param/A", "feature/Z_A", "feature/Z_B", "weight/fro", "weight/spectral", "weight/stable_rank", "balance"}
     for name, values in measured.items():
         assert torch.equal(values[[0, 2]], clean[name][[0, 2]]), name
-        assert values[1].isnan() or name == "param/B", name
+        assert not (name in of_A and values[1].isfinite()), name
 
 
 def test_zero_product_has_zero_norms_and_no_stable_rank():

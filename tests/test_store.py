@@ -245,11 +245,15 @@ peak_of(1)  # what stays: libraries, kernels, caches
 print((peak_of(36) - peak_of(1)) / 35)
 """
     tests = Path(__file__).parent
-    for engine in ("fused", "autograd"):
-        overrides = (f"engine={engine}", "task.train_points=400")
+    for case in (
+        ["engine=fused", "task.train_points=400"],
+        ["engine=autograd", "task.train_points=400"],
+        ["engine=autograd", "task.train_points=50", "task.test_points=400"],
+    ):
+        overrides = [*case, "eval.every=1"]
         command = [sys.executable, "-c", script, str(tests), str(tests.parent), *overrides]
         measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        assert 0.6 < measured / bytes_per_run(configure("task.width=2048", "steps=3", *overrides)) < 1.4, engine
+        assert 0.6 < measured / bytes_per_run(configure("task.width=2048", "steps=3", *overrides)) < 1.4, case
 
 
 def test_the_most_expensive_stacks_come_first(store):

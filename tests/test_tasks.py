@@ -8,7 +8,7 @@ from runner.adapters import LoRA
 from runner.rng import generator, normal
 from runner.schema import Config
 from runner.tasks import TASKS
-from runner.tasks.base import Task
+from runner.tasks.base import SquaredError, Task
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SMALL = {
@@ -187,3 +187,15 @@ def losses_of(task: Task, stacked: LoRA) -> torch.Tensor:
 def test_the_probe_is_the_first_training_points():
     task = build(configure(*SMALL["teacher_student"], "probe.size=7"))
     assert torch.equal(task.probe(7), task.train.Z[:7])
+
+
+def test_a_long_sum_of_squares_keeps_its_digits():
+    """A million float32 terms: rounding stays near 1e-7, where adding them one after the other loses two digits more."""
+    y, target = torch.randn(2, 1000, 1024, generator=torch.Generator().manual_seed(0)), torch.ones(1000, 1024)
+    exact = (y.double() - target.double()).square().sum((1, 2))
+
+    def check(sums):
+        torch.testing.assert_close(sums.double(), exact, rtol=1e-6, atol=0)
+
+    check(SquaredError.apply(y.clone(), target))
+    rejects(check, torch.linalg.vector_norm((y - target).flatten(1), dim=1).square())
