@@ -44,15 +44,13 @@ def clear_errors() -> Iterator[None]:
     """Turn every error in what the user asked for into one message on stderr and exit code 2."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        # Whoever read our output has stopped, or its disk is full; the runs are stored.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.ENOSPC:
-            print(f"error: cannot print the report ({error.strerror}); the runs are stored", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC):
+            # Whoever read our output has stopped, or its disk is full; the runs are stored.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if error.errno == errno.ENOSPC:
+                print(f"error: cannot print the report ({error.strerror}); the runs are stored", file=sys.stderr)
+            sys.exit(1)
         if not isinstance(error, ConfigError | HydraException | OmegaConfBaseException) and not _raised_by_hydra(error):
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
