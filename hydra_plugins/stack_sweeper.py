@@ -58,12 +58,13 @@ class StackSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=loader)
         parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        if any(o.key_or_group == "experiment" and o.is_sweep_override() for o in parser.parse_overrides(arguments)):
+        overrides = parser.parse_overrides(given)
+        if any(override.key_or_group == "experiment" and override.is_sweep_override() for override in overrides):
             raise ConfigError("experiment: each has axes of its own; run one command for each")
-        for override in parser.parse_overrides(given):
+        for override in overrides:
             _check_axis(override)
         HydraConfig.instance().set_config(self.config)  # for values that refer to `hydra:`
-        [jobs] = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
+        [jobs] = BasicSweeper.split_arguments(overrides, None)
         templates: dict[tuple[str, ...], Template] = {}
         configs = []
         for job in jobs:

@@ -32,13 +32,8 @@ from runner.schema import (
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 IDENTITY_VERSION = 2  # raise it when the same configuration would produce other numbers than before
-NOT_IDENTITY = (
-    "experiment",
-    "outputs",
-    "tracker",
-    "stack",
-    "workers",
-)  # where and how it is kept, not what is computed
+# Where and how a run is kept, not what is computed.
+NOT_IDENTITY = ("experiment", "outputs", "tracker", "stack", "workers")
 
 SCHEMAS = {
     "task": {

@@ -5,12 +5,14 @@ import os
 # Tests run side by side, one a core: threads of theirs and of the programs they start would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from sweeps import RUNS, SWEEP
 
 from runner.cli import main
 from runner.config import CONF, from_hydra, register
@@ -52,3 +54,13 @@ def cli(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
 def outputs(tmp_path) -> Path:
     """The root folder that `cli` uses."""
     return tmp_path / "outputs"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Path:
+    """The root folder of `SWEEP` as it ends when nothing happens to it."""
+    outputs = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "-m", "runner", *SWEEP, f"outputs={outputs}"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert len(list(outputs.glob("runs/scratch/*/meta.json"))) == RUNS
+    return outputs

@@ -1,4 +1,4 @@
-"""Sweeps that are killed, that lose workers, that meet each other: what is left is an undisturbed sweep's store."""
+"""Sweeps that are killed, that find no room, that meet each other: what is left is an undisturbed sweep's store."""
 
 import errno
 import json
@@ -8,18 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import rejects
-
-from runner import workers
-from runner.train import train
-
-SWEEP = ["--multirun", "task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=20", "seed=range(0,5)",
-         "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2,1e-1"]  # fmt: skip
-RUNS = 30
+from sweeps import RUNS, SWEEP, same_store
 
 # A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line: the root
 # folder, the number of the file operation after which the sweep shall die (0: none), and how many microseconds later.
@@ -56,30 +49,6 @@ for line in sys.stdin:
     print(code, os.read(reading, 20).decode() or 0, flush=True)
     os.close(reading)
 """
-
-
-def contents(outputs: Path) -> dict[str, bytes]:
-    """Every file of the store but the run directories' config.yaml and meta.json, which hold the root folder and times."""
-    files = {
-        str(f.relative_to(outputs)): f.read_bytes()
-        for f in outputs.rglob("*")
-        if f.is_file() and f.name not in ("config.yaml", "meta.json")
-    }
-    assert files.pop("runs/.lock") == b""
-    return files
-
-
-def same_store(a: Path, b: Path) -> None:
-    assert contents(a) == contents(b)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    outputs = tmp_path_factory.mktemp("undisturbed")
-    command = [sys.executable, "-m", "runner", *SWEEP, f"outputs={outputs}"]
-    subprocess.run(command, check=True, capture_output=True)
-    assert len(list(outputs.glob("runs/scratch/*/meta.json"))) == RUNS
-    return outputs
 
 
 def test_a_sweep_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_path):
@@ -207,88 +176,6 @@ def test_two_sweeps_at_once_share_the_work(undisturbed, tmp_path):
     finished = [int(match[1]) if (match := re.search(r"(\d+) finished", out)) else 0 for out, _ in told]
     assert sum(finished) == RUNS  # nothing was trained twice
     same_store(tmp_path, undisturbed)
-
-
-def test_processes_give_the_records_of_one(undisturbed, cli, outputs):
-    code, out, err = cli(*SWEEP, "workers=2")
-    assert code == 0 and f"{RUNS} finished" in out and err == ""
-    same_store(outputs, undisturbed)
-
-
-def test_a_killed_worker_costs_its_stack_a_second_try(undisturbed, cli, outputs, monkeypatch):
-    """The process that got the first stack is killed; its runs are trained once more, each alone."""
-    submit, killed = workers.Processes.submit, []
-
-    def kill_the_first(self, stack):
-        submit(self, stack)
-        if not killed:
-            killed.extend(stack)
-            os.kill(self.workers[-1].process.pid, signal.SIGKILL)
-
-    monkeypatch.setattr(workers.Processes, "submit", kill_the_first)
-    code, out, _ = cli(*SWEEP, "workers=2")
-    assert code == 0 and f"{RUNS} finished" in out
-    sizes = [json.loads(meta.read_text())["stack_size"] for meta in outputs.glob("runs/*/*/meta.json")]
-    assert sizes.count(1) == len(killed) == 6
-    same_store(outputs, undisturbed)
-
-
-def test_a_run_that_kills_its_worker_twice_has_failed(cli, outputs, monkeypatch):
-    """As one does that needs more memory than there is. Its neighbours are trained."""
-    submit, fatal, attempts = workers.Processes.submit, 1e-2, []
-
-    def kill(self, stack):
-        submit(self, stack)
-        if any(config.optimizer.lr == fatal for config in stack):
-            attempts.append(len(stack))
-            os.kill(next(w for w in self.workers if w.stack is stack).process.pid, signal.SIGKILL)
-
-    monkeypatch.setattr(workers.Processes, "submit", kill)
-    arguments = ["--multirun", *SWEEP[1:5], "optimizer.lr=1e-3,1e-2,1e-1"]
-    code, out, err = cli(*arguments, "workers=2")
-    assert code == 1 and "2 finished, 1 failed" in out and "killed by SIGKILL" in out and "Traceback" not in err
-    assert attempts == [3, 1]
-    monkeypatch.undo()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_an_orphaned_worker_stops(tmp_path):
-    """Its parent's claims are gone, so it must not go on."""
-    arguments = ["task.width=2048", "steps=100000", "seed=0,1", "task.train_points=200"]
-    command = [sys.executable, "-m", "runner", "--multirun", *arguments, f"outputs={tmp_path}", "workers=2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-        deadline = time.monotonic() + 60
-        while len(pids := [p for p in children.read_text().split() if "spawn_main" in cmdline(p)]) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        time.sleep(3)  # into training
-        parent.kill()
-    while any(Path(f"/proc/{pid}").exists() and "spawn_main" in cmdline(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def cmdline(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
-
-
-def test_a_failure_is_tried_once_more_alone(cli, outputs, monkeypatch):
-    """A stack too large for the memory fails; its runs, one at a time, do not."""
-    sizes = []
-
-    def no_memory_for_two(configs, progress):
-        sizes.append(len(configs))
-        if len(configs) > 1:
-            raise MemoryError("no room")
-        return train(configs, progress)
-
-    monkeypatch.setattr(workers, "train", no_memory_for_two)
-    code, out, _ = cli(*SWEEP[:5], "optimizer.lr=1e-3,1e-2", "workers=1")
-    assert code == 0 and "2 finished" in out and sizes == [2, 1, 1]
 
 
 def test_what_others_train_is_waited_for_and_skipped(cli, outputs, tmp_path):
