@@ -25,7 +25,12 @@ def build(options: argparse.Namespace) -> int:
     warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
     outputs = options.outputs
     names = options.figures or figures.NAMES
-    sources = {name: (options.experiment,) if options.experiment else figures.sources(name) for name in names}
+    sources = {name: figures.sources(name) for name in names}
+    if options.experiment:
+        sources = {
+            name: tuple(dict.fromkeys(options.experiment + records.LAYERS * s.endswith(records.LAYERS) for s in group))
+            for name, group in sources.items()
+        }
     frames = {}
     for experiment in sorted({source for group in sources.values() for source in group}):
         if done := records.refresh(outputs, experiment):
@@ -38,7 +43,7 @@ def build(options: argparse.Namespace) -> int:
                 return 2
             print(f"skipped: {error}")
             continue
-        for sentence in report.flags(frames[experiment]):
+        for sentence in () if experiment.endswith(records.LAYERS) else report.flags(frames[experiment]):
             print(f"flagged: {sentence}")
     if not frames:
         print(f"error: {outputs} holds neither runs nor records of any figure", file=sys.stderr)

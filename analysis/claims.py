@@ -8,6 +8,8 @@ Rules, in one place:
 - a comparison is *reproduced* if its interval lies on the predicted side (at every width, where it is made per width),
   *direction only* if only its value does.
 - an exact statement is *reproduced* if it holds in every run.
+- a run breaks down if it diverges; one that is compared by its held-out loss also if it ends above where it began, which
+  is worse than not to train at all.
 - fewer than 5 seeds are *not enough data*; all else is *not reproduced*.
 """
 
@@ -19,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.grid import Grid
-from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, features, sizes
+from analysis.grid import BY_HELD_OUT, Grid
+from analysis.scaling import START, Estimate, best_lrs, bootstrap, exponent, features, sizes
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
 NEGLIGIBLE = 0.05  # an exponent this small is a factor of 1.15 over four doublings of the width
@@ -92,8 +94,10 @@ def first_step(frame: pd.DataFrame) -> list[Claim]:
     ]
     claims = []
     for number, which, holds, text in cases:
+        if not which.any():
+            continue
         held = holds[which].to_numpy()
-        value = held.mean() if len(held) else np.nan
+        value = held.mean()
         verdict = judge_identity(held)
         claims.append(
             Claim(number, frame["task.name"].iloc[0], text, "all runs (1)", "algebra", value, np.nan, np.nan, verdict)
@@ -103,7 +107,10 @@ def first_step(frame: pd.DataFrame) -> list[Claim]:
 
 def dynamics(frame: pd.DataFrame) -> list[Claim]:
     """Claims 2 to 7 on one sweep over init × width × lr × seed; none where the theory does not speak about it."""
-    grid, task = Grid.of(frame, features(frame)), theory.setting(frame)
+    columns, task = features(frame), theory.setting(frame)
+    if task not in BY_HELD_OUT:
+        columns = columns.drop(columns=START, errors="ignore")
+    grid = Grid.of(frame, columns)
     pair = [next((init for init in grid.inits if theory.FAMILY.get(init) == side), None) for side in "AB"]
     if task is None or None in pair:
         return []
@@ -127,7 +134,8 @@ def dynamics(frame: pd.DataFrame) -> list[Claim]:
     ratios, losses = bootstrap(grid, lr_ratio), bootstrap(grid, loss_ratio)
     growth = bootstrap(grid, lambda g: np.array([exponent(g.widths, lr_ratio(g))]))[0]
     gap = theory.exponent(task, a, "lr") - theory.exponent(task, b, "lr")
-    edge = bootstrap(grid, lambda g: np.array([divergence_ratio(g, a, b)]))[0]
+    edge = bootstrap(grid, lambda g: np.array([breakdown_ratio(g, a, b)]))[0]
+    breaks_down = "diverges" if START not in grid.columns else "diverges or ends above the start"
     final_Z_A = partial(sizes, column="final/feature/Z_A")
     return [
         _ratio_claim("2a", task, f"best lr, Init[A] over Init[B], at n = {widest}", "> 1", ratios[-1:]),
@@ -136,7 +144,7 @@ def dynamics(frame: pd.DataFrame) -> list[Claim]:
         _ratio_claim("4", task, f"best loss, Init[A] over Init[B], at every n; here {widest}", "< 1", losses),
         *exponents("5", "size of Z_A at the end of training", "feature/Z_A", final_Z_A),
         *exponents("6", "δ2/δ1 a few steps in", theory.RATIO, partial(sizes, column=theory.RATIO)),
-        _ratio_claim("7", task, "lowest lr that diverges, Init[A] over Init[B]", "> 1", [edge]),
+        _ratio_claim("7", task, f"lowest lr that {breaks_down}, Init[A] over Init[B]", "> 1", [edge]),
     ]
 
 
@@ -153,17 +161,20 @@ def _ratio_claim(number: str, task: str, text: str, prediction: str, logs: list[
     return Claim(number, task, text, prediction, theory.PAPER, value, low, high, verdict)
 
 
-def divergence_ratio(grid: Grid, a: str, b: str) -> float:
-    """Mean over widths and seeds of log(lowest diverging lr of a / of b).
+def breakdown_ratio(grid: Grid, a: str, b: str) -> float:
+    """Mean over widths and seeds of log(lowest lr at which a breaks down / at which b does).
 
-    Where one of the two never diverges, the next rate beyond the grid stands for it, which is the least it can be; cells in
+    Where one of the two never does, the next rate beyond the grid stands for it, which is the least it can be; cells in
     which neither does say nothing. nan if those are most.
     """
     beyond = 2 * np.log(grid.lrs[-1]) - np.log(grid.lrs[-2]) if len(grid.lrs) > 1 else np.nan
 
     def lowest(init: str) -> np.ndarray:
-        diverged = np.isposinf(grid.log_loss[grid.inits.index(init)])  # (W, L, S)
-        return np.where(diverged, np.log(grid.lrs)[None, :, None], beyond).min(1)
+        i = grid.inits.index(init)
+        broken = np.isposinf(grid.log_loss[i])  # (W, L, S)
+        if START in grid.columns:
+            broken |= grid.log_loss[i] > np.log(grid.columns[START][i])
+        return np.where(broken, np.log(grid.lrs)[None, :, None], beyond).min(1)
 
     lowest_a, lowest_b = lowest(a), lowest(b)
     known = (lowest_a < beyond) | (lowest_b < beyond)

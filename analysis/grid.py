@@ -7,7 +7,15 @@ import pandas as pd
 
 from analysis.load import per_run
 
+# Where a step sees few of the data, its loss is noise, and runs are compared by their held-out loss.
+BY_HELD_OUT = ("language_model", "classification")
 AXES = ("init.name", "task.width", "optimizer.lr", "seed")
+
+
+def objective(frame: pd.DataFrame) -> str:
+    """The column by which the runs of a table are compared."""
+    by_held_out = frame["task.name"].iloc[0] in BY_HELD_OUT
+    return "summary.final_eval_loss" if by_held_out else "summary.final_loss"
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Grid:
             return array
 
         with np.errstate(divide="ignore"):
-            losses = np.log(table["summary.final_loss"].to_numpy(float))
+            losses = np.log(table[objective(table)].to_numpy(float))
         losses = np.where(table["status"] == "diverged", np.inf, losses)
         extra = {} if columns is None else {name: spread(columns[name].reindex(table["run_id"])) for name in columns}
         return cls(axes[0], *map(np.array, axes[1:]), spread(losses), extra)

@@ -7,6 +7,7 @@ Columns: `run_id`, `status`; the configuration flattened (`init.name`, `task.wid
 import hashlib
 import json
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def load(path: str | Path) -> pd.DataFrame:
     if not rows:
         raise FileNotFoundError(f"no finished runs in {path}")
     return pd.DataFrame(rows).merge(pd.concat(frames), on="run_id")
+
+
+def layers(path: str | Path, run_ids: Collection[str]) -> pd.DataFrame:
+    """One row per logged step and layer of those of these runs under the folder `path` that kept their layers."""
+    tables = []
+    for run in run_ids:
+        file = Path(path) / run / "layers.parquet"
+        if file.exists():
+            tables.append(pd.read_parquet(file).assign(run_id=run))
+    return pd.concat(tables) if tables else pd.DataFrame(columns=["run_id", "step", "layer"])
 
 
 def runs(path: str | Path) -> pd.DataFrame:
@@ -83,5 +94,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame] | None:
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else value
     return flat

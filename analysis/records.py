@@ -10,13 +10,22 @@ import numpy as np
 import pandas as pd
 
 from analysis.grid import AXES, Grid
-from analysis.load import is_measured, load, per_run
+from analysis.load import is_measured, layers, load, per_run
 
 EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
 BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B under either init: A's waits for B's
+LAYERS = ".layers"  # ends the name of a record of layers, beside the experiment's own
+LAYER_COLUMNS = ["feature/Z_A", "feature/delta_1", "feature/delta_2"]
 LANDMARKS = (0, 1, BOTH_MOVED, EARLY)  # steps kept for every run, besides the last
 CURVE_POINTS = 60  # rows kept of a run at the best learning rate, besides its first EARLY
-PLACES = ("outputs", "tracker.", "stack.", "workers")  # where and how runs were made, on one machine
+PLACES = (
+    "outputs",
+    "bases",
+    "tracker.",
+    "stack.",
+    "workers",
+    "checkpoint.",
+)  # where and how runs were made, on one machine
 NOT_SETTINGS = ("experiment", *PLACES, "summary.", "run_id", "status", *AXES)
 
 
@@ -27,13 +36,23 @@ class MissingRecords(Exception):
 def refresh(outputs: Path, experiment: str) -> str | None:
     """Distill the experiment's runs, if there are any, into its record; returns a sentence about what was done.
 
+    The experiment's name with LAYERS at its end stands for the record of its layers.
     A record is not replaced by one of fewer runs: a quick look at a corner of an experiment must not cost its record.
     """
-    folder, path = outputs / "runs" / experiment, record_path(outputs, experiment)
+    folder, path = outputs / "runs" / experiment.removesuffix(LAYERS), record_path(outputs, experiment)
     try:
         frame = balanced(one_setting(load(folder)))
     except FileNotFoundError:
         return None
+    if experiment.endswith(LAYERS):
+        frame = (
+            at_best(frame)
+            .drop(columns=[n for n in frame.columns if is_measured(n)])
+            .drop_duplicates(["run_id", "step"])
+        )
+        frame = frame.merge(layers(folder, set(frame["run_id"])), on=["run_id", "step"])
+        if frame.empty:
+            return None
     count, before = frame["run_id"].nunique(), 0
     with suppress(MissingRecords):
         before = read(outputs, experiment)["run_id"].nunique()
@@ -41,7 +60,9 @@ def refresh(outputs: Path, experiment: str) -> str | None:
         return f"kept {path}: it holds {before} runs and {folder} only {count}; delete the record to replace it"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    distill(frame).to_parquet(new, compression="zstd", index=False)
+    (_layers_only(frame) if experiment.endswith(LAYERS) else distill(frame)).to_parquet(
+        new, compression="zstd", index=False
+    )
     new.replace(path)
     return f"distilled {path}: {count} runs"
 
@@ -56,16 +77,17 @@ def read(outputs: Path, experiment: str) -> pd.DataFrame:
     where = "" if outputs == Path("outputs") else f" outputs={shlex.quote(str(outputs))}"
     if not path.exists():
         raise MissingRecords(
-            f"no records of {experiment}; make them with: python -m runner experiment={experiment}{where}"
+            f"no records of {experiment}; make them with: "
+            f"python -m runner experiment={experiment.removesuffix(LAYERS)}{where}"
         )
     try:
         frame = pd.read_parquet(path)
-        if frame.empty or not {"run_id", "status", "step", "summary.final_loss", *AXES} <= set(frame.columns):
+        if frame.empty or not {"run_id", "status", "step", *AXES} <= set(frame.columns):
             raise ValueError("it lacks rows or columns")
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
         raise MissingRecords(
             f"{path} is damaged ({str(error).splitlines()[0]}); delete it and make it again with: "
-            f"python -m runner experiment={experiment}{where}"
+            f"python -m runner experiment={experiment.removesuffix(LAYERS)}{where}"
         ) from error
     return frame
 
@@ -126,16 +148,32 @@ def distill(frame: pd.DataFrame) -> pd.DataFrame:
     last_update = step.where(step < last).groupby(runs).transform("max")
     landmarks = [step.where(step >= landmark).groupby(runs).transform("min") for landmark in LANDMARKS]
     keep = pd.concat([step == kept for kept in (*landmarks, last_update, last)], axis=1).any(axis=1)
-    grid = Grid.of(frame)
-    stride = max(1, math.ceil(frame["step"].max() / CURVE_POINTS))
-    curve = (frame["step"] <= EARLY) | (frame["step"] % stride == 0)
+    keep |= runs.isin(at_best(frame)["run_id"]) & _on_curve(step)
+    return _rounded(frame.loc[keep, [name for name in frame.columns if not name.startswith(PLACES)]])
+
+
+def at_best(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs at the grid's best learning rate of each init and width."""
+    grid, best = Grid.of(frame), pd.Series(False, frame.index)
     for init in grid.inits:
         for width in grid.widths:
             lr = grid.best(init, width).grid_lr
-            at_best = (frame["init.name"] == init) & (frame["task.width"] == width) & (frame["optimizer.lr"] == lr)
-            keep |= at_best & curve
-    kept = frame.loc[keep, [name for name in frame.columns if not name.startswith(PLACES)]].reset_index(drop=True)
-    measured = [name for name in kept.columns if is_measured(name)]
-    mantissa, exponent = np.frexp(kept[measured].to_numpy(float))
-    kept[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent)
-    return kept
+            best |= (frame["init.name"] == init) & (frame["task.width"] == width) & (frame["optimizer.lr"] == lr)
+    return frame[best]
+
+
+def _layers_only(frame: pd.DataFrame) -> pd.DataFrame:
+    """Thinned curves of a few columns, and of the configuration only what tells runs apart."""
+    return _rounded(frame.loc[_on_curve(frame["step"]), ["run_id", "status", *AXES, "step", "layer", *LAYER_COLUMNS]])
+
+
+def _on_curve(step: pd.Series) -> pd.Series:
+    return (step <= EARLY) | (step % max(1, math.ceil(step.max() / CURVE_POINTS)) == 0)
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.reset_index(drop=True)
+    measured = [name for name in frame.columns if is_measured(name)]
+    mantissa, exponent = np.frexp(frame[measured].to_numpy(float))
+    frame[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent)
+    return frame

@@ -11,18 +11,24 @@ from analysis.claims import Claim
 from analysis.grid import Grid
 from analysis.records import MissingRecords, read
 
-SWEEPS = ("lr_vs_width", "width_exponents")
+JUDGES = {
+    "first_step": (claims.first_step,),
+    "lr_vs_width": (claims.dynamics,),
+    "width_exponents": (claims.dynamics,),
+    "lm_lr_sensitivity": (claims.first_step, claims.dynamics),
+}
 START, END = "<!-- claims: written by `python -m analysis --readme` -->", "<!-- end of claims -->"
 
 
 def all_claims(outputs: Path) -> list[Claim]:
     """Every claim whose records exist."""
     rows: list[Claim] = []
-    for experiment, judge in (("first_step", claims.first_step), *((name, claims.dynamics) for name in SWEEPS)):
+    for experiment, judges in JUDGES.items():
         try:
-            rows += judge(read(outputs, experiment))
+            frame = read(outputs, experiment)
         except MissingRecords:
             continue
+        rows += [claim for judge in judges for claim in judge(frame)]
     return rows
 
 

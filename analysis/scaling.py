@@ -19,6 +19,7 @@ LEVEL = 0.95
 MIN_WIDTHS = 3  # fewer give no exponent
 MIN_SEEDS = 5  # fewer give no interval: of 3 seeds a bootstrap interval covers 74%, of 4 87%
 FEATURES = QUANTITIES[1:]  # all but the learning rate
+START = "start/eval/loss"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def features(frame: pd.DataFrame) -> pd.DataFrame:
     end (`final/feature/…`), and δ2/δ1 at step 10.
 
     Where a step was not logged, the next logged one stands for it; increments at the end are those of the last update.
-    A diverged run has no feature at a learning rate that one would use.
+    A diverged run has no feature at a learning rate that one would use. `start/eval/loss` is the held-out loss before
+    training, where there is one.
     """
     frame = frame[frame["status"] == "finished"].sort_values("step")
 
@@ -123,5 +125,7 @@ def features(frame: pd.DataFrame) -> pd.DataFrame:
 
     columns = first_from(EARLY).join(first_from(BOTH_MOVED).add_prefix("start/"))
     columns = columns.join(frame.groupby("run_id")[list(FEATURES)].last().add_prefix("final/"))
+    if "eval/loss" in frame:
+        columns[START] = frame[frame["step"] == 0].set_index("run_id")["eval/loss"]
     columns[RATIO] = columns["feature/delta_2"] / columns["feature/delta_1"]
     return columns

@@ -1,7 +1,8 @@
 """What the theory predicts: exponents in the width n, at the learning rate of the best loss, under Adam or SignSGD.
 
 feature_regression is the setting of the theorem (Hayou, Ghosh, Yu 2024, with the recursion of LoRA+): every output
-coordinate has its own target, all of the probe's entries are Θ(1).
+coordinate has its own target, all of the probe's entries are Θ(1). For language models, too, we hold the theorem
+against the data, though it speaks of one adapted layer and of a single sample.
 
 teacher_student has a scalar output y = W_out·φ(Y_h) with W_out ~ N(0, 1/n). An update of B is aligned with W_out and so
 moves y by √n times its own size: y moves by Θ(1) already when Z_B does by Θ(n^-1/2). Init[A]: Z_A ≈ lr·n and
@@ -19,10 +20,12 @@ QUANTITIES = ("lr", "feature/Z_A", "feature/Z_B", "feature/delta_1", "feature/de
 EXPONENTS = {
     ("feature_regression", "A"): dict(zip(QUANTITIES, (-1 / 2, 1 / 2, 0, 0, 0, 0), strict=True)),
     ("feature_regression", "B"): dict(zip(QUANTITIES, (-1, 0, 0, 0, -1, -1), strict=True)),
+    ("language_model", "A"): dict(zip(QUANTITIES, (-1 / 2, 1 / 2, 0, 0, 0, 0), strict=True)),
+    ("language_model", "B"): dict(zip(QUANTITIES, (-1, 0, 0, 0, -1, -1), strict=True)),
     ("teacher_student", "A"): dict(zip(QUANTITIES, (-3 / 4, 1 / 4, -1 / 2, -1 / 2, -1 / 2, -1 / 2), strict=True)),
     ("teacher_student", "B"): dict(zip(QUANTITIES, (-1, 0, 0, 0, -1, -1), strict=True)),
 }
-SOURCES = {"feature_regression": PAPER, "teacher_student": COUNTING}
+SOURCES = {"feature_regression": PAPER, "language_model": PAPER, "teacher_student": COUNTING}
 RATIO = "delta_2/delta_1"
 
 

@@ -81,11 +81,12 @@ def prepare() -> None:
     build = runner.train.build_task
     bases: dict[int, Any] = {}
 
-    def kept(config: Config) -> Any:
-        if config.task.width not in bases:
+    def kept(configs: Sequence[Config]) -> Any:
+        width = configs[0].task.width
+        if width not in bases:
             bases.clear()
-            bases[config.task.width] = build(config)
-        return bases[config.task.width]
+            bases[width] = build(configs)
+        return bases[width]
 
     runner.train.build_task = contestants.build_task = kept
 

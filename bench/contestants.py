@@ -16,7 +16,7 @@ from runner.adapters import LoRA
 from runner.metrics import gradient_norms, increments, state
 from runner.schema import Config
 from runner.tasks.teacher_student import TeacherStudent
-from runner.train import build_adapter, build_task, learning_rates, train
+from runner.train import build_adapters, build_task, learning_rates, train
 
 CPU = torch.device("cpu")
 Tick = Callable[[], None]
@@ -85,7 +85,10 @@ def vmap(configs: Sequence[Config], tick: Tick) -> Tensor:
 
     gradients_and_losses = torch.func.vmap(torch.func.grad_and_value(loss, argnums=(0, 1)))
     A, B = parameters = [p.detach() for p in adapter.parameters.values()]
-    optimizer, lrs = optim.build([c.optimizer for c in configs], parameters), learning_rates(configs, adapter)
+    optimizer, lrs = (
+        optim.build([c.optimizer for c in configs], parameters),
+        learning_rates(configs, {"hidden": adapter}),
+    )
     measure = Measure(task, configs[0], adapter.scale)
     for step in range(configs[0].steps):
         gradients, losses = gradients_and_losses(A, B, adapter.scale)
@@ -117,7 +120,12 @@ class Measure:
     """The metrics of every step, by the functions that define them, and the losses, where the configuration logs them."""
 
     def __init__(self, task: TeacherStudent, config: Config, scale: Tensor):
-        self.probe, self.scale, self.rows, self.on = task.probe(config.probe.size), scale, [], config.log.every == 1
+        self.probe, self.scale, self.rows, self.on = (
+            task.probe(config.probe.size)["hidden"],
+            scale,
+            [],
+            config.log.every == 1,
+        )
 
     def __call__(self, losses: Tensor, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor]):
         if self.on:
@@ -129,5 +137,5 @@ class Measure:
 
 def start(configs: Sequence[Config]) -> tuple[TeacherStudent, LoRA]:
     """The base and the adapters that every contestant starts from."""
-    task = build_task(configs[0]).to(CPU, torch.float32)
-    return task, build_adapter(configs, task.W0, CPU, torch.float32)
+    task = build_task(configs).to(CPU, torch.float32)
+    return task, build_adapters(configs, task, CPU, torch.float32)["hidden"]

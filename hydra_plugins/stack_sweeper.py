@@ -94,7 +94,7 @@ class Template:
 
     def configure(self, overrides: dict[str, Override]) -> Config:
         """The checked configuration with these overrides."""
-        from runner.config import from_hydra, validate, with_values
+        from runner.config import checked, from_hydra, plain, with_values
 
         if not all(map(_is_plain, overrides.values())):
             config = copy.deepcopy(self.composed)
@@ -102,17 +102,15 @@ class Template:
             return from_hydra(config)
         if self.first is None:
             ConfigLoaderImpl._apply_overrides_to_config(list(overrides.values()), self.composed)
-            self.first = from_hydra(self.composed)
+            self.first = plain(self.composed)
             self.at_first = self.now = set(overrides)
             self.references = _references(self.composed)
-            return self.first
+            return checked(self.first)
         changed = [override for text, override in overrides.items() if text not in self.now]
         ConfigLoaderImpl._apply_overrides_to_config(changed, self.composed)
         self.now = set(overrides)
         keys = {override.key_or_group for text, override in overrides.items() if text not in self.at_first}
-        config = with_values(self.first, {k: OmegaConf.select(self.composed, k) for k in keys | self.references})
-        validate(config)
-        return config
+        return checked(with_values(self.first, {k: OmegaConf.select(self.composed, k) for k in keys | self.references}))
 
 
 def _check_axis(override: Override) -> None:

@@ -39,6 +39,14 @@ RANGES = {
     "task.teacher_rank": SIZE,
     "task.target_rank": SIZE,
     "task.outputs": SIZE,
+    "task.layers": SIZE,
+    "task.base_seed": AT_LEAST_0,
+    "task.pretrain_steps": AT_LEAST_0,
+    "task.sequence_length": SIZE,
+    "task.batch_size": SIZE,
+    "task.accumulation": SIZE,
+    "task.eval_sequences": SIZE,
+    "task.labels": ("an integer of at least 2", lambda x: x >= 2),
     "adapter.rank": SIZE,
     "adapter.alpha": POSITIVE,
     "init.scale": POSITIVE,
@@ -46,6 +54,7 @@ RANGES = {
     "optimizer.lr_ratio": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.warmup": AT_LEAST_0,
+    "optimizer.clip": POSITIVE,
     "optimizer.beta1": FRACTION,
     "optimizer.beta2": FRACTION,
     "optimizer.eps": POSITIVE,
@@ -57,6 +66,7 @@ RANGES = {
     "probe.size": SIZE,
     "stability.max_ratio": ABOVE_1,
     "stack.max_bytes": AT_LEAST_1,
+    "checkpoint.minutes": NOT_NEGATIVE,
 }
 
 CHOICES: dict[str, Iterable[str]] = {
@@ -69,6 +79,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "tracker.name": TRACKERS,
     "tracker.mode": MODES,
     "dtype": DTYPES,
+    "task.base_dtype": (*DTYPES, "bfloat16"),
     "engine": ENGINES,
 }
 
@@ -91,9 +102,14 @@ def validate(config: Config) -> None:
         raise ConfigError(f"workers={config.workers}: must be auto or an integer from 1 to {MOST_WORKERS}")
     if not config.outputs:
         raise ConfigError("outputs='': must name a folder, such as outputs=outputs")
-    _check_rank("adapter.rank", config.adapter.rank, config.task.layer_shape())
-    if (rank := _get(config, "task.target_rank")) is not None:
-        _check_rank("task.target_rank", rank, config.task.layer_shape())
+    if not config.bases:
+        raise ConfigError("bases='': must name a folder, such as bases=outputs/bases")
+    task = TASKS[config.task.name]
+    task.check(config)
+    for layer, shape in task.shapes(config.task).items():
+        _check_rank("adapter.rank", config.adapter.rank, layer, shape)
+        if (rank := _get(config, "task.target_rank")) is not None:
+            _check_rank("task.target_rank", rank, layer, shape)
     resolve_engine(config)
 
 
@@ -127,10 +143,10 @@ def resolve_engine(config: Config) -> str:
     return "autograd"
 
 
-def _check_rank(field: str, rank: int, shape: tuple[int, int]) -> None:
+def _check_rank(field: str, rank: int, layer: str, shape: tuple[int, int]) -> None:
     if rank > min(shape):
         raise ConfigError(
-            f"{field}={rank}: exceeds min(n_out, n_in)={min(shape)} of the adapted layer {shape[0]}×{shape[1]}; "
+            f"{field}={rank}: exceeds min(n_out, n_in)={min(shape)} of the adapted layer {layer}, {shape[0]}×{shape[1]}; "
             "lower the rank or widen the task"
         )
 

@@ -28,7 +28,7 @@ def run(cfg: DictConfig) -> float:
         results = execute([from_hydra(cfg)])
         if results.exit_code:
             sys.exit(results.exit_code)
-        loss = results.rows[0]["final_loss"]
+        loss = results.rows[0]["loss"]
         return math.inf if loss is None else loss  # it diverged
 
 

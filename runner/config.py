@@ -19,9 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.checks import validate
 from runner.schema import (
     AdamWConfig,
+    ClassificationConfig,
     Config,
     ConfigError,
     FeatureRegressionConfig,
+    LanguageModelConfig,
     LinearConfig,
     SGDConfig,
     SignSGDConfig,
@@ -29,17 +31,20 @@ from runner.schema import (
     TrackerConfig,
     WandbConfig,
 )
+from runner.tasks import TASKS
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-IDENTITY_VERSION = 2  # raise it when the same configuration would produce other numbers than before
+IDENTITY_VERSION = 3  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
-NOT_IDENTITY = ("experiment", "outputs", "tracker", "stack", "workers")
+NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "checkpoint")
 
 SCHEMAS = {
     "task": {
         "teacher_student": TeacherStudentConfig,
         "feature_regression": FeatureRegressionConfig,
         "linear": LinearConfig,
+        "language_model": LanguageModelConfig,
+        "classification": ClassificationConfig,
     },
     "optimizer": {"adamw": AdamWConfig, "sgd": SGDConfig, "signsgd": SignSGDConfig},
     "tracker": {"none": TrackerConfig, "wandb": WandbConfig},
@@ -56,7 +61,20 @@ def register() -> None:
 
 
 def from_hydra(cfg: DictConfig) -> Config:
-    """The composed configuration as a checked, plain `Config`. Raises ConfigError."""
+    """The composed configuration as a plain `Config`, checked and resolved. Raises ConfigError."""
+    return checked(plain(cfg))
+
+
+def checked(config: Config) -> Config:
+    """The configuration with what its checkpoint knows filled in, once all of it can be run. Raises ConfigError."""
+    if config.task.name in TASKS:
+        config = with_values(config, {"task": TASKS[config.task.name].resolve(config.task)})
+    validate(config)
+    return config
+
+
+def plain(cfg: DictConfig) -> Config:
+    """The composed configuration as a plain `Config` of known fields that all have values. Raises ConfigError."""
     if unknown := sorted(_unknown_keys(cfg)):
         # `+key=value` adds keys behind the schema's back; accepting one would mean ignoring what the user asked for.
         raise ConfigError(
@@ -73,7 +91,6 @@ def from_hydra(cfg: DictConfig) -> Config:
         name, chosen = getattr(config, group).name, type(getattr(config, group))
         if name in schemas and schemas[name] is not chosen:
             raise ConfigError(f"{group}.name={name}: the fields of another {group} are in place; use {group}={name}")
-    validate(config)
     return config
 
 

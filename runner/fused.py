@@ -15,7 +15,7 @@ from torch import Tensor
 from runner import kernels
 from runner.adapters import LoRA
 from runner.kernels import LANES
-from runner.tasks.base import Batch, Task
+from runner.tasks.base import Adapters, Batch, ToyTask
 
 
 class Fused:
@@ -25,11 +25,12 @@ class Fused:
     (ReLU(y)·w - target)²; without, the mean over points and columns of (y - target)².
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: ToyTask):
         self.train, self.test = (Panels(batch, task.readout) for batch in (task.train, task.test))
 
-    def loss_and_grad(self, adapter: LoRA, step: int) -> tuple[Tensor, list[Tensor]]:
+    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
         """As `Task.loss_and_grad`."""
+        adapter = adapters["hidden"]
         losses, work, p = *self._forward(self.train, adapter), self.train
         grad_A, grad_B = torch.empty_like(adapter.A), torch.empty_like(adapter.B)
         groups = _groups(len(p.Zc), len(losses))
@@ -39,9 +40,9 @@ class Fused:
         )  # fmt: skip
         return losses, [grad_A, grad_B]
 
-    def eval_loss(self, adapter: LoRA) -> Tensor:
-        """As `Task.eval_loss`."""
-        return self._forward(self.test, adapter)[0]
+    def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
+        """As `Task.evaluate`."""
+        return {"eval/loss": self._forward(self.test, adapters["hidden"])[0]}
 
     @staticmethod
     def _forward(p: "Panels", adapter: LoRA) -> tuple[Tensor, "Workspace"]:

@@ -1,8 +1,9 @@
 """Stacked optimizers: one update of K runs, each with its own learning rate and hyperparameters.
 
 Every hyperparameter is a tensor (K,). A step takes gradients and learning rates per parameter and changes the parameters
-in place. Each optimizer agrees with its `torch.optim` namesake run by run. They are written in operations that IEEE 754
-rounds exactly (no `lerp`, no `addcmul`), so that a run gets the same bits wherever in a stack it stands.
+in place; `state` names the tensors that it carries from step to step. Each optimizer agrees with its `torch.optim` namesake
+run by run. They are written in operations that IEEE 754 rounds exactly (no `lerp`, no `addcmul`), so that a run gets the
+same bits wherever in a stack it stands.
 """
 
 import math
@@ -34,6 +35,11 @@ class AdamW:
         self.decays = bool((weight_decay != 0).any())  # asked once: reading it waits for the device
         self.power1, self.power2 = torch.ones_like(beta1), torch.ones_like(beta2)  # β1^t, β2^t
 
+    @property
+    def state(self) -> dict[str, Tensor]:
+        moments = {f"{name}{i}": t for name, ts in (("m", self.m), ("v", self.v)) for i, t in enumerate(ts)}
+        return moments | {"power1": self.power1, "power2": self.power2}
+
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
         self.power1.mul_(self.beta1)
@@ -57,6 +63,10 @@ class SGD:
         self.momentum, self.weight_decay = momentum, weight_decay
         self.buffers = [torch.zeros_like(p) for p in parameters]
 
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return {f"b{i}": b for i, b in enumerate(self.buffers)}
+
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
         for p, g, lr, b in zip(self.parameters, gradients, lrs, self.buffers, strict=True):
@@ -72,6 +82,7 @@ class SignSGD:
     def __init__(self, parameters: Sequence[Tensor], weight_decay: Tensor):
         self.parameters = parameters
         self.weight_decay = weight_decay
+        self.state: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
@@ -87,6 +98,22 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda u: 1.0 - u,
     "cosine": lambda u: 0.5 * (1.0 + math.cos(math.pi * u)),
 }
+
+
+def clipping(configs: Sequence[Any], device: torch.device) -> Tensor | None:
+    """(K,) each run's largest gradient norm, infinite where it does not clip; None where none does."""
+    largest = [math.inf if c.clip is None else c.clip for c in configs]
+    return torch.tensor(largest, dtype=torch.float64, device=device) if min(largest) < math.inf else None
+
+
+def clip(gradients: Sequence[Tensor], largest: Tensor) -> list[Tensor]:
+    """Each run's gradients, scaled down where their common norm exceeds the run's `largest` (K,).
+
+    g ← g · min(1, largest / (‖g‖ + 1e-6)), as torch.nn.utils.clip_grad_norm_ does; an infinite `largest` changes no bit.
+    """
+    norms = torch.stack([g.double().flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+    factors = (largest / (norms + 1e-6)).clamp(max=1.0)
+    return [g * _per_run(factors, g) for g in gradients]
 
 
 def build(configs: Sequence[Any], parameters: Sequence[Tensor]) -> AdamW | SGD | SignSGD:

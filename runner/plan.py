@@ -12,14 +12,16 @@ from typing import Any
 import psutil
 import torch
 
+from runner.checkpoint import resumable
 from runner.checks import resolve_device, resolve_engine
 from runner.config import as_dict, run_id
 from runner.metrics import COLUMNS
 from runner.schema import Config
 from runner.store import DamagedRun, Store
+from runner.tasks import TASKS
+from runner.tasks.base import ToyTask, padded
 
 ITEM_SIZE = {"float32": 4, "float64": 8}
-MOST = 64  # runs a stack on the CPU
 CACHE = 12 * 2**20  # bytes
 PER_RUN = {"init": None, "optimizer": {"name"}, "adapter": {"name", "rank"}}
 
@@ -37,7 +39,7 @@ class Plan:
 
 
 def plan(configs: Sequence[Config], store: Store) -> Plan:
-    """Drop duplicates and what the store already has; stack the rest, the most expensive stacks first."""
+    """Drop duplicates and what the store already has; stack the rest: what has a checkpoint, then the most expensive."""
     unique = {(config.experiment, run_id(config)): config for config in configs}
     done, todo, damaged = [], [], []
     for config in unique.values():
@@ -50,7 +52,9 @@ def plan(configs: Sequence[Config], store: Store) -> Plan:
             todo.append(config)
         else:
             done.append((config, summary))
-    return Plan(done, stacks(todo), damaged)
+    going_on = resumable(todo)
+    resumed = {id(config) for stack in going_on for config in stack}
+    return Plan(done, going_on + stacks([config for config in todo if id(config) not in resumed]), damaged)
 
 
 def stacks(configs: Sequence[Config]) -> list[list[Config]]:
@@ -67,14 +71,16 @@ def stack_key(config: Config) -> str:
     """Equal for two runs exactly when they can be trained in one stack."""
     fields = as_dict(config)
     del fields["tracker"], fields["stability"]["max_ratio"]
+    if TASKS[config.task.name].seeds_share_base:
+        del fields["seed"]
     for group, shared in PER_RUN.items():
         fields[group] = {name: fields[group][name] for name in sorted(shared)} if shared else None
     return json.dumps(fields, sort_keys=True)
 
 
 def cost(config: Config) -> float:
-    """Relative training time of one run: steps × the entries of one layer output."""
-    return float(config.steps * config.task.train_points * config.task.layer_shape()[0])
+    """Relative training time of one run."""
+    return config.steps * TASKS[config.task.name].cost(config.task)
 
 
 def most_workers(config: Config) -> int:
@@ -95,26 +101,25 @@ def memory_budget(config: Config) -> int:
 
 def bytes_per_run(config: Config) -> int:
     """What one more run adds to a stack: factors, gradients, optimizer and their copies, the log, and activations."""
-    n_out, n_in = config.task.layer_shape()
-    rank = -(-config.adapter.rank // 4) * 4  # `fused` rounds it up
-    factors = 16 * rank * (n_out + n_in)
-    train, test = config.task.train_points, config.task.test_points
-    activations = 4 * (train + test) * rank if resolve_engine(config) == "fused" else max(train, test) * n_out
-    return (factors + activations) * ITEM_SIZE[config.dtype] + 8 * len(COLUMNS) * (config.steps // config.log.every + 2)
+    task = TASKS[config.task.name]
+    shapes = task.shapes(config.task)
+    factors = 16 * padded(config.adapter.rank) * sum(map(sum, shapes.values()))
+    activations = task.activations(config, resolve_engine(config) == "fused")
+    kept = 8 * len(COLUMNS) * (1 + len(shapes) * config.log.layers) * (config.steps // config.log.every + 2)
+    return int((factors + activations) * ITEM_SIZE[config.dtype]) + kept
 
 
 def _split(group: list[Config], budget: int) -> list[list[Config]]:
     """Stacks of near-equal size within the memory budget, and no larger than pays.
 
-    On the CPU more than MOST runs gain nothing, and leave fewer stacks for the workers; and autograd's loop is bound by
-    memory traffic: a layer output (K, N, n_out) that stays in the last-level cache is up to twice as fast per run.
+    On the CPU autograd's loop on a toy is bound by memory traffic: a layer output (K, N, n_out) that stays in the
+    last-level cache is up to twice as fast per run.
     """
-    config = group[0]
+    config, task = group[0], TASKS[group[0].task.name]
     most = max(1, budget // bytes_per_run(config))
     if resolve_device(config.device).type == "cpu":
-        most = min(most, MOST)
-        if resolve_engine(config) == "autograd":
-            output = config.task.train_points * config.task.layer_shape()[0] * ITEM_SIZE[config.dtype]
-            most = min(most, max(1, CACHE // output))
+        most = min(most, task.most_runs)
+        if issubclass(task, ToyTask) and resolve_engine(config) == "autograd":
+            most = min(most, max(1, int(CACHE / (task.cost(config.task) * ITEM_SIZE[config.dtype]))))
     count = -(-len(group) // most)
     return [group[i * len(group) // count : (i + 1) * len(group) // count] for i in range(count)]

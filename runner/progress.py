@@ -1,11 +1,10 @@
 """What a person at the terminal sees while runs are trained, on stderr."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
-from runner.plan import cost
 from runner.schema import Config
 
 
@@ -19,14 +18,15 @@ class ProgressBar:
 
     FORMAT = "{percentage:3.0f}% |{bar:24}| {desc} [{elapsed} elapsed, {remaining} left]"
 
-    def __init__(self, configs: list[Config]):
+    def __init__(self, configs: list[Config], cost: Callable[[Config], float]):
+        self.cost = cost
         self.runs, self.done, self.work, self.loss = len(configs), 0, 0.0, ""
         self.under_way: dict[int, float] = {}
-        self.bar = tqdm(total=sum(map(cost, configs)), bar_format=self.FORMAT, disable=None, leave=False)
+        self.bar = tqdm(total=sum(map(self.cost, configs)), bar_format=self.FORMAT, disable=None, leave=False)
 
     def step(self, stack: Sequence[Config], steps: float, loss: float) -> None:
         """A stack has come this far, with this median loss."""
-        self.under_way[id(stack)] = sum(map(cost, stack)) * steps / stack[0].steps
+        self.under_way[id(stack)] = sum(map(self.cost, stack)) * steps / stack[0].steps
         self.loss = f", loss {loss:.3g}"
         self._show()
 
@@ -34,7 +34,7 @@ class ProgressBar:
         """A stack has ended; `done` are the runs of it that need no second try."""
         self.under_way.pop(id(stack), None)
         self.done += len(done)
-        self.work += sum(map(cost, done))
+        self.work += sum(map(self.cost, done))
         self._show()
 
     def _show(self) -> None:

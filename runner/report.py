@@ -12,13 +12,14 @@ import pandas as pd
 from runner.config import CONF, run_id
 from runner.schema import Config
 from runner.store import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from runner.tasks import TASKS
 
 SKIPPED = "skipped"
 
 
 @dataclass
 class Results:
-    """One row per run of the sweep: what it was, how it ended, its final loss."""
+    """One row per run of the sweep: what it was, how it ended, its final loss (held out, where tasks go by that)."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -33,7 +34,7 @@ class Results:
                 "lr": config.optimizer.lr,
                 "status": status,
                 "error": error,
-                "final_loss": (summary or {}).get("final_loss"),
+                "loss": (summary or {}).get(TASKS[config.task.name].objective),
             }
         )
 
@@ -84,7 +85,7 @@ def best_learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
     A learning rate at which any run has no final loss (it diverged, failed or is missing) does not compete.
     """
     with np.errstate(divide="ignore"):  # a final loss of 0 has the lowest logarithm of all
-        rows = rows.assign(log_loss=np.log(rows["final_loss"].astype(float)))
+        rows = rows.assign(log_loss=np.log(rows["loss"].astype(float)))
     best = []
     for key, group in rows.groupby(["task", "init", "width"], sort=True):
         scores = group.groupby("lr")["log_loss"].agg(lambda x: x.mean(skipna=False)).dropna()

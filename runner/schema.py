@@ -4,6 +4,7 @@ MISSING means that the value comes from YAML, where its unit or its reason stand
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -15,6 +16,10 @@ class ConfigError(ValueError):
 @dataclass
 class TaskConfig:
     name: str = MISSING
+
+
+@dataclass
+class ToyConfig(TaskConfig):
     width: int = MISSING
     train_points: int = MISSING
     test_points: int = MISSING
@@ -25,7 +30,7 @@ class TaskConfig:
 
 
 @dataclass
-class TeacherStudentConfig(TaskConfig):
+class TeacherStudentConfig(ToyConfig):
     input_dim: int = MISSING
     residual: bool = MISSING
     out_exponent: float = MISSING
@@ -35,17 +40,51 @@ class TeacherStudentConfig(TaskConfig):
 
 
 @dataclass
-class FeatureRegressionConfig(TaskConfig):
+class FeatureRegressionConfig(ToyConfig):
     input_dim: int = MISSING
     target_rank: int = MISSING
 
 
 @dataclass
-class LinearConfig(TaskConfig):
+class LinearConfig(ToyConfig):
     outputs: int = MISSING
 
     def layer_shape(self) -> tuple[int, int]:
         return self.outputs, self.width
+
+
+@dataclass
+class ModelConfig(TaskConfig):
+    """What tasks on transformers models share. `width` and `layers` of a checkpoint are its own (null until resolved)."""
+
+    model: str = MISSING
+    width: int | None = MISSING
+    layers: int | None = MISSING
+    base_seed: int = MISSING
+    pretrain_steps: int = MISSING
+    base_dtype: str | None = MISSING
+    targets: Any = MISSING  # str or list of str
+    dataset: str = MISSING
+    subset: str | None = MISSING
+    train_split: str = MISSING
+    eval_split: str = MISSING
+    eval_dataset: str | None = MISSING
+    text_columns: list[str] = MISSING
+    sequence_length: int = MISSING
+    batch_size: int = MISSING
+    accumulation: int = MISSING
+    eval_sequences: int = MISSING
+
+
+@dataclass
+class LanguageModelConfig(ModelConfig):
+    pass
+
+
+@dataclass
+class ClassificationConfig(ModelConfig):
+    label_column: str = MISSING
+    labels: int = MISSING
 
 
 @dataclass
@@ -69,6 +108,7 @@ class OptimizerConfig:
     weight_decay: float = MISSING
     schedule: str = MISSING
     warmup: int = MISSING
+    clip: float | None = MISSING
 
 
 @dataclass
@@ -103,6 +143,7 @@ class WandbConfig(TrackerConfig):
 @dataclass
 class LogConfig:
     every: int = 1
+    layers: bool = False
 
 
 @dataclass
@@ -126,6 +167,11 @@ class StackConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    minutes: float = 5.0
+
+
+@dataclass
 class Config:
     experiment: str = MISSING
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -140,8 +186,10 @@ class Config:
     engine: str = MISSING
     workers: int | str = MISSING
     outputs: str = MISSING
+    bases: str = MISSING
     log: LogConfig = field(default_factory=LogConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     stack: StackConfig = field(default_factory=StackConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -3,6 +3,7 @@
     config.yaml    the resolved configuration
     meta.json      status, error, times, versions, git commit, device, engine, stack size, and SHA-256 of the other files
     steps.parquet  one row per logged step (finished and diverged runs)
+    layers.parquet one row per logged step and layer (where `log.layers` asks for it)
     summary.json   the run in a few numbers (finished and diverged runs)
 
 A directory is written under a hidden name and renamed into place, by a process that holds the run's claim. A power cut may
@@ -33,17 +34,20 @@ from runner.schema import Config, ConfigError
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 DONE = (FINISHED, DIVERGED)
+LAYERS = "layers.parquet"
 FILES = ("config.yaml", "steps.parquet", "summary.json")  # of a run that is done, besides meta.json
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended. `steps` and `summary` exist for finished and diverged runs, `error` for failed ones."""
+    """How one run ended. `steps` and `summary` exist for finished and diverged runs, `layers` where the configuration asks
+    for it, `error` for failed ones."""
 
     status: str
     steps: pd.DataFrame | None = None
     summary: dict[str, Any] | None = None
     error: str | None = None
+    layers: pd.DataFrame | None = None
 
 
 class DamagedRun(Exception):
@@ -113,8 +117,9 @@ class Store:
                 return None
             if meta["status"] not in DONE:
                 raise DamagedRun(f"{path}: unknown status {meta['status']!r}")
-            contents = {name: (path / name).read_bytes() for name in FILES}
-            for name in FILES:
+            files = (*FILES, LAYERS) if config.log.layers else FILES
+            contents = {name: (path / name).read_bytes() for name in files}
+            for name in files:
                 if hashlib.sha256(contents[name]).hexdigest() != meta["sha256"][name]:
                     raise DamagedRun(f"{path}: {name} differs from its checksum")
             return {"status": meta["status"], **json.loads(contents["summary.json"])}
@@ -160,14 +165,19 @@ def _contents(config: Config, outcome: Outcome, context: dict[str, Any]) -> dict
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times faster where PyYAML has it
     files = {"config.yaml": yaml.dump(as_dict(config), Dumper=dumper, sort_keys=False, allow_unicode=True).encode()}
     if outcome.steps is not None:
-        table = pa.table({name: outcome.steps[name].to_numpy() for name in outcome.steps})
-        buffer = io.BytesIO()
-        # Measured numbers hardly repeat: dictionaries and statistics would only cost time.
-        pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
-        files |= {"steps.parquet": buffer.getvalue(), "summary.json": _json(outcome.summary)}
+        # Measured numbers hardly repeat: a dictionary would only cost time.
+        files |= {"steps.parquet": _parquet(outcome.steps), "summary.json": _json(outcome.summary)}
+    if outcome.layers is not None:
+        files |= {LAYERS: _parquet(outcome.layers, dictionary=["layer"])}
     checksums = {name: hashlib.sha256(contents).hexdigest() for name, contents in sorted(files.items())}
     meta = {"status": outcome.status, "error": outcome.error, **context, **provenance(), "sha256": checksums}
     return files | {"meta.json": _json(meta)}
+
+
+def _parquet(frame: pd.DataFrame, dictionary: list[str] | bool = False) -> bytes:
+    table, buffer = pa.table({name: frame[name].to_numpy() for name in frame}), io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=dictionary, write_statistics=False)
+    return buffer.getvalue()
 
 
 def _json(value: dict[str, Any]) -> bytes:
@@ -180,7 +190,7 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": {
             "python": sys.version.split()[0],
-            **{name: version(name) for name in ("torch", "numpy", "pandas", "pyarrow", "hydra-core")},
+            **{name: version(name) for name in ("torch", "transformers", "numpy", "pandas", "pyarrow", "hydra-core")},
         },
         "git": {
             "commit": _git("rev-parse", "HEAD"),

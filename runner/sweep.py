@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from runner.checkpoint import Checkpoint
 from runner.config import as_dict, run_id
 from runner.machine import interruptions_wait, keep_freed_memory, use_threads
 from runner.plan import cost, most_workers, plan, stacks
@@ -15,6 +16,7 @@ from runner.progress import ProgressBar, say
 from runner.report import SKIPPED, Results, print_report
 from runner.schema import Config, ConfigError
 from runner.store import DONE, FAILED, INTERRUPTED, DamagedRun, Outcome, Store
+from runner.tasks import TASKS
 from runner.track import TRACKERS
 from runner.workers import Ended, InProcess, Processes, circumstances
 
@@ -33,6 +35,8 @@ def execute(configs: Sequence[Config]) -> Results:
             say(f"damaged run, training it again: {sentence}")
         for config, summary in todo.done:
             sweep.results.add(config, SKIPPED, summary)
+        for config in {str(as_dict(stack[0].task)): stack[0] for stack in todo.stacks}.values():
+            TASKS[config.task.name].prepare(config)
         sweep.carry_out(todo.stacks)
     print_report(sweep.results, configs[0].outputs)
     return sweep.results
@@ -51,7 +55,8 @@ class Sweep:
     """The stacks of one command on their way to the store.
 
     A run is claimed before it is trained. Runs that another process has claimed wait until it gives them up, with or
-    without a result. If a stack fails, each of its runs is tried once more, alone; then it has failed.
+    without a result. If a stack fails, it is tried once more: from its checkpoint, or, if it has none, each run alone. Then
+    it has failed.
     """
 
     def __init__(self, store: Store, tracker: Any):
@@ -69,7 +74,7 @@ class Sweep:
         everything = [config for stack in planned for config in stack]
         if not everything:
             return
-        pool, bar = pool_for(planned), ProgressBar(everything)
+        pool, bar = pool_for(planned), ProgressBar(everything, cost)
         try:
             while self.queue or self.training or self.elsewhere:
                 self._submit(pool)
@@ -126,7 +131,8 @@ class Sweep:
         failed = Outcome(FAILED, error=ended.error)
         again = [config for config in ended.stack if ended.error and run_id(config) not in self.second_try]
         self.second_try |= {run_id(config) for config in again}
-        self.queue.extend([config] for config in again)
+        checkpoint = Checkpoint(ended.stack)
+        self.queue.extend([again] if again and checkpoint.path.exists() else ([config] for config in again))
         not_stored: ConfigError | None = None
         for config, outcome in zip(ended.stack, ended.outcomes or [failed] * len(ended.stack), strict=True):
             if config in again:
@@ -142,6 +148,8 @@ class Sweep:
             self.store.release(config)
         if not_stored:
             raise not_stored
+        if not ended.error:
+            checkpoint.remove()
         return [config for config in ended.stack if config not in again]
 
     def _track(self, config: Config, outcome: Outcome) -> None:

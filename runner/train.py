@@ -6,18 +6,20 @@ import torch
 from torch import Tensor
 
 from runner import optim
-from runner.adapters import ADAPTERS, LoRA
+from runner.adapters import ADAPTERS, Adapter, Dense, LoRA
+from runner.checkpoint import Checkpoint
 from runner.checks import resolve_device, resolve_engine
 from runner.fused import Fused
 from runner.inits import INITS
 from runner.log import Log, summarise
-from runner.metrics import Gauge
-from runner.rng import generator
+from runner.metrics import COLUMNS, Gauge
+from runner.rng import generator, normal
 from runner.schema import Config
 from runner.store import DIVERGED, FINISHED, Outcome
 from runner.tasks import TASKS, Task
 
 LOOK_EVERY = 10  # steps between looks at whether any run is left: each waits for the device
+HEAD_STD = 0.02  # of a head's weights, as transformers draws them; its bias starts at zero
 Progress = Callable[[int, Tensor], None]
 
 
@@ -27,77 +29,115 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
     Row t of a run's steps holds the loss, gradients and state at the parameters before update t, and the increments of
     update t; the last row, t = steps, holds the final state and no increments. A run whose loss is not finite or exceeds
     `stability.max_ratio` times its initial loss ends there: nothing later is kept of it, and its neighbours, with which it
-    shares no number, go on as if nothing had happened.
+    shares no number, go on as if nothing had happened. A stack that was killed goes on from its checkpoint.
     """
     shared = configs[0]
     device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
-    task = build_task(shared).to(device, dtype)
-    adapter = build_adapter(configs, task.W0, device, dtype)
+    task = build_task(configs).to(device, dtype)
+    adapters = build_adapters(configs, task, device, dtype)
     engine = Fused(task) if resolve_engine(shared) == "fused" else task
-    parameters = [p.detach() for p in adapter.parameters.values()]
+    parameters = [p.detach() for adapter in adapters.values() for p in adapter.parameters.values()]
     optimizer = optim.build([c.optimizer for c in configs], parameters)
-    lrs = learning_rates(configs, adapter).to(device)
-    max_ratio = torch.tensor([c.stability.max_ratio for c in configs], device=device, dtype=dtype)
-    gauge = Gauge(task.probe(shared.probe.size), adapter.scale)
+    lrs = learning_rates(configs, adapters).to(device)
+    largest = optim.clipping([c.optimizer for c in configs], device)
+    probe = task.probe(shared.probe.size)
+    gauges = [Gauge(probe[layer], adapters[layer].scale) for layer in task.layers]
+    measured = torch.empty(len(gauges), len(COLUMNS), len(configs), dtype=torch.float64, device=device)
 
-    log = Log(configs, device)
-    ends = torch.full((len(configs),), shared.steps, device=device)
-    alive = torch.ones(len(configs), dtype=torch.bool, device=device)
+    log = Log(configs, list(task.layers), task.evals, device)
+    stability = Stability(configs, device, dtype)
     before = [torch.empty_like(p) for p in parameters]
-    for step in range(shared.steps + 1):
-        losses, gradients = engine.loss_and_grad(adapter, step)
+    state = {f"parameter{i}": p for i, p in enumerate(parameters)}
+    for part, tensors in (("optimizer", optimizer.state), ("log", log.state), ("stability", stability.state)):
+        state |= {f"{part}/{name}": tensor for name, tensor in tensors.items()}
+    checkpoint = Checkpoint(configs)
+    for step in range(checkpoint.restore(state), shared.steps + 1):
+        losses, gradients = engine.loss_and_grad(adapters, step)
         log.losses[step] = losses
-        if step == 0:
-            ceiling = max_ratio * losses
-        stable = losses.isfinite() & (losses <= ceiling)
-        ends = torch.where(alive & ~stable, step, ends)
-        alive = alive & stable
-        last = step == shared.steps or (step % LOOK_EVERY == 0 and not alive.any())
+        stability.look(step, losses)
+        last = step == shared.steps or (step % LOOK_EVERY == 0 and not stability.alive.any())
         if log.evaluates(shared, step):
-            log.evals[log.index[step]] = engine.eval_loss(adapter)
+            log.evaluated(step, engine.evaluate(adapters))
         if log.wants(step):
             for kept, p in zip(before, parameters, strict=True):
                 kept.copy_(p)
         if not last:
-            optimizer.step(gradients, lrs[step])
+            optimizer.step(gradients if largest is None else optim.clip(gradients, largest), lrs[step])
         if log.wants(step):
-            gauge.measure(before, gradients, parameters, log.at(step))
+            for i, (gauge, out) in enumerate(zip(gauges, measured, strict=True)):  # heads have no gauge, and come last
+                of_layer = slice(2 * i, 2 * i + 2)
+                gauge.measure(before[of_layer], gradients[of_layer], parameters[of_layer], out)
+            log.measured(step, measured)
         progress(step, losses)
         if last:
             break
-    return _outcomes(log, ends.tolist(), alive.tolist())
+        if checkpoint.due():
+            checkpoint.save(step + 1, state)
+    return _outcomes(log, stability)
 
 
-def build_task(config: Config) -> Task:
-    """The task on the CPU. On one thread, because a library may divide a matrix product, and so round it, by their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return TASKS[config.task.name](config.task, config.seed)
-    finally:
-        torch.set_num_threads(threads)
+def build_task(configs: Sequence[Config]) -> Task:
+    """The base and data that these runs share, on the CPU."""
+    return TASKS[configs[0].task.name].build(configs)
 
 
-def learning_rates(configs: Sequence[Config], adapter: LoRA) -> Tensor:
-    """(steps, parameters, K) float64: the scheduled lr of each adapter parameter; `lr_ratio` times it on side B."""
+class Stability:
+    """Which runs are alive, and at which step each ended (at the last, if it has not diverged)."""
+
+    def __init__(self, configs: Sequence[Config], device: torch.device, dtype: torch.dtype):
+        self.max_ratio = torch.tensor([c.stability.max_ratio for c in configs], device=device, dtype=dtype)
+        self.ceiling = torch.zeros_like(self.max_ratio)
+        self.ends = torch.full((len(configs),), configs[0].steps, device=device)
+        self.alive = torch.ones(len(configs), dtype=torch.bool, device=device)
+
+    def look(self, step: int, losses: Tensor) -> None:
+        """Take a step's losses (K,)."""
+        if step == 0:
+            torch.mul(self.max_ratio, losses, out=self.ceiling)
+        stable = losses.isfinite() & (losses <= self.ceiling)
+        self.ends.copy_(torch.where(self.alive & ~stable, step, self.ends))
+        self.alive &= stable
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return {"ceiling": self.ceiling, "ends": self.ends, "alive": self.alive}
+
+
+def learning_rates(configs: Sequence[Config], adapters: dict[str, Adapter]) -> Tensor:
+    """(steps, parameters, K) float64: the scheduled lr of each parameter; `lr_ratio` times it on side B."""
     lrs = optim.learning_rates([c.optimizer for c in configs], configs[0].steps)
     ratios = torch.tensor([c.optimizer.lr_ratio for c in configs], dtype=torch.float64)
-    return torch.stack([lrs * ratios if side == "B" else lrs for side in adapter.parameters], dim=1)
+    sides = [side for adapter in adapters.values() for side in adapter.parameters]
+    return torch.stack([lrs * ratios if side == "B" else lrs for side in sides], dim=1)
 
 
-def build_adapter(configs: Sequence[Config], W0: Tensor, device: torch.device, dtype: torch.dtype) -> LoRA:
-    """K freshly initialized adapters for a layer W0 (n_out, n_in), each drawn from its run's own `init` stream."""
-    factors = [
-        [c.init.scale * factor for factor in INITS[c.init.name](W0, c.adapter.rank, generator(c.seed, "init"))]
-        for c in configs
-    ]
-    return ADAPTERS[configs[0].adapter.name].stack(factors, [c.adapter.alpha for c in configs], device, dtype)
+def build_adapters(
+    configs: Sequence[Config], task: Task, device: torch.device, dtype: torch.dtype
+) -> dict[str, LoRA | Dense]:
+    """K freshly initialized adapters for every layer, each run's drawn from its own `init` stream, layer after layer; then
+    the heads, drawn from its `head` stream."""
+    streams = [generator(c.seed, "init") for c in configs]
+    adapters: dict[str, LoRA | Dense] = {}
+    for layer, W0 in task.layers.items():
+        factors = [
+            [c.init.scale * factor for factor in INITS[c.init.name](W0, c.adapter.rank, stream)]
+            for c, stream in zip(configs, streams, strict=True)
+        ]
+        kind = ADAPTERS[configs[0].adapter.name]
+        adapters[layer] = kind.stack(factors, [c.adapter.alpha for c in configs], device, dtype)
+    streams = [generator(c.seed, "head") for c in configs]
+    for layer, (n_out, n_in, has_bias) in task.heads.items():
+        W = torch.stack([normal(n_out, n_in, variance=HEAD_STD**2, generator=stream) for stream in streams])
+        b = torch.zeros(len(configs), n_out, device=device, dtype=dtype) if has_bias else None
+        adapters[layer] = Dense(W.to(device, dtype), b)
+    return adapters
 
 
-def _outcomes(log: Log, ends: list[int], alive: list[bool]) -> list[Outcome]:
-    losses = log.losses.cpu().numpy()
+def _outcomes(log: Log, stability: Stability) -> list[Outcome]:
+    losses, ends, alive = log.losses.cpu().numpy(), stability.ends.tolist(), stability.alive.tolist()
     outcomes = []
-    for k, (frame, end) in enumerate(zip(log.frames(ends), ends, strict=True)):
-        summary = summarise(losses[: end + 1, k], frame["eval/loss"].to_numpy(), None if alive[k] else end)
-        outcomes.append(Outcome(FINISHED if alive[k] else DIVERGED, frame, summary))
+    for k, ((steps, layers), end) in enumerate(zip(log.tables(ends), ends, strict=True)):
+        evals = {name: steps[name].to_numpy() for name in log.evals}
+        summary = summarise(losses[: end + 1, k], evals, None if alive[k] else end)
+        outcomes.append(Outcome(FINISHED if alive[k] else DIVERGED, steps, summary, layers=layers))
     return outcomes

@@ -4,21 +4,42 @@ import json
 
 import pytest
 from conftest import configure
+from models import checkpoint, rows
 
 from analysis import figures
 from runner.config import CONF
 
-NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-SMALL = ["task.width=32", "steps=2", "seed=0", "optimizer.lr=0.001,0.01", "task.train_points=20"]
+STUDIES = {  # of the papers, on models from the hub -> a model of the same kind
+    "roberta_glue": "roberta", "tinyllama_wikitext": "llama", "llama_gsm8k": "llama", "llama_flan": "llama",
+}  # fmt: skip
+NAMES = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - set(STUDIES))
+TOYS = ["task.width=32", "steps=2", "seed=0", "optimizer.lr=0.001,0.01", "task.train_points=20"]
+MODELS = [
+    "task.width=32", "steps=2", "seed=0", "optimizer.lr=0.001,0.01", "task.pretrain_steps=2", "task.eval_sequences=2",
+    "task.layers=1", "task.sequence_length=16",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_two_steps(name, cli, outputs):
-    code, out, err = cli(f"experiment={name}", *SMALL)
-    assert code == 0 and " finished" in out and err == "", err
+    code, out, err = cli(f"experiment={name}", *(MODELS if name.startswith("lm_") else TOYS), f"bases={outputs}/bases")
+    assert code == 0 and " finished" in out, err
+    assert all("pretrain" in line for line in err.splitlines())
     metas = list(outputs.glob("runs/*/*/meta.json"))
     assert len(metas) == 2 * (3 if name == "first_step" else 2)  # lr × init
     assert all(json.loads(meta.read_text())["status"] == "finished" for meta in metas)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_of_the_papers_runs_two_steps_on_a_small_checkpoint(name, cli, outputs, tmp_path):
+    """Everything but the sizes is as its file says; so its fields fit together."""
+    kind = STUDIES[name]
+    data = rows(tmp_path / "data.jsonl", 40, columns=("sentence", "text", "question", "answer", "inputs", "targets"))
+    code, out, err = cli(
+        f"experiment={name}", f"task.model={checkpoint(tmp_path / kind, kind, 2 if kind == 'roberta' else None)}",
+        f"task.dataset={data}", "task.sequence_length=16", "steps=2", "seed=0", "optimizer.lr=1e-3,1e-2", "adapter.rank=2",
+    )  # fmt: skip
+    assert code == 0 and "4 finished" in out, err
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,10 +53,12 @@ def test_experiments_and_figures_have_the_same_names():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_runs_of_an_experiment_are_where_its_figure_looks(name):
-    assert configure(f"experiment={name}").experiment in figures.sources(name)
+    sources = [source.removesuffix(".layers") for source in figures.sources(name)]
+    assert configure(f"experiment={name}").experiment in sources
 
 
 def test_every_yaml_choice_composes():
     for group in ("task", "init", "optimizer", "tracker", "adapter"):
         for path in (CONF / group).glob("*.yaml"):
-            assert getattr(configure(f"{group}={path.stem}", "adapter.rank=1"), group).name == path.stem
+            model = ["task.model=llama_tiny"] if path.stem == "classification" else []
+            assert getattr(configure(f"{group}={path.stem}", "adapter.rank=1", *model), group).name == path.stem

@@ -15,7 +15,7 @@ from conftest import configure, rejects
 from runner.fused import Fused
 from runner.kernels import LANES, TILE
 from runner.tasks import TASKS
-from runner.train import build_adapter, build_task, train
+from runner.train import build_adapters, build_task, train
 
 TASK_NAMES = [name for name, task in TASKS.items() if task.fused]
 
@@ -36,8 +36,8 @@ def problem(name, width, points, rank, alpha, dtype="float64", runs=3):
         f"adapter.alpha={alpha}", f"{target}=1", f"dtype={dtype}", f"seed={width}",
     )  # fmt: skip
     kind = getattr(torch, dtype)
-    task = build_task(config).to(torch.device("cpu"), kind)
-    adapter = build_adapter([config] * runs, task.W0, torch.device("cpu"), kind)
+    task = build_task([config]).to(torch.device("cpu"), kind)
+    adapter = build_adapters([config] * runs, task, torch.device("cpu"), kind)["hidden"]
     g = torch.Generator().manual_seed(points)
     with torch.no_grad():
         for p in (adapter.A, adapter.B):
@@ -57,13 +57,14 @@ def agree(fused, autograd, rtol):
 @pytest.mark.parametrize("name", TASK_NAMES)
 def test_losses_and_gradients_are_autograds(name, shape):
     task, adapter = problem(name, *shape)
-    fused, autograd = Fused(task).loss_and_grad(adapter, 0), task.loss_and_grad(adapter, 0)
+    fused, autograd = (engine.loss_and_grad({"hidden": adapter}, 0) for engine in (Fused(task), task))
     agree(fused, autograd, 1e-12)  # sums of up to 1000 terms in another order
     losses, (grad_A, grad_B) = autograd
     rejects(agree, fused, (losses * (1 + 1e-9), [grad_A, grad_B]), 1e-12)
     rejects(agree, fused, (losses, [grad_A * (1 + 1e-9), grad_B]), 1e-12)
     rejects(agree, fused, (losses, [grad_A, grad_B * (1 + 1e-9)]), 1e-12)
-    torch.testing.assert_close(Fused(task).eval_loss(adapter), task.eval_loss(adapter), rtol=1e-12, atol=0)
+    ours, theirs = (engine.evaluate({"hidden": adapter})["eval/loss"] for engine in (Fused(task), task))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
@@ -73,17 +74,17 @@ def test_float32_is_as_accurate_as_autograds(name):
     exact_task = problem(name, 2 * TILE + 4, 1000, 4, 4.0)[0].to(torch.device("cpu"), torch.float32)
     exact_task = exact_task.to(torch.device("cpu"), torch.float64)  # the same float32 numbers, computed with exactly
     exact_adapter = type(adapter)(*(t.detach().double() for t in (adapter.A, adapter.B)), adapter.scale.double())
-    _, exact = exact_task.loss_and_grad(exact_adapter, 0)
+    _, exact = exact_task.loss_and_grad({"hidden": exact_adapter}, 0)
 
     def worst(gradients):
         return max(((g - e).norm() / e.norm()).item() for g, e in zip(gradients, exact, strict=True))
 
-    rounding = worst(task.loss_and_grad(adapter, 0)[1])
+    rounding = worst(task.loss_and_grad({"hidden": adapter}, 0)[1])
 
     def check(gradients):
         assert worst(gradients) < 3 * rounding
 
-    gradients = Fused(task).loss_and_grad(adapter, 0)[1]
+    gradients = Fused(task).loss_and_grad({"hidden": adapter}, 0)[1]
     check(gradients)
     rejects(check, [g * (1 + 5 * rounding) for g in gradients])
 
@@ -92,11 +93,11 @@ def test_dead_units_get_no_gradient():
     """Where every unit of every point is off, the loss is the mean square of the target and nothing moves."""
     task, adapter = problem("teacher_student", 30, 20, 3, 3.0)
     task.train.y0.fill_(-1e6)
-    losses, gradients = Fused(task).loss_and_grad(adapter, 0)
+    losses, gradients = Fused(task).loss_and_grad({"hidden": adapter}, 0)
     torch.testing.assert_close(losses, task.train.target.square().mean().expand(3))
     assert all((g == 0).all() for g in gradients)
     task.train.y0[0, 0] = 1e6  # one unit on at one point: the check would have seen it
-    assert all((g != 0).any() for g in Fused(task).loss_and_grad(adapter, 0)[1])
+    assert all((g != 0).any() for g in Fused(task).loss_and_grad({"hidden": adapter}, 0)[1])
 
 
 # Bit for bit --------------------------------------------------------------------------------------

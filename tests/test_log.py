@@ -20,6 +20,6 @@ SUMMARIES = [  # losses, diverged at -> expected entries
 
 @pytest.mark.parametrize(("losses", "diverged", "expected"), SUMMARIES)
 def test_summary(losses, diverged, expected):
-    summary = summarise(np.array(losses), np.array(losses), diverged)
+    summary = summarise(np.array(losses), {"eval/loss": np.array(losses)}, diverged)
     assert {name: summary[name] for name in expected} == expected
     json.dumps(summary, allow_nan=False)

@@ -1,13 +1,18 @@
 """What every task answers, and the shape the toy regressions share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from runner.adapters import LoRA
+from runner.adapters import Adapter
+from runner.schema import Config, TaskConfig, ToyConfig
+
+Adapters = Mapping[str, Adapter]  # layer -> its K adapters
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,75 @@ class SquaredError(torch.autograd.Function):
 
 
 class Task(ABC):
-    """A frozen base with one adapted layer, W0 (n_out, n_in), and full-batch data.
+    """A frozen base with adapted layers, and data; it answers what losses and gradients the stacked adapters have.
+
+    `layers` names each adapted layer and its weight W0 (n_out, n_in); `heads` the layers that each run trains in full, and
+    their shapes (n_out, n_in, whether there is a bias).
+    """
+
+    layers: dict[str, Tensor]
+    heads: Mapping[str, tuple[int, int, bool]] = MappingProxyType({})
+    fused: ClassVar[bool] = False  # whether the loss is one that `runner.fused` knows
+    seeds_share_base: ClassVar[bool] = False  # whether runs of different seeds can be in one stack
+    most_runs: ClassVar[int] = 64  # a stack on the CPU: more gain nothing, and leave fewer stacks for the workers
+    objective: ClassVar[str] = "final_loss"  # the entry of summary.json by which runs are compared
+    evals: ClassVar[tuple[str, ...]] = ("eval/loss",)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, configs: Sequence[Config]) -> "Task":
+        """The task of K runs that share a stack, on the CPU."""
+
+    @classmethod
+    @abstractmethod
+    def shapes(cls, task: TaskConfig) -> dict[str, tuple[int, int]]:
+        """(n_out, n_in) of every adapted layer, without building anything."""
+
+    @classmethod
+    @abstractmethod
+    def cost(cls, task: TaskConfig) -> float:
+        """Relative time of one run's step; a toy's layer output costs its number of entries."""
+
+    @classmethod
+    @abstractmethod
+    def activations(cls, config: Config, fused: bool) -> float:
+        """Numbers that one more run of a stack keeps from forward to backward."""
+
+    @classmethod
+    def resolve(cls, task: TaskConfig) -> TaskConfig:
+        """The same with what a checkpoint knows about itself filled in. Raises ConfigError."""
+        return task
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Raise ConfigError for what the ranges and choices of `runner.checks` cannot know."""
+        return None
+
+    @classmethod
+    def prepare(cls, config: Config) -> None:
+        """Make, once and before any stack is trained, what stacks and processes share on disk. Raises ConfigError."""
+        return None
+
+    @abstractmethod
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Task":
+        """Move base and data to where training happens."""
+
+    @abstractmethod
+    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
+        """Training losses (K,) at a step, and the gradient of each run's own loss: a (K, …) tensor per parameter, adapter
+        by adapter."""
+
+    @abstractmethod
+    def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
+        """Column of `evals` -> held-out value (K,)."""
+
+    @abstractmethod
+    def probe(self, size: int) -> dict[str, Tensor]:
+        """Layer -> the fixed inputs (P, n_in) on which its features are measured, P <= size."""
+
+
+class ToyTask(Task):
+    """One adapted layer, `hidden`, and full-batch data.
 
     The base is frozen and lies before the adapter, so Z and y0 = W0·Z are constants: they are computed once, and a step
     costs no n × n product. Subclasses build W0, `train`, `test` (on the CPU) and say what the loss of a layer output is.
@@ -50,11 +123,41 @@ class Task(ABC):
     W0: Tensor
     train: Batch
     test: Batch
-    fused: ClassVar[bool] = False  # whether the loss is one that `runner.fused` knows, …
-    readout: Tensor | None = None  # … and then its readout weights (n_out,), if it has any
+    readout: Tensor | None = None  # readout weights (n_out,) of a loss that `runner.fused` knows, if it has any
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Task":
-        """Move the data to where training happens."""
+    def __init__(self, config: ToyConfig, seed: int):
+        raise NotImplementedError
+
+    @classmethod
+    def build(cls, configs: Sequence[Config]) -> "ToyTask":
+        """On one thread, because a library may divide a matrix product, and so round it, by their number."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return cls(configs[0].task, configs[0].seed)
+        finally:
+            torch.set_num_threads(threads)
+
+    @classmethod
+    def shapes(cls, task: ToyConfig) -> dict[str, tuple[int, int]]:
+        return {"hidden": task.layer_shape()}
+
+    @classmethod
+    def cost(cls, task: ToyConfig) -> float:
+        return float(task.train_points * task.layer_shape()[0])
+
+    @classmethod
+    def activations(cls, config: Config, fused: bool) -> float:
+        task = config.task
+        if fused:
+            return 4 * (task.train_points + task.test_points) * padded(config.adapter.rank)
+        return max(task.train_points, task.test_points) * task.layer_shape()[0]
+
+    @property
+    def layers(self) -> dict[str, Tensor]:
+        return {"hidden": self.W0}
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "ToyTask":
         self.train, self.test = self.train.to(device, dtype), self.test.to(device, dtype)
         return self
 
@@ -62,18 +165,22 @@ class Task(ABC):
     def loss(self, y: Tensor, target: Tensor) -> Tensor:
         """Layer outputs (K, N, n_out), which may be overwritten, and the batch's target -> losses (K,)."""
 
-    def loss_and_grad(self, adapter: LoRA, step: int) -> tuple[Tensor, list[Tensor]]:
-        """Training losses (K,) and the gradient of each run's own loss, one (K, …) tensor per adapter parameter."""
+    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
+        adapter = adapters["hidden"]
         losses = self.loss(adapter(self.train.Z, self.train.y0), self.train.target)
         # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
         gradients = torch.autograd.grad(losses.sum(), list(adapter.parameters.values()))
         return losses.detach(), list(gradients)
 
     @torch.no_grad()
-    def eval_loss(self, adapter: LoRA) -> Tensor:
-        """Held-out losses (K,)."""
-        return self.loss(adapter(self.test.Z, self.test.y0), self.test.target)
+    def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
+        return {"eval/loss": self.loss(adapters["hidden"](self.test.Z, self.test.y0), self.test.target)}
 
-    def probe(self, size: int) -> Tensor:
-        """The fixed inputs (P, n_in) on which features are measured: the first `size` training points, or all."""
-        return self.train.Z[:size]
+    def probe(self, size: int) -> dict[str, Tensor]:
+        """The first `size` training points, or all."""
+        return {"hidden": self.train.Z[:size]}
+
+
+def padded(rank: int) -> int:
+    """What `runner.fused` rounds a rank up to."""
+    return -(-rank // 4) * 4

@@ -4,10 +4,10 @@ from torch import Tensor
 
 from runner.rng import generator, normal
 from runner.schema import FeatureRegressionConfig
-from runner.tasks.base import Batch, SquaredError, Task
+from runner.tasks.base import Batch, SquaredError, ToyTask
 
 
-class FeatureRegression(Task):
+class FeatureRegression(ToyTask):
     """y = (W0 + s·B·A)·Z against (W0 + B*·A*)·Z; loss = mean over points and all n output coordinates.
 
     Z = √2·ReLU(W_in·x), whose entries have mean square 1: x ~ N(0, I_d), W_in ~ N(0, 1/d), W0 ~ N(0, 1/n).

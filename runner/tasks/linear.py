@@ -4,10 +4,10 @@ from torch import Tensor
 
 from runner.rng import generator, normal
 from runner.schema import LinearConfig
-from runner.tasks.base import Batch, SquaredError, Task
+from runner.tasks.base import Batch, SquaredError, ToyTask
 
 
-class Linear(Task):
+class Linear(ToyTask):
     """f(x) = (W* + s·B·A)·x, loss = mean over points of ‖f(x) - y‖²/2 (LoRA+, Hayou, Ghosh, Yu 2024, section 3).
 
     With one output and rank 1 this is f(x) = (W* + b·aᵀ)x. x ~ N(0, I_n), y ~ N(0, 1), W* ~ N(0, 1/n).

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from runner.rng import generator, normal
 from runner.schema import TeacherStudentConfig
-from runner.tasks.base import Batch, Task
+from runner.tasks.base import Batch, ToyTask
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ReLUReadout(torch.autograd.Function):
         return y.sign_().mul_(w).mul_(g.unsqueeze(-1)), None
 
 
-class TeacherStudent(Task):
+class TeacherStudent(ToyTask):
     """Loss = mean over points of (Y_out - Y_teacher)²; the adapter changes W_h of the student.
 
     Student of width n: W_in ~ N(0, 1/d), W_h ~ N(0, 1/n), W_out ~ N(0, n^-out_exponent), X ~ N(0, I_d).
@@ -88,7 +88,7 @@ class TeacherStudent(Task):
         self.train = Batch(Z[:points], y0[:points], Y[:points])
         self.test = Batch(Z[points:], y0[points:], Y[points:])
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Task:
+    def to(self, device: torch.device, dtype: torch.dtype) -> ToyTask:
         self.readout = self.readout.to(device, dtype)
         return super().to(device, dtype)
 

@@ -1,0 +1,31 @@
+"""Gradient norms, Z_A and the increments of language models against step, at the best learning rate of each init.
+
+Means over layers, of the smallest and the largest width.
+"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.figures import _curves
+from analysis.grid import Grid
+
+RECORDS = ("lm_lr_sensitivity",)
+COLUMNS = ["grad/A", "grad/B", "feature/Z_A", "feature/delta_1", "feature/delta_2", "feature/delta_3"]
+LABELS = [style.COLUMNS[name] for name in COLUMNS[:3]] + [rf"$\delta_{i}$" for i in (1, 2, 3)]
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    grid = Grid.of(frame)
+    fig, axes = style.subplots(
+        len(COLUMNS), len(_curves.ends(grid)), height=1.2, width=0.9, sharex=True, sharey="row"
+    )  # fmt: skip
+    for panel, column, width in _curves.panels(frame, COLUMNS, axes, grid):
+        if column == COLUMNS[0]:
+            panel.set_title(f"$n = {width}$")
+        if column == COLUMNS[-1]:
+            panel.set_xlabel("step")
+            style.legend_below(panel)
+    for row, label in zip(axes, LABELS, strict=True):
+        row[0].set_ylabel(label)
+    return fig

@@ -1,0 +1,152 @@
+"""What can be known of a model before it is built or downloaded whole: layers, shapes, sizes."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner.models import library
+from runner.schema import ConfigError, ModelConfig
+
+LLAMA_TINY = "llama_tiny"
+HEAD_DIM = 32  # of llama_tiny
+OWN = {"width": 64, "layers": 2}  # of llama_tiny, where the task does not say
+KINDS = ("attention", "mlp", "all-linear")  # of `task.targets`, besides names
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """`layers`: (n_out, n_in) of the base model's linear layers; `heads`: (n_out, n_in, has a bias) of those outside it.
+
+    `limit`: the longest sequence, None if there is none. `kept`: numbers that forward keeps for backward, per token.
+    """
+
+    width: int
+    depth: int
+    vocabulary: int
+    limit: int | None
+    parameters: int
+    layers: dict[str, tuple[int, int]]
+    heads: dict[str, tuple[int, int, bool]]
+    kept: float
+
+
+def of(task: ModelConfig, labels: int | None) -> Blueprint:
+    """The blueprint of a task's model, as a classifier with `labels` labels or as a causal language model (None)."""
+    return _blueprint(task.model, task.width, task.layers, labels, task.sequence_length)
+
+
+@cache
+def configuration(model: str, width: int | None = None, depth: int | None = None) -> Any:
+    """The transformers configuration of llama_tiny, of a checkpoint's folder or of a hub id. Raises ConfigError."""
+    transformers = library()
+    if model == LLAMA_TINY:
+        return transformers.LlamaConfig(
+            vocab_size=256,  # bytes
+            hidden_size=width,
+            intermediate_size=-(-8 * width // 48) * 16,  # 8/3 of the width, as Llama's, up to a multiple of 16
+            num_hidden_layers=depth,
+            num_attention_heads=width // HEAD_DIM,
+            max_position_embeddings=1024,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    try:
+        return transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except (
+        Exception
+    ) as error:  # the library's own errors, the network's, and those of files that are not what they seem
+        raise ConfigError(
+            f"task.model={model}: is neither {LLAMA_TINY}, nor a checkpoint's folder, nor to be had from the hub "
+            f"({_first_line(error)}); on a machine without a network give the folder of a checkpoint that was saved elsewhere"
+        ) from error
+
+
+@cache
+def _blueprint(model: str, width: int | None, depth: int | None, labels: int | None, length: int) -> Blueprint:
+    config = copy.deepcopy(configuration(model, width, depth).get_text_config())
+    if labels is not None:
+        config.num_labels = labels
+    network = skeleton(config, labels)
+    layers, heads = {}, {}
+    for name, module in linear_layers(network).items():
+        shape = tuple(weight(module).shape)
+        if name.startswith(f"{network.base_model_prefix}."):
+            layers[name] = shape
+        else:
+            heads[name] = (*shape, module.bias is not None)
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and hasattr(getattr(network.base_model, "embeddings", None), "padding_idx"):
+        limit -= network.base_model.embeddings.padding_idx + 1  # RoBERTa counts positions from there
+    size = sum(p.numel() for p in network.parameters())
+    kept = _kept(network, min(length, limit or length)) + 4 * (config.vocab_size if labels is None else 0)
+    return Blueprint(config.hidden_size, config.num_hidden_layers, config.vocab_size, limit, size, layers, heads, kept)
+
+
+def skeleton(config: Any, labels: int | None) -> nn.Module:
+    """The model without weights. Raises ConfigError."""
+    transformers = library()
+    kind = transformers.AutoModelForCausalLM if labels is None else transformers.AutoModelForSequenceClassification
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config, trust_remote_code=False).eval()
+    except ValueError as error:
+        task = "language_model" if labels is None else "classification"
+        raise ConfigError(
+            f"task={task}: {config.model_type} models have no such form ({_first_line(error)})"
+        ) from error
+
+
+def linear_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Every nn.Linear and Conv1D by name."""
+    from transformers.pytorch_utils import Conv1D
+
+    return {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def weight(module: nn.Module) -> Tensor:
+    """W0 (n_out, n_in) of an nn.Linear, or of a Conv1D, which keeps its transpose."""
+    return module.weight if isinstance(module, nn.Linear) else module.weight.T
+
+
+def select(layers: Sequence[str], targets: str | Sequence[str]) -> list[str]:
+    """The layers that targets name: `attention`, `mlp`, `all-linear`, or the last parts of names, as in PEFT."""
+    wanted = [targets] if isinstance(targets, str) else targets
+    return [name for name in layers if any(_is_meant(name, target) for target in wanted)]
+
+
+def _is_meant(name: str, target: str) -> bool:
+    parts = name.split(".")
+    attends = any("attn" in part or "attention" in part for part in parts)
+    kinds = {"all-linear": True, "attention": attends, "mlp": not attends and any(part.isdigit() for part in parts)}
+    return kinds[target] if target in kinds else name == target or name.endswith(f".{target}")
+
+
+def _kept(network: nn.Module, length: int) -> float:
+    """Numbers that forward keeps for backward, per token, beside the weights; an estimate where it cannot be traced."""
+    weights = {p.untyped_storage()._cdata for p in network.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # alive, so that its address stays its own
+        return tensor
+
+    for p in network.parameters():
+        p.requires_grad_(False)
+    network.get_input_embeddings().weight.requires_grad_()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(input_ids=torch.zeros(1, length, dtype=torch.long, device="meta"))
+    except Exception:  # some models look at their data, and here are none
+        return 40.0 * network.config.hidden_size * network.config.num_hidden_layers
+    sizes = [t.untyped_storage().nbytes() / t.element_size() for address, t in kept.items() if address not in weights]
+    return sum(sizes) / length
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,49 @@
+"""Finetuning a classifier of texts: adapters in the base, and a head that each run trains in full."""
+
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from runner.models import blueprint
+from runner.models.text import Examples, Source, labelled
+from runner.schema import ClassificationConfig, Config, ConfigError
+from runner.tasks.models import ModelTask
+
+
+class Classification(ModelTask):
+    """Loss = mean over examples of -log p(label), in nats; accuracy = share of examples whose likeliest label is right."""
+
+    evals: ClassVar[tuple[str, ...]] = ("eval/loss", "eval/accuracy")
+
+    @classmethod
+    def labels(cls, task: ClassificationConfig) -> int:
+        return task.labels
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        super().check(config)
+        model = blueprint.configuration(config.task.model, config.task.width, config.task.layers)
+        classifies = any(name.endswith("ForSequenceClassification") for name in model.architectures or [])
+        if classifies and model.num_labels != config.task.labels:
+            raise ConfigError(
+                f"task.labels={config.task.labels}: {config.task.model} is a classifier with {model.num_labels} labels; set "
+                f"task.labels={model.num_labels}, or give a checkpoint without a head: runs draw and train one of their own"
+            )
+        if len(config.task.text_columns) not in (1, 2):
+            raise ConfigError(
+                f"task.text_columns={config.task.text_columns}: must name one column, or two for pairs of texts"
+            )
+
+    @classmethod
+    def examples(cls, task: ClassificationConfig) -> tuple[Examples, Examples]:
+        return labelled(Source.of(task))
+
+    def judge(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
+        labels = examples.labels[rows]
+        logits = self.model(input_ids=examples.tokens[rows].long(), attention_mask=examples.mask[rows].long()).logits
+        logits = logits.float() if logits.dtype.itemsize < 4 else logits
+        return {
+            "loss": cross_entropy(logits, labels, reduction="none"),
+            "accuracy": (logits.argmax(1) == labels).double(),
+        }

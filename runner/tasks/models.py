@@ -1,0 +1,170 @@
+"""What the tasks on transformers models share: K runs folded into the batch of one frozen model."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from runner.models import bases, blueprint, hooks
+from runner.models.text import Examples, Order
+from runner.schema import Config, ConfigError, ModelConfig
+from runner.tasks.base import Adapters, Task
+
+PROBED = 8  # held-out sequences of which the probe's tokens are taken
+FOLDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1}  # how far rounding alone may take an output
+
+
+class ModelTask(Task):
+    """A frozen transformers model whose target layers have adapters.
+
+    A step takes each run's own sequences, in the order that its seed gives, through the model at once. Runs of every seed
+    share base and data, so they share stacks. Features are measured on the inputs that the layers have in the frozen model.
+    """
+
+    seeds_share_base = True
+    most_runs: ClassVar[int] = 16
+    objective = "final_eval_loss"
+
+    def __init__(self, configs: Sequence[Config]):
+        config = configs[0]
+        self.config = task = config.task
+        self.base_dtype = getattr(torch, task.base_dtype or config.dtype)
+        training, held_out = self.examples(task)
+        self.training, self.held_out = training, held_out.pick(task.eval_sequences)
+        self.order = Order([c.seed for c in configs], len(training), task.batch_size)
+        self.model = bases.load(task, config.bases, self.labels(task), self.base_dtype)
+        modules = blueprint.linear_layers(self.model)
+        plan = blueprint.of(task, self.labels(task))
+        names = blueprint.select(list(plan.layers), task.targets)
+        self.heads = {} if self.labels(task) is None else plan.heads
+        self.modules = {name: modules[name] for name in (*names, *self.heads)}
+        self.layers = {name: blueprint.weight(modules[name]).detach() for name in names}
+
+    @classmethod
+    def build(cls, configs: Sequence[Config]) -> "ModelTask":
+        return cls(configs)
+
+    @classmethod
+    @abstractmethod
+    def labels(cls, task: ModelConfig) -> int | None:
+        """Number of labels, None for a language model."""
+
+    @classmethod
+    @abstractmethod
+    def examples(cls, task: ModelConfig) -> tuple[Examples, Examples]:
+        """(training, held-out). Raises ConfigError."""
+
+    @abstractmethod
+    def judge(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
+        """`loss` and further evaluations (N,) of these examples by the model as it is now."""
+
+    @classmethod
+    def shapes(cls, task: ModelConfig) -> dict[str, tuple[int, int]]:
+        layers = blueprint.of(task, cls.labels(task)).layers
+        return {name: layers[name] for name in blueprint.select(list(layers), task.targets)}
+
+    @classmethod
+    def cost(cls, task: ModelConfig) -> float:
+        """A token meets every parameter; sixteen of them take as long as an entry of a toy's layer output."""
+        return task.batch_size * task.sequence_length * blueprint.of(task, cls.labels(task)).parameters / 16
+
+    @classmethod
+    def activations(cls, config: Config, fused: bool) -> float:
+        tokens = config.task.batch_size // config.task.accumulation * config.task.sequence_length
+        return tokens * blueprint.of(config.task, cls.labels(config.task)).kept
+
+    @classmethod
+    def resolve(cls, task: ModelConfig) -> ModelConfig:
+        """A checkpoint has its own width and number of layers, llama_tiny those that it is given."""
+        if task.model == blueprint.LLAMA_TINY:
+            missing = {field: value for field, value in blueprint.OWN.items() if getattr(task, field) is None}
+            return type(task)(**(vars(task) | missing))
+        config = blueprint.configuration(task.model).get_text_config()
+        own = {"width": config.hidden_size, "layers": config.num_hidden_layers}
+        for field, value in own.items():
+            if getattr(task, field) not in (None, value):
+                raise ConfigError(
+                    f"task.{field}={getattr(task, field)}: {task.model} has {value}; leave it at null, or use "
+                    f"task.model={blueprint.LLAMA_TINY}"
+                )
+        return type(task)(**(vars(task) | own))
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        task = config.task
+        if task.model == blueprint.LLAMA_TINY and task.width % blueprint.HEAD_DIM:
+            raise ConfigError(
+                f"task.width={task.width}: {task.model} takes multiples of {blueprint.HEAD_DIM}, its heads' size"
+            )
+        if not isinstance(task.targets, str | list) or not all(isinstance(t, str) for t in task.targets):
+            raise ConfigError(
+                f"task.targets={task.targets}: must be a name or a list of names, such as [q_proj,v_proj]"
+            )
+        plan = blueprint.of(task, cls.labels(task))
+        for target in [task.targets] if isinstance(task.targets, str) else task.targets or [""]:
+            if not blueprint.select(list(plan.layers), target):
+                known = sorted({name.rpartition(".")[2] for name in plan.layers})
+                raise ConfigError(
+                    f"task.targets={target}: matches no linear layer of {task.model}; there are {', '.join(known)}, "
+                    f"and the kinds {', '.join(blueprint.KINDS)}"
+                )
+        if plan.limit is not None and task.sequence_length > plan.limit:
+            raise ConfigError(
+                f"task.sequence_length={task.sequence_length}: {task.model} takes up to {plan.limit} tokens"
+            )
+        if task.batch_size % task.accumulation:
+            raise ConfigError(f"task.accumulation={task.accumulation}: must divide task.batch_size={task.batch_size}")
+
+    @classmethod
+    def prepare(cls, config: Config) -> None:
+        """Pretrain or read the base and read the data, so that what is wrong with them is said before anything is trained."""
+        if config.task.model == blueprint.LLAMA_TINY:
+            bases.pretrained(config.task, config.bases)
+        cls.examples(config.task)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "ModelTask":
+        self.model.to(device)
+        self.layers = {name: blueprint.weight(self.modules[name]).detach() for name in self.layers}
+        self.training, self.held_out = self.training.to(device), self.held_out.to(device)
+        self.device, self.dtype = device, dtype
+        return self
+
+    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
+        parameters = [p for adapter in adapters.values() for p in adapter.parameters.values()]
+        losses, gradients = 0.0, None
+        with hooks.attached(self.modules, adapters):
+            for rows in self.order.at(step).to(self.device).chunk(self.config.accumulation, dim=1):
+                part = self.judge(self.training, rows.flatten())["loss"].view(len(rows), -1).mean(1)
+                part = part / self.config.accumulation
+                # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
+                new = torch.autograd.grad(part.sum(), parameters)
+                gradients = new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
+                losses = losses + part.detach()
+        return losses.to(self.dtype), list(gradients)
+
+    @torch.no_grad()
+    def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
+        runs = len(next(iter(adapters.values())).parameters["A"])
+        at_once = max(1, self.config.batch_size // self.config.accumulation)
+        sums: dict[str, Any] = {}
+        with hooks.attached(self.modules, adapters):
+            for rows in torch.arange(len(self.held_out), device=self.device).split(at_once):
+                for name, values in self.judge(self.held_out, rows.repeat(runs)).items():
+                    sums[name] = sums.get(name, 0.0) + values.view(runs, -1).sum(1, dtype=torch.float64)
+        return {f"eval/{name}": total / len(self.held_out) for name, total in sums.items()}
+
+    def probe(self, size: int) -> dict[str, Tensor]:
+        """Inputs of the target layers in the frozen model, at tokens spread evenly over a few held-out sequences."""
+        rows = torch.arange(min(PROBED, len(self.held_out)), device=self.device)
+        targets = {name: self.modules[name] for name in self.layers}
+        seen = hooks.inputs(targets, lambda: self.judge(self.held_out, rows))
+        if idle := [name for name in targets if name not in seen]:
+            raise ConfigError(f"task.targets={self.config.targets}: {idle[0]} takes no part in the loss; leave it out")
+        probe = {}
+        for name, x in seen.items():
+            x = x.flatten(0, -2)
+            places = torch.linspace(0, len(x) - 1, min(size, len(x)), device=x.device).round().long()
+            probe[name] = x[places].to(self.dtype)
+        return probe

@@ -1,0 +1,68 @@
+"""Small transformers checkpoints and data sets that tests write to disk, to be used by path as any other."""
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerFast, RobertaConfig
+
+WORDS = "the a cat dog bird sees likes chases big small red and then it was good bad".split()
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+VOCABULARY = len(SPECIAL) + len(WORDS)
+
+CONFIGS = {
+    "llama": LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    ),
+    "roberta": RobertaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=66, type_vocab_size=1, bos_token_id=1, eos_token_id=2, pad_token_id=0, num_labels=3,
+    ),
+}  # fmt: skip
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: i for i, word in enumerate(SPECIAL + WORDS)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def checkpoint(folder: Path, kind: str, labels: int | None = None) -> Path:
+    """A randomly initialized checkpoint with its tokenizer; its dropout is on in training mode, as a real one's is."""
+    torch.manual_seed(0)
+    kinds = transformers.AutoModelForCausalLM, transformers.AutoModelForSequenceClassification
+    CONFIGS[kind].num_labels = labels or 2
+    model = kinds[labels is not None].from_config(CONFIGS[kind])
+    with torch.no_grad():
+        for p in model.parameters():  # away from zero biases, so that every part of the network matters
+            p += 0.05 * torch.randn_like(p)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    chance = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(WORDS), (count, 12), generator=chance)
+    return [" ".join(WORDS[i] for i in row) for row in picks.tolist()]
+
+
+def rows(path: Path, count: int, seed: int = 0, columns: Sequence[str] = ("text",)) -> Path:
+    """A JSON-lines file of sentences, the same in every column, with a label of two."""
+    lines = [dict.fromkeys(columns, text) | {"label": i % 2} for i, text in enumerate(sentences(count, seed))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

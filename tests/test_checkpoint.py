@@ -1,0 +1,138 @@
+"""A stack that is killed goes on from its checkpoint and ends with the records of an undisturbed one, to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import configure, rejects
+from safetensors import safe_open
+from sweeps import contents
+
+from runner.checkpoint import Checkpoint, resumable
+from runner.train import train
+
+TOY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=30", "checkpoint.minutes=0"]
+MODEL = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=3", "task.sequence_length=16",
+         "task.eval_sequences=4", "steps=25", "eval.every=5", "checkpoint.minutes=0"]  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+def trained(configs, kill_at=None):
+    """Outcomes; or what is left when the process dies at a step."""
+
+    def progress(step, losses):
+        if step == kill_at:
+            raise Killed
+
+    return train(configs, progress)
+
+
+def same(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert a.status == b.status and a.summary == b.summary and a.steps.equals(b.steps)
+        assert (a.layers is None) == (b.layers is None) and (a.layers is None or a.layers.equals(b.layers))
+
+
+def stack(outputs: Path, *overrides: str):
+    shared = [*overrides, f"outputs={outputs}", f"bases={outputs.parent}/bases", "log.layers=true"]
+    grid = [("gaussian_A", 1e-2), ("gaussian_B", 1e-3), ("gaussian_A", 1e30)]  # the last one diverges
+    return [configure(*shared, f"init={init}", f"optimizer.lr={lr}", "optimizer.schedule=cosine") for init, lr in grid]
+
+
+CASES = {
+    "fused": [*TOY, "engine=fused"],
+    "autograd": [*TOY, "engine=autograd", "optimizer=sgd", "optimizer.momentum=0.9"],
+    "signsgd": [*TOY, "optimizer=signsgd"],
+    "language model": [*MODEL, "optimizer.clip=0.5"],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kill_at", [1, 13])
+def test_a_killed_stack_ends_with_the_records_of_an_undisturbed_one(case, kill_at, tmp_path):
+    undisturbed = trained(stack(tmp_path / "a", *CASES[case]))
+    assert [outcome.status for outcome in undisturbed] == ["finished", "finished", "diverged"]
+    configs = stack(tmp_path / "b", *CASES[case])
+    with pytest.raises(Killed):
+        trained(configs, kill_at)
+    seen = []
+    resumed = train(configs, lambda step, losses: seen.append(step))
+    assert seen[0] == kill_at  # nothing before it is trained again
+    same(undisturbed, resumed)
+    rejects(same, undisturbed, undisturbed[::-1])
+
+
+def test_what_a_checkpoint_holds_matters(tmp_path):
+    """Negative control: with one tensor of it changed, the resumed run is another."""
+    undisturbed = trained(stack(tmp_path / "a", *CASES["fused"]))
+    for name in ("parameter1", "optimizer/v0", "optimizer/power1", "log/metrics", "stability/ends"):
+        configs = stack(tmp_path / name.replace("/", "-"), *CASES["fused"])
+        with pytest.raises(Killed):
+            trained(configs, 13)
+        checkpoint = Checkpoint(configs)
+        with safe_open(checkpoint.path, "pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state[name] = state[name] + 1
+        checkpoint.save(13, state)
+        rejects(same, undisturbed, trained(configs))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda p: p.write_bytes(p.read_bytes()[:-10]), lambda p: p.write_bytes(b""), Path.unlink]
+)
+def test_a_damaged_checkpoint_costs_only_time(damage, tmp_path):
+    configs = stack(tmp_path / "b", *CASES["fused"])
+    with pytest.raises(Killed):
+        trained(configs, 13)
+    damage(Checkpoint(configs).path)
+    assert resumable(configs) == []
+    same(trained(stack(tmp_path / "a", *CASES["fused"])), trained(configs))
+
+
+def test_checkpoints_come_at_their_cadence(tmp_path):
+    """None where training is shorter than `checkpoint.minutes`."""
+    configs = stack(tmp_path / "b", *CASES["fused"], "checkpoint.minutes=5")
+    with pytest.raises(Killed):
+        trained(configs, 13)
+    assert not Checkpoint(configs).path.exists()
+
+
+def test_the_planner_puts_the_runs_of_a_checkpoint_into_its_stack(tmp_path):
+    """In its order, though the sweep names them in another and has more of the kind."""
+    configs = stack(tmp_path / "b", *CASES["fused"])
+    with pytest.raises(Killed):
+        trained(configs, 13)
+    more = configure(*CASES["fused"], f"outputs={tmp_path / 'b'}", "log.layers=true", "optimizer.lr=5")
+    assert resumable([more, *configs[::-1]]) == [configs]
+    assert resumable([more, *configs[1:]]) == []
+
+
+def test_kill_9_and_the_same_command_again(tmp_path):
+    """The whole path: a process killed in the middle of training, and the command that finishes its work."""
+    sweep = ["--multirun", *MODEL, "steps=400", "init=gaussian_A,gaussian_B", f"bases={tmp_path}/bases"]
+
+    def command(outputs):
+        return [sys.executable, "-m", "runner", *sweep, f"outputs={outputs}"]
+
+    subprocess.run(command(tmp_path / "a"), check=True, capture_output=True)
+    process = subprocess.Popen(command(tmp_path / "b"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    kept = tmp_path / "b" / "runs" / "scratch" / ".checkpoints"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(kept.glob("*.safetensors")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    [path] = kept.glob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        assert 0 < int(file.metadata()["step"]) < 400 and len(json.loads(file.metadata()["runs"])) == 2
+    subprocess.run(command(tmp_path / "b"), check=True, capture_output=True)
+    assert not list(kept.iterdir())
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
