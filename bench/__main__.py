@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 
 import runner.train
 from analysis.report import put_between
-from bench import ceilings, contestants, overhead
+from bench import ceilings, contestants, language, overhead
 from bench.memory import peak, resident
 from bench.report import report
 from runner.config import CONF, from_hydra, register, with_values
@@ -41,6 +41,7 @@ ROOM = 2**30  # bytes of a layer output beyond which vmap, which keeps several, 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--models", type=int, nargs="*", default=language.WIDTHS, help="widths of the language models")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--seconds", type=float, default=0.25, help="that a turn takes, where three steps do not take more"
@@ -63,6 +64,8 @@ def main() -> None:
             by_stack(width, runs, max(1, options.rounds // 2), options.seconds)
             for width, runs in product([w for w in STACK_WIDTHS if w in options.widths], STACKS)
         ],
+        "language_models": [by_language_model(width, options.rounds, options.seconds) for width in options.models],
+        "matmul_flops_per_second": language.matmul_flops_per_second(),
         "overhead": overhead.measure(),
     }
     options.outputs.mkdir(exist_ok=True)
@@ -83,6 +86,8 @@ def prepare() -> None:
 
     def kept(configs: Sequence[Config]) -> Any:
         width = configs[0].task.width
+        if configs[0].task.name != "teacher_student":
+            return build(configs)
         if width not in bases:
             bases.clear()
             bases[width] = build(configs)
@@ -122,6 +127,24 @@ def by_stack(width: int, runs: int, rounds: int, seconds: float) -> dict[str, An
     if runs * width * all_runs[0].task.train_points * 4 <= ROOM:
         entries["vmap"] = (contestants.vmap, all_runs)
     return {"n": width, "runs": runs, "general_stack": len(general)} | race(entries, rounds, seconds)
+
+
+def by_language_model(width: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """PEFT's loop and ours in this process, and each in two processes with a thread, as a sweep's workers have."""
+    runs = language.configs(width)
+    task = contestants.build_task(runs[:1])
+    entries = {
+        "PEFT": (language.peft, runs[:1]),
+        "PEFT, no metrics": (language.peft, off(runs[:1])),
+        "stack": (contestants.engine, runs),
+        "stack, no metrics": (contestants.engine, off(runs)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in language.CONTESTANTS}
+    for _, name in product(range(max(1, rounds // 3)), times):
+        steps = max(LEAST, round(10 * seconds / (width / 64) * (40 if name == "PEFT" else 5)))
+        times[name].append(language.side_by_side(name, width, steps))
+    work = {"tokens": runs[0].task.batch_size * runs[0].task.sequence_length, "flops": language.flops(runs[0], task)}
+    return {"n": width, **work, "side by side": times} | race(entries, max(2, rounds // 2), 4 * seconds)
 
 
 @cache

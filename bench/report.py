@@ -4,6 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from bench import language
+from bench.language import RUNS
+
 
 def report(result: dict[str, Any]) -> str:
     """The tables in Markdown; of several rounds the best counts."""
@@ -53,6 +56,9 @@ def report(result: dict[str, Any]) -> str:
                     for row in by_stacks
                 ]
             ),
+            f"Language models (llama_tiny, 2 layers, 4 × 128 tokens a step), milliseconds per run and step; {RUNS} runs a stack; "
+            "the last columns are of two processes with a thread each:",
+            table(language.table(result)),
             "Overhead: milliseconds a tiny run takes in a sweep:",
             table(result["overhead"]),
         ]

@@ -16,9 +16,11 @@ from sweeps import RUNS, SWEEP
 
 from runner.cli import main
 from runner.config import CONF, from_hydra, register
+from runner.models import bases
 from runner.schema import Config
 
 register()
+bases.THREADS = 1  # for the same reason
 
 
 def configure(*overrides: str) -> Config:

@@ -79,7 +79,7 @@ def test_what_a_checkpoint_holds_matters(tmp_path):
             trained(configs, 13)
         checkpoint = Checkpoint(configs)
         with safe_open(checkpoint.path, "pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}
         state[name] = state[name] + 1
         checkpoint.save(13, state)
         rejects(same, undisturbed, trained(configs))

@@ -8,8 +8,11 @@ from conftest import configure, rejects
 from models import checkpoint, rows
 from torch import Tensor
 
+from runner.adapters import Dense, LoRA
+from runner.models import hooks
+from runner.schema import ConfigError
 from runner.tasks.models import ModelTask
-from runner.train import build_adapters, build_task
+from runner.train import build_adapters, build_task, train
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SMALL = ["dtype=float64", "device=cpu", "adapter.rank=3", "adapter.alpha=6", "steps=3"]
@@ -101,3 +104,139 @@ def test_losses_and_gradients_are_pefts(task, kind, targets, tmp_path):
             assert gradient[k].abs().max() > 0
         rejects(same, gradients[0][k], expected[names[0][0]]["A"] * (1 + 1e-8))
     rejects(same, losses[1], losses[2])  # alpha alone tells these two apart
+
+
+def test_hooks_leave_no_trace(tmp_path):
+    """The frozen model's outputs are the same bits before, with adapters that are zero, and after; and no hook is left."""
+
+    def same(a, b):
+        assert torch.equal(a, b)
+
+    _, task, adapters = stack(tmp_path, "language_model", "llama")
+    tokens = task.held_out.tokens[:3].long()
+    before = task.model(input_ids=tokens).logits
+    task.probe(20)
+    task.loss_and_grad(adapters, 0)
+    task.evaluate(adapters)
+    same(task.model(input_ids=tokens).logits, before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in task.model.modules())
+    zero = build_adapters(
+        [configure(*overrides(tmp_path, "language_model", "llama"), "init=zero")] * 3, task, CPU, DOUBLE
+    )
+    with hooks.attached(task.modules, zero):
+        same(task.model(input_ids=tokens).logits, before)
+    with hooks.attached(task.modules, adapters):
+        rejects(same, task.model(input_ids=tokens).logits, before)
+
+
+def test_hooks_go_when_training_fails(tmp_path):
+    _, task, adapters = stack(tmp_path, "language_model", "llama")
+    del task.training
+    with pytest.raises(AttributeError):
+        task.loss_and_grad(adapters, 0)
+    assert not any(m._forward_hooks for m in task.model.modules())
+
+
+def test_measuring_changes_no_bit_of_what_is_measured(tmp_path):
+    """Runs with every metric and without: the same losses."""
+    shared = [*overrides(tmp_path, "language_model", "llama"), "steps=6", "eval.every=6"]
+    [often], [seldom] = (train([configure(*shared, *more)]) for more in (["log.layers=true"], ["log.every=6"]))
+    kept = often.steps[often.steps["step"].isin(seldom.steps["step"])].reset_index(drop=True)
+    assert kept.equals(seldom.steps.reset_index(drop=True)) and len(kept) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"), [("language_model", "llama"), ("language_model", "gpt2"), ("classification", "roberta")]
+)
+def test_a_run_alone_is_the_same_run_inside_a_stack(task, kind, tmp_path):
+    """Other seeds, inits, rates and alphas beside it; equal up to the order of summation, amplified by ten steps of Adam."""
+    shared = [*overrides(tmp_path, task, kind), "steps=10", "eval.every=5", "log.layers=true"]
+    variants = [
+        ["init=gaussian_A", "seed=0"], ["init=gaussian_B", "seed=1", "optimizer.lr=3e-3"],
+        ["init=gaussian_A", "seed=1", "adapter.alpha=2", "optimizer.clip=0.1"],
+    ]  # fmt: skip
+    configs = [configure(*shared, *more) for more in variants]
+
+    def agree(alone, stacked):
+        for a, b in ((alone.steps, stacked.steps), (alone.layers, stacked.layers)):
+            numbers = a.select_dtypes("number").columns
+            torch.testing.assert_close(
+                torch.tensor(a[numbers].to_numpy()), torch.tensor(b[numbers].to_numpy()), rtol=1e-7, atol=1e-10, equal_nan=True
+            )  # fmt: skip
+
+    together = train(configs)
+    for config, outcome in zip(configs, together, strict=True):
+        agree(train([config])[0], outcome)
+    rejects(agree, together[0], together[1])
+    assert together[0].steps["train/loss"].iloc[-1] < together[0].steps["train/loss"].iloc[0]
+
+
+def test_columns_are_means_over_layers(tmp_path):
+    [outcome] = train([configure(*overrides(tmp_path, "language_model", "llama"), "log.layers=true", "steps=3")])
+    layers = outcome.layers
+    assert layers.groupby("step").size().unique().tolist() == [14] and layers["layer"].nunique() == 14
+    for name in ("grad/B", "feature/Z_A", "feature/delta_2", "balance"):
+        means = layers.groupby("step")[name].mean()
+        torch.testing.assert_close(
+            torch.tensor(means.to_numpy()), torch.tensor(outcome.steps[name].to_numpy()), equal_nan=True
+        )
+        assert layers.loc[layers["step"] == 0, name].nunique() > 1
+
+
+def test_features_are_measured_on_what_the_frozen_layers_read(tmp_path):
+    """Z_A of a layer, from its input in transformers' own forward pass at the probe's tokens."""
+    _, task, _ = stack(tmp_path, "language_model", "llama")
+    x = task.model(input_ids=task.held_out.tokens.long(), output_hidden_states=True).hidden_states[0]
+    expected = task.model.model.layers[0].input_layernorm(x).flatten(0, 1)
+    places = torch.linspace(0, len(expected) - 1, 20).round().long()
+    probe = task.probe(20)
+    assert list(probe) == list(task.layers)
+    torch.testing.assert_close(probe["model.layers.0.self_attn.q_proj"], expected[places], rtol=1e-12, atol=0)
+
+
+def test_accumulation_changes_memory_not_numbers(tmp_path):
+    _, task, adapters = stack(tmp_path, "language_model", "llama")
+    _, halved, _ = stack(tmp_path, "language_model", "llama", "all-linear", "task.accumulation=2")
+    (losses, gradients), (other_losses, other_gradients) = (t.loss_and_grad(adapters, 1) for t in (task, halved))
+    same(losses, other_losses)
+    for a, b in zip(gradients, other_gradients, strict=True):
+        same(a, b)
+    seen = []
+    halved.model.register_forward_hook(lambda module, inputs, output: seen.append(output.logits.shape[0]))
+    halved.loss_and_grad(adapters, 1)
+    assert seen == [6, 6]  # 3 runs × half of 4 sequences
+
+
+def test_a_base_in_bfloat16_rounds_and_adapters_stay_exact(tmp_path):
+    shared = [*overrides(tmp_path, "language_model", "llama"), "dtype=float32", "steps=5"]
+    [exact], [coarse] = (train([configure(*shared, f"task.base_dtype={d}")]) for d in ("float32", "bfloat16"))
+    assert exact.steps["param/A"].iloc[0] == coarse.steps["param/A"].iloc[0]
+    difference = (exact.steps["train/loss"] - coarse.steps["train/loss"]).abs()
+    assert 0 < difference.max() < 0.05  # bfloat16 has 8 bits
+
+
+def test_a_model_that_mixes_the_batch_is_refused(tmp_path, monkeypatch):
+    """A norm over the batch, put into a real model by a hook of its own."""
+    config = configure(*overrides(tmp_path, "language_model", "llama"))
+    task = build_task([config])
+    task.model.model.layers[0].mlp.register_forward_hook(
+        lambda module, inputs, output: output - output.mean(0, keepdim=True)
+    )
+    with pytest.raises(ConfigError, match="mix the sequences of a batch"):
+        task.to(CPU, DOUBLE)
+
+
+def test_accuracy_counts_the_likeliest_labels(tmp_path):
+    _, task, adapters = stack(tmp_path, "classification", "roberta")
+    evaluations = task.evaluate(adapters)
+    for k in range(3):
+        alone = {name: of_run(adapter, k) for name, adapter in adapters.items()}
+        with hooks.attached(task.modules, alone):
+            logits = task.model(input_ids=task.held_out.tokens.long(), attention_mask=task.held_out.mask.long()).logits
+        assert evaluations["eval/accuracy"][k] == (logits.argmax(1) == task.held_out.labels).double().mean()
+
+
+def of_run(adapter: LoRA | Dense, k: int) -> LoRA | Dense:
+    """A stack of run k alone."""
+    parameters = [p.detach()[k : k + 1] for p in adapter.parameters.values()]
+    return LoRA(*parameters, adapter.scale[k : k + 1]) if isinstance(adapter, LoRA) else Dense(*parameters)

@@ -9,14 +9,15 @@ from analysis import style
 from analysis.grid import Grid
 
 
-def panels(frame: pd.DataFrame, ylabel: str) -> tuple[Figure, list[Axes], Grid]:
+def panels(frame: pd.DataFrame, ylabel: str, log: bool = True) -> tuple[Figure, list[Axes], Grid]:
     """The figure without its legend, its panels, and the grid."""
     grid = Grid.of(frame)
     fig, [axes] = style.subplots(1, len(grid.widths), height=2.5, sharey=True)
     for width, panel in zip(grid.widths, axes, strict=True):
         for offset, init in enumerate(grid.inits):
             _curve(panel, grid, init, width, top=1.0 - 0.05 * offset)
-        style.log_y(panel)
+        if log:
+            style.log_y(panel)
         panel.set(xscale="log", xlabel="learning rate", title=f"$n = {width}$")
     axes[0].set_ylabel(ylabel)
     return fig, list(axes), grid

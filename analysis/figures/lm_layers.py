@@ -35,7 +35,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         axes[-1, column].set_xlabel("step")
     for row in axes:
         row[0].set_yticks(np.arange(len(layers)) + 0.5, [_short(layer) for layer in layers], fontsize=6)
-        row[0].invert_yaxis()
+    axes[0, 0].invert_yaxis()  # which all panels share
     return fig
 
 

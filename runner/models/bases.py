@@ -37,12 +37,23 @@ def load(task: ModelConfig, bases: str, labels: int | None, dtype: torch.dtype) 
     try:
         model = kind.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **head)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"task.model={task.model}: has no weights in safetensors that can be read ({reason}); pickled weights are not "
-            "loaded, because they can run code: convert them with save_pretrained on a machine you trust"
-        ) from error
+        raise _without_weights(task, str(error).strip().splitlines()[0]) from error
     return model.eval().requires_grad_(False)
+
+
+def prepare(task: ModelConfig, bases: str) -> None:
+    """Pretrain llama_tiny where it is not there yet; see that a folder holds weights. Raises ConfigError."""
+    if task.model == blueprint.LLAMA_TINY:
+        pretrained(task, bases)
+    elif Path(task.model).is_dir() and not list(Path(task.model).glob("*.safetensors")):
+        raise _without_weights(task, "no file *.safetensors there")
+
+
+def _without_weights(task: ModelConfig, reason: str) -> ConfigError:
+    return ConfigError(
+        f"task.model={task.model}: has no weights in safetensors that can be read ({reason}); pickled weights are not "
+        "loaded, because they can run code: convert them with save_pretrained on a machine you trust"
+    )
 
 
 def pretrained(task: ModelConfig, bases: str) -> Path:

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from runner.adapters import LoRA
 from runner.models import bases, blueprint, hooks
 from runner.models.text import Examples, Order
+from runner.rng import generator, normal
 from runner.schema import Config, ConfigError, ModelConfig
 from runner.tasks.base import Adapters, Task
 
@@ -120,16 +122,61 @@ class ModelTask(Task):
     @classmethod
     def prepare(cls, config: Config) -> None:
         """Pretrain or read the base and read the data, so that what is wrong with them is said before anything is trained."""
-        if config.task.model == blueprint.LLAMA_TINY:
-            bases.pretrained(config.task, config.bases)
-        cls.examples(config.task)
+        bases.prepare(config.task, config.bases)
+        known = blueprint.of(config.task, cls.labels(config.task)).vocabulary
+        largest = max(int(part.tokens.max()) for part in cls.examples(config.task))
+        if largest >= known:
+            raise ConfigError(
+                f"task.model={config.task.model}: its tokenizer gives token {largest}, and the model knows {known}; the two are "
+                "not of one checkpoint"
+            )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "ModelTask":
         self.model.to(device)
         self.layers = {name: blueprint.weight(self.modules[name]).detach() for name in self.layers}
         self.training, self.held_out = self.training.to(device), self.held_out.to(device)
         self.device, self.dtype = device, dtype
+        self._check_folding()
         return self
+
+    @torch.no_grad()
+    def _check_folding(self) -> None:
+        """Raise ConfigError unless two runs in one batch lose what each of them loses alone.
+
+        Layers that normalize over the batch, or route tokens of all sequences through experts, would mix the runs.
+        """
+        g, rows = generator(0, "folding"), torch.arange(2, device=self.device) % len(self.held_out)
+        pairs = {
+            name: [
+                (
+                    normal(1, W.shape[1], variance=1 / W.shape[1], generator=g),
+                    normal(W.shape[0], 1, variance=1, generator=g),
+                )
+                for _ in rows
+            ]
+            for name, W in self.layers.items()
+        }
+
+        def losses(runs: slice) -> Tensor:
+            adapters = {
+                name: LoRA.stack(two[runs], [1.0] * len(two[runs]), self.device, self.dtype)
+                for name, two in pairs.items()
+            }
+            with hooks.attached({name: self.modules[name] for name in adapters}, adapters):
+                return self.judge(self.held_out, rows[runs])["loss"]
+
+        alone = torch.cat([losses(slice(0, 1)), losses(slice(1, 2))])
+        try:
+            apart = (losses(slice(0, 2)) - alone).abs().max() / alone.abs().max()
+        except RuntimeError as error:  # tokens of several runs that do not divide by their number
+            apart, reason = torch.inf, f"a layer sees another number of tokens than the batch has ({error})"
+        else:
+            reason = f"the losses of two sequences differ by a share of {apart:.1g} when they are in one batch"
+        if not apart <= FOLDING[self.base_dtype]:
+            raise ConfigError(
+                f"task.model={self.config.model}: its layers mix the sequences of a batch, so runs cannot be stacked in it: "
+                f"{reason}; choose another model, or other task.targets"
+            )
 
     def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
         parameters = [p for adapter in adapters.values() for p in adapter.parameters.values()]

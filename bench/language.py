@@ -1,0 +1,168 @@
+"""Language models: our stacks and the loop that one would write with PEFT and torch.optim, on the same model and batches.
+
+`python -m bench.language CONTESTANT WIDTH STEPS` times one contestant in a process of its own, which is how two are timed
+side by side with a thread each.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from time import perf_counter
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor
+
+from bench.ceilings import best
+from bench.contestants import Tick, engine
+from runner.config import CONF, from_hydra, register, with_values
+from runner.machine import keep_freed_memory, use_threads
+from runner.metrics import gradient_norms, increments, state
+from runner.models.bases import token_losses
+from runner.schema import Config
+from runner.tasks.models import ModelTask
+from runner.train import build_adapters, build_task
+
+RUNS = 16
+WIDTHS = [64, 128, 256]
+NEVER = 10**6
+
+
+@cache
+def configs(width: int) -> list[Config]:
+    """A grid init × lr of one seed, on an llama_tiny that was not pretrained: what it says makes no step faster."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = [
+            "task=language_model",
+            f"task.width={width}",
+            "task.pretrain_steps=0",
+            "device=cpu",
+            "eval.every=1000000",
+        ]
+        pair = [
+            from_hydra(compose("config", overrides=[*overrides, f"init={i}"])) for i in ("gaussian_A", "gaussian_B")
+        ]
+    lrs = [2.0 ** (-k / 2 - 8) for k in range(RUNS // 2)]
+    return [with_values(config, {"optimizer.lr": lr}) for lr, config in product(lrs, pair)]
+
+
+def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
+    """The first run: adapters of PEFT in the model, autograd, torch.optim, and the same metrics of every layer."""
+    config = configs[0]
+    task = build_task(configs[:1]).to(torch.device("cpu"), torch.float32)
+    adapters, probe = (
+        build_adapters(configs[:1], task, torch.device("cpu"), torch.float32),
+        task.probe(config.probe.size),
+    )
+    lora = LoraConfig(r=config.adapter.rank, lora_alpha=config.adapter.alpha, target_modules=list(task.layers))
+    model = inject_adapter_in_model(lora, task.model).eval()
+    modules, factors = dict(model.named_modules()), {}
+    for name in task.layers:
+        factors[name] = [getattr(modules[name], f"lora_{side}")["default"].weight for side in "AB"]
+        for p, start in zip(factors[name], adapters[name].parameters.values(), strict=True):
+            p.data.copy_(start.detach()[0])
+            p.requires_grad_()
+    o = config.optimizer
+    optimizer = torch.optim.AdamW(
+        [p for pair in factors.values() for p in pair], lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay
+    )  # fmt: skip
+    rows: list[dict[str, Tensor]] = []
+    for step in range(config.steps):
+        tokens = task.training.tokens[task.order.at(step)[0]].long()
+        loss = token_losses(model(input_ids=tokens, use_cache=False).logits, tokens).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        before = {name: [p.detach().clone() for p in pair] for name, pair in factors.items()}
+        optimizer.step()
+        if config.log.every == 1:
+            rows += [_measure(before[name], pair, adapters[name].scale, probe[name]) for name, pair in factors.items()]
+        tick()
+    return loss.detach()[None]
+
+
+def _measure(before: list[Tensor], pair: list[Tensor], scale: Tensor, probe: Tensor) -> dict[str, Tensor]:
+    old, gradients, new = ([t.detach()[None] for t in ts] for ts in (before, [p.grad for p in pair], pair))
+    updates = [n - o for n, o in zip(new, old, strict=True)]
+    return gradient_norms(*gradients) | state(*old, scale, probe) | increments(*old, *updates, scale, probe)
+
+
+CONTESTANTS = {"PEFT": peft, "stack": engine}
+
+
+def side_by_side(name: str, width: int, steps: int) -> float:
+    """Milliseconds per run and step of two processes with a thread each, together."""
+    command = [sys.executable, "-m", "bench.language", name, str(width), str(steps)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    seconds = [json.loads(process.communicate()[0]) for process in processes]
+    runs = RUNS if name == "stack" else 1
+    return 1e3 * sum(seconds) / len(seconds) / (runs * len(processes))
+
+
+def flops(config: Config, task: ModelTask) -> float:
+    """Of one run's step, in the products with frozen weights and with the factors, and no more.
+
+    A frozen weight meets every token forward, and backward but for the layers that read the embeddings; a factor meets them
+    once forward and twice backward.
+    """
+    tokens = config.task.batch_size * config.task.sequence_length
+    first = [
+        name
+        for name in task.layers
+        if ".layers.0." in name and name.rpartition(".")[2] in ("q_proj", "k_proj", "v_proj")
+    ]
+    head = config.task.width * 256
+    frozen = 2 * (head + sum(W.numel() for W in task.layers.values())) - sum(
+        task.layers[name].numel() for name in first
+    )
+    factors = 3 * config.adapter.rank * sum(sum(W.shape) for W in task.layers.values())
+    return 2.0 * tokens * (frozen + factors)
+
+
+def matmul_flops_per_second() -> float:
+    """float32, all threads."""
+    a, b = torch.randn(2048, 1024), torch.randn(1024, 1024)
+    return 2 * 2048 * 1024 * 1024 / best(lambda: a @ b)
+
+
+def table(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a width: milliseconds, ratios, tokens a second, share of the matrix products this machine reaches."""
+    rows = []
+    for row in result["language_models"]:
+        ms = {name: min(times) for name, times in row["ms"].items()}
+        pair = {name: min(times) for name, times in row["side by side"].items()}
+        rows.append(
+            {"n": str(row["n"])}
+            | ms
+            | {f"{name}, 2 × 1 thread": value for name, value in pair.items()}
+            | {
+                "PEFT / stack": ms["PEFT"] / ms["stack"],
+                "no metrics": ms["PEFT, no metrics"] / ms["stack, no metrics"],
+                "2 × 1 thread": pair["PEFT"] / pair["stack"],
+                "metrics on / off": ms["stack"] / ms["stack, no metrics"],
+                "thousand tokens / s": row["tokens"] / pair["stack"],
+                "share of matmul peak": row["flops"] / (pair["stack"] / 1e3) / result["matmul_flops_per_second"],
+                "MB, stack": round(row["MB"]["stack"]),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Seconds per step of a contestant, from the end of the first step to the end of the last."""
+    name, width, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    register()
+    use_threads(1)
+    keep_freed_memory()
+    ticks: list[float] = []
+    runs = configs(width)[: RUNS if name == "stack" else 1]
+    CONTESTANTS[name]([with_values(c, {"steps": steps}) for c in runs], lambda: ticks.append(perf_counter()))
+    print((ticks[-1] - ticks[0]) / (steps - 1))
+
+
+if __name__ == "__main__":
+    main()

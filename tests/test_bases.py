@@ -1,0 +1,139 @@
+"""The cache of pretrained bases: hit, miss, interrupted, corrupted, and two processes at once."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import configure, rejects
+
+from runner.models import bases
+from runner.schema import ConfigError
+
+TINY = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=4"]
+
+
+@pytest.fixture
+def task():
+    return configure(*TINY).task
+
+
+@pytest.fixture
+def pretrainings(monkeypatch):
+    """How often a base was pretrained."""
+    calls, pretrain = [], bases.pretrain
+    monkeypatch.setattr(bases, "pretrain", lambda task: calls.append(task) or pretrain(task))
+    return calls
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_a_base_is_pretrained_once_and_then_found(task, tmp_path, pretrainings):
+    folder = bases.pretrained(task, str(tmp_path))
+    assert bases.pretrained(task, str(tmp_path)) == folder and len(pretrainings) == 1
+    base = json.loads((folder / "base.json").read_text())
+    assert base["width"] == 32 and len(base["corpus"]) == 64 and 3 < base["loss"] < 6
+
+
+@pytest.mark.parametrize("field", ["width", "layers", "base_seed", "pretrain_steps"])
+def test_whatever_shapes_a_base_names_it(field, task, tmp_path, pretrainings):
+    other = dataclasses.replace(task, **{field: 2 * getattr(task, field) + (field == "base_seed")})
+    folders = {bases.pretrained(t, str(tmp_path)) for t in (task, other)}
+    assert len(folders) == len(pretrainings) == 2 and len(set(map(weights, folders))) == 2
+
+
+def test_the_corpus_names_it_too(task, tmp_path, monkeypatch):
+    first = bases.pretrained(task, str(tmp_path))
+    monkeypatch.setattr(bases, "english", lambda: b"another language " * 100)
+    assert bases.pretrained(task, str(tmp_path)) != first
+
+
+def test_what_does_not_shape_it_does_not(task, tmp_path, pretrainings):
+    other = dataclasses.replace(task, batch_size=1, targets="mlp", sequence_length=7)
+    assert bases.pretrained(task, str(tmp_path)) == bases.pretrained(other, str(tmp_path)) and len(pretrainings) == 1
+
+
+def test_pretraining_is_reproducible_and_leaves_the_global_stream_alone(task):
+    state = torch.get_rng_state()
+
+    def same(first, second):
+        for a, b in zip(first.parameters(), second.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+    (first, _), (second, _) = bases.pretrain(task), bases.pretrain(task)
+    same(first, second)
+    rejects(same, first, bases.pretrain(dataclasses.replace(task, base_seed=1))[0])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_pretraining_learns(task):
+    """The uniform guess costs log 256 = 5.5 nats; a few dozen steps learn the frequencies of letters."""
+    assert bases.pretrain(dataclasses.replace(task, pretrain_steps=1))[1] > 5.4
+    assert bases.pretrain(dataclasses.replace(task, pretrain_steps=60))[1] < 3.5
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "base.json"])
+def test_a_corrupted_base_is_made_again(file, task, tmp_path, capsys):
+    folder = bases.pretrained(task, str(tmp_path))
+    whole = weights(folder)
+    for damage in (
+        lambda p: p.write_bytes(p.read_bytes()[:-1] + bytes([p.read_bytes()[-1] ^ 1])),
+        lambda p: p.unlink(),
+    ):
+        damage(folder / file)
+        capsys.readouterr()
+        assert weights(bases.pretrained(task, str(tmp_path))) == whole
+        assert "damaged base" in capsys.readouterr().err
+
+
+def test_an_interrupted_pretraining_leaves_nothing_that_counts(task, tmp_path, monkeypatch):
+    def interrupted(task):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(bases, "pretrain", interrupted)
+        bases.pretrained(task, str(tmp_path))
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    hidden = tmp_path / ("." + "x" * 3)
+    hidden.mkdir()  # of a process that was killed
+    assert bases.pretrained(task, str(tmp_path)).is_dir()
+
+
+def test_two_processes_pretrain_it_once(task, tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from conftest import configure\nfrom runner.models import bases\n"
+        f"print(bases.pretrained(configure(*{TINY}, 'task.pretrain_steps=150').task, {str(tmp_path)!r}))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in "ab"
+    ]
+    answers = [process.communicate() for process in processes]
+    assert answers[0][0] == answers[1][0] != ""
+    assert sorted("pretraining" in err for _, err in answers) == [False, True]
+
+
+def test_one_that_is_killed_holds_up_nobody(task, tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from conftest import configure\nfrom runner.models import bases\n"
+        f"bases.pretrained(configure(*{TINY}, 'task.pretrain_steps=100000').task, {str(tmp_path)!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert "pretraining" in process.stderr.readline()
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    assert bases.pretrained(task, str(tmp_path)).is_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_said(task):
+    with pytest.raises(ConfigError, match="bases=/proc/nowhere: cannot write"):
+        bases.pretrained(task, "/proc/nowhere")

@@ -1,0 +1,125 @@
+"""What a user of language models can get wrong is one clear message, before anything is trained; and what works by path."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from models import VOCABULARY, checkpoint, rows, tokenizer
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """The hub is out of reach, at once rather than after retries."""
+    for library in ("huggingface_hub.constants.HF_HUB_OFFLINE", "datasets.config.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(library, True)
+
+
+@pytest.fixture
+def run(cli, tmp_path):
+    """`run(…)`: two steps on a checkpoint and a data set that are on disk."""
+    kinds = {"language_model": ("llama", None), "classification": ("roberta", 2)}
+
+    def command(*overrides, task="language_model"):
+        kind, labels = kinds[task]
+        model, data = tmp_path / kind, tmp_path / "data.jsonl"
+        if not model.exists():
+            checkpoint(model, kind, labels)
+            rows(data, 60)
+        flags = [override for override in overrides if override.startswith("--")]
+        overrides = [override for override in overrides if override not in flags]
+        return cli(
+            *flags, f"task={task}", f"task.model={model}", f"task.dataset={data}", "task.text_columns=[text]",
+            "task.sequence_length=16", "adapter.rank=2", "steps=2", "eval.every=1", *overrides,
+        )  # fmt: skip
+
+    return command
+
+
+@pytest.mark.parametrize("task", ["language_model", "classification"])
+def test_a_checkpoint_and_a_data_set_by_path(task, run, outputs):
+    """The whole path of a user without a network: command line, Auto classes, load_dataset, store."""
+    code, out, err = run(task=task)
+    assert code == 0 and "1 finished" in out, err
+    [folder] = outputs.glob("runs/scratch/*/")
+    config = (folder / "config.yaml").read_text()
+    assert "width: 32" in config and "layers: 2" in config  # the checkpoint's own
+    steps = pd.read_parquet(folder / "steps.parquet")
+    assert steps["eval/loss"].notna().all() and ("eval/accuracy" in steps) == (task == "classification")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert ("best_eval_accuracy" in summary) == (task == "classification")
+    assert f"{summary['final_eval_loss']:.3g}" in out  # what the report compares runs by
+
+
+BAD = {
+    ("task.model=nobody/nothing",): "is neither llama_tiny, nor a checkpoint's folder, nor to be had from the hub",
+    ("task.dataset=nobody/nothing",): "task.dataset=nobody/nothing: cannot be loaded",
+    ("task.text_columns=[words]",): "has no such column; it has text, label",
+    (
+        "task.sequence_length=64",
+        "task.batch_size=64",
+    ): "and 64 are needed; lower task.sequence_length or task.batch_size",
+    ("task.targets=[q_proj,w_proj]",): "task.targets=w_proj: matches no linear layer",
+    ("task.targets=[]",): "matches no linear layer",
+    ("task.targets=3",): "task.targets=3: must be a name or a list of names",
+    ("task.sequence_length=65",): "takes up to 64 tokens",
+    ("task.accumulation=3",): "task.accumulation=3: must divide task.batch_size=4",
+    ("task.width=64",): "task.width=64: ",
+    ("task.base_dtype=float16",): "task.base_dtype=float16: unknown; choose one of float32, float64, bfloat16",
+    ("adapter.rank=17",): "exceeds min(n_out, n_in)=16 of the adapted layer model.layers.0.self_attn.k_proj",
+    ("engine=fused",): "does not know the loss of task=language_model",
+    ("task.model=llama_tiny", "task.width=40"): "task.width=40: llama_tiny takes multiples of 32",
+    ("bases=",): "bases='': must name a folder",
+}
+
+
+@pytest.mark.parametrize("overrides", BAD, ids=str)
+def test_bad_input_is_one_message(overrides, run, outputs):
+    code, out, err = run(*overrides)
+    assert code == 2 and out == "" and "Traceback" not in err and BAD[overrides] in err, err
+    assert err.startswith("error: ") and not list(outputs.glob("runs/*/*/"))
+
+
+def test_unknown_targets_come_with_those_that_exist(run):
+    assert "there are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in run("task.targets=query")[2]
+
+
+def test_pickled_weights_are_refused(run, tmp_path):
+    from safetensors.torch import load_file
+
+    run()
+    weights = tmp_path / "llama" / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "llama" / "pytorch_model.bin")
+    weights.unlink()
+    code, _, err = run("seed=1")
+    assert code == 2 and "pickled weights are not loaded" in err
+
+
+@pytest.mark.parametrize("labels", [3, 5])
+def test_labels_must_agree(labels, run):
+    """With the checkpoint's own head; and with the data, where the checkpoint has none."""
+    code, _, err = run(f"task.labels={labels}", task="classification")
+    assert code == 2 and f"task.labels={labels}: " in err and "is a classifier with 2 labels; set task.labels=2" in err
+
+
+def test_labels_beyond_those_of_the_model_are_named(run, tmp_path):
+    data = tmp_path / "three.jsonl"
+    data.write_text("".join(json.dumps({"text": "the cat", "label": i % 3}) + "\n" for i in range(60)))
+    code, _, err = run(f"task.dataset={data}", task="classification")
+    assert code == 2 and "task.labels=2: the column 'label'" in err and "holds [0, 1, 2]" in err
+
+
+def test_a_tokenizer_with_more_words_than_the_model_is_refused(run, tmp_path):
+    assert run()[0] == 0
+    words = tokenizer()
+    words.add_tokens(["zebra"])
+    words.save_pretrained(tmp_path / "llama")
+    data = tmp_path / "zebras.jsonl"
+    data.write_text((tmp_path / "data.jsonl").read_text().replace("cat", "zebra"))
+    code, _, err = run(f"task.dataset={data}")
+    assert code == 2 and f"its tokenizer gives token {VOCABULARY}, and the model knows {VOCABULARY}" in err
+
+
+def test_a_sweep_with_one_bad_run_trains_nothing(run, outputs):
+    code, _, err = run("--multirun", "task.targets=attention,query")
+    assert code == 2 and "matches no linear layer" in err and not list(outputs.glob("runs/*/*/"))
