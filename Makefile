@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
-SWEEPS := first_step lr_vs_width width_exponents
+SWEEPS := first_step lr_vs_width width_exponents lm_lr_sensitivity
 # The paper's toy grid: widths to 8192, 14 learning rates; runs, record, figures and claims of its own under outputs/full.
 FULL := task.width=128,256,512,1024,2048,4096,8192 outputs=outputs/full \
   optimizer.lr=6.103515625e-05,0.0001220703125,0.000244140625,0.00048828125,0.0009765625,0.001953125,0.00390625,0.0078125,0.015625,0.03125,0.0625,0.125,0.25,0.5
+FULL_MODELS := task.width=32,64,128,256 outputs=outputs/full
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce reproduce-full figures test lint bench clean
@@ -20,12 +21,13 @@ $(SETUP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-reproduce: $(SETUP)  ## train every toy experiment, then draw all figures and judge all claims (minutes)
+reproduce: $(SETUP)  ## train every experiment, then draw all figures and judge all claims (ten minutes)
 	@for sweep in $(SWEEPS); do $(BIN)/python -m runner experiment=$$sweep || exit; done
 	@$(BIN)/python -m analysis --readme README.md
 
-reproduce-full: $(SETUP)  ## the toy model's grid up to width 8192, into outputs/full (six minutes)
+reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (a quarter of an hour)
 	@$(BIN)/python -m runner experiment=lr_vs_width $(FULL)
+	@$(BIN)/python -m runner experiment=lm_lr_sensitivity $(FULL_MODELS)
 	@$(BIN)/python -m analysis --outputs outputs/full
 
 figures: $(SETUP)  ## draw all figures and judge all claims from the records, without training
@@ -38,9 +40,9 @@ lint: $(SETUP)  ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 5 minutes)
+bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 8 minutes)
 	@$(BIN)/python -m bench --readme README.md
 
 clean:  ## remove runs, caches and the virtual environment; records and figures stay
-	rm -rf .venv outputs/runs outputs/full/runs outputs/hydra outputs/wandb .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv outputs/runs outputs/bases outputs/full/runs outputs/hydra outputs/wandb .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -49,6 +49,7 @@ RANGES = {
     "task.labels": ("an integer of at least 2", lambda x: x >= 2),
     "adapter.rank": SIZE,
     "adapter.alpha": POSITIVE,
+    "adapter.dropout": FRACTION,
     "init.scale": POSITIVE,
     "optimizer.lr": POSITIVE,
     "optimizer.lr_ratio": POSITIVE,

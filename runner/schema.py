@@ -92,6 +92,7 @@ class AdapterConfig:
     name: str = MISSING
     rank: int = MISSING
     alpha: float = MISSING
+    dropout: float = 0.0
 
 
 @dataclass

@@ -3,7 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from analysis.records import at_best
+
 WIDTHS, SEEDS = (128, 256, 512, 1024), (0, 1, 2, 3, 4)
+START = 100.0  # held-out loss before training
 LRS = tuple(2.0**-k for k in range(1, 15))
 FEATURES = ("feature/Z_A", "feature/Z_B", "feature/delta_1", "feature/delta_2", "feature/delta_3")
 EXPONENTS = {  # of feature_regression, as theory has them
@@ -23,8 +26,10 @@ def sweep(
 ) -> pd.DataFrame:
     """A table as `analysis.load` returns it: log loss is a parabola in log lr around lr* ∝ n^lr, sizes are power laws at lr*.
 
-    `changes[init, quantity]` replaces an exponent; `edge[init]` is how many times lr* the lowest diverging rate is.
+    `changes[init, quantity]` replaces an exponent; `edge[init]` is how many times lr* the lowest diverging rate is. The
+    training loss of a language model says nothing, and where a toy diverges it ends with twice the loss it began with.
     """
+    by_held_out = task == "language_model"
     table = {side: dict(values) for side, values in EXPONENTS.items()}
     for (side, quantity), value in (changes or {}).items():
         table[side][quantity] = value
@@ -46,17 +51,21 @@ def sweep(
                     loss = np.exp(-5 + table[side]["loss"] * np.log(x) + shift + 0.1 * (np.log(lr) - best) ** 2)
                     if side == "B":
                         loss *= 1.5
+                    if by_held_out:
+                        loss, diverged = (2 * START if diverged else loss), False
                     run = {
                         "run_id": f"{side}-{width}-{seed}-{lr}", "status": "diverged" if diverged else "finished",
                         "experiment": "synthetic", "task.name": task, "task.width": width, "init.name": f"gaussian_{side}",
                         "optimizer.name": "adamw", "optimizer.lr": lr, "seed": seed, "steps": 20, "task.out_exponent": 1.0,
-                        "summary.final_loss": np.nan if diverged else loss,
+                        "summary.final_loss": np.nan if diverged else 1.0 if by_held_out else loss,
+                        "summary.final_eval_loss": np.nan if diverged else loss if by_held_out else 1.0,
                     }  # fmt: skip
                     sizes = {name: np.exp(p * np.log(x) + shift) for name, p in table[side].items() if "/" in name}
                     for step in [0, 1] if diverged else [0, 1, 10, 19, 20]:
                         zero = f"grad/{side}" if step == 0 else None
                         grads = {name: float(name != zero) for name in ("grad/A", "grad/B")}
                         row = run | {"step": step, "train/loss": loss, **grads, **_at(step, sizes, x)}
+                        row["eval/loss"] = START if step == 0 else loss if step == 20 else np.nan
                         if step == 20:
                             row |= {f"feature/delta_{i}": np.nan for i in (1, 2, 3)}
                         rows.append(row)
@@ -70,6 +79,22 @@ def _at(step: int, sizes: dict[str, float], x: float) -> dict[str, float]:
     """
     declared = {"feature/Z_A": (19, 20), "feature/delta_1": range(100)}
     return {name: size * (1 if step in declared.get(name, (10,)) else x**0.7) for name, size in sizes.items()}
+
+
+def layers(**options) -> pd.DataFrame:
+    """Records of layers, of the runs at the best rates: quantities grow from layer to layer."""
+    frame = at_best(sweep(task="language_model", **options))
+    tables = []
+    for i, name in enumerate(
+        ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj")
+    ):
+        table = frame[["run_id", "status", "init.name", "task.width", "optimizer.lr", "seed", "step"]].assign(
+            layer=name
+        )
+        for column in ("feature/Z_A", "feature/delta_1", "feature/delta_2"):
+            table[column] = frame[column] * (i + 1) ** (2 if column == "feature/delta_2" else 1)
+        tables.append(table)
+    return pd.concat(tables).sort_values(["run_id", "step"], kind="stable").reset_index(drop=True)
 
 
 def first_steps(broken: str | None = None) -> pd.DataFrame:

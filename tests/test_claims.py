@@ -70,6 +70,24 @@ def test_no_divergence_no_verdict_about_it():
     assert verdicts(dynamics(sweep(edge={"A": 1e9, "B": 1e9})))["7"] == UNKNOWN
 
 
+def test_language_models_are_compared_by_held_out_loss_and_break_down_above_their_start():
+    """Their training losses are all alike here, and none of their runs diverges."""
+    everything = verdicts(dynamics(sweep(task="language_model")))
+    assert set(everything.values()) == {REPRODUCED} and set(everything) == {
+        "2a", "2b", "3a", "3b", "4", "5a", "5b", "6a", "6b", "7",
+    }  # fmt: skip
+    assert verdicts(dynamics(sweep(task="language_model", edge={"A": 2.0})))["7"] == NOT
+    assert verdicts(dynamics(sweep({("A", "loss"): 2.0}, task="language_model")))["4"] == NOT
+    assert "ends above the start" in next(c.claim for c in dynamics(sweep(task="language_model")) if c.number == "7")
+
+
+def test_a_toy_does_not_break_down_by_ending_above_its_start():
+    """Of the toys' claims nothing changes: their held-out losses are not looked at."""
+    frame = sweep()
+    frame.loc[frame["step"] == 0, "eval/loss"] = 1e-9
+    assert dynamics(frame) == dynamics(sweep())
+
+
 def test_theory_is_silent_about_other_settings():
     assert dynamics(sweep().assign(**{"optimizer.name": "sgd"})) == []
     assert dynamics(sweep(task="teacher_student").assign(**{"task.out_exponent": 2.0})) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import rejects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic import LRS, WIDTHS, first_steps, sweep
+from synthetic import LRS, START, WIDTHS, first_steps, layers, sweep
 
 from analysis import figures, report, style, theory
 from analysis.__main__ import main
@@ -22,7 +22,12 @@ OPTIONS = [{}, {"widths": (128,)}, {"seeds": (0,)}, {"lrs": (0.03125,)}, {"edge"
 
 
 def frames(name, **options):
-    return [first_steps() if source == "first_step" else sweep(**options) for source in figures.sources(name)]
+    made = {
+        "first_step": lambda: first_steps(),
+        "lm_lr_sensitivity": lambda: sweep(task="language_model", **options),
+        "lm_lr_sensitivity.layers": lambda: layers(**options),
+    }
+    return [made.get(source, lambda: sweep(**options))() for source in figures.sources(name)]
 
 
 def texts(figure):
@@ -211,3 +216,31 @@ def test_the_readme_shows_the_claims_of_the_committed_records():
     shown = readme.split(report.START)[1].split(report.END)[0].strip()
     assert shown == table, "run `python -m analysis --readme README.md`"
     assert (ROOT / "outputs" / "claims.md").read_text().strip() == table
+
+
+def test_lm_lr_sensitivity_draws_held_out_losses_beside_the_frozen_models():
+    [frame] = frames("lm_lr_sensitivity", widths=(64, 128))
+    figure = figures.draw("lm_lr_sensitivity", [frame])
+    for panel, width in zip(figure.axes, (64, 128), strict=True):
+        runs = frame[(frame["task.width"] == width) & (frame["step"] == 0)]
+        expected = runs[runs["init.name"] == "gaussian_A"].groupby("optimizer.lr")["summary.final_eval_loss"]
+        drawn = lines(panel)
+        assert any(
+            len(y) == len(LRS) and np.allclose(y, np.exp(expected.apply(lambda x: np.log(x).mean()))) for y in drawn
+        )
+        assert any(np.allclose(y, START) for y in drawn)
+
+
+def test_lm_layers_shows_every_layer_at_every_step_of_the_widest_model():
+    frame = layers()
+    figure = figures.draw("lm_layers", [frame])
+    images = [axes.collections[0].get_array() for axes in figure.axes if axes.get_title()]
+    assert [image.shape for image in images] == [(3, 5), (3, 4)] * 2  # the last step makes no increment
+    of_A = frame[(frame["task.width"] == max(WIDTHS)) & (frame["init.name"] == "gaussian_A") & (frame["step"] == 10)]
+    of_A = of_A.groupby("layer", sort=False)
+    expected = of_A["feature/Z_A"].apply(lambda x: np.exp(np.log(x).mean()))
+    assert np.allclose(np.asarray(images[0])[:, 2], expected)
+    ratio = np.asarray(images[1])[:, 2]
+    assert np.allclose(ratio / ratio[0], [1, 2, 3])
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["0 q_proj", "0 up_proj", "1 up_proj"] and figure.axes[0].yaxis_inverted()

@@ -240,3 +240,27 @@ def of_run(adapter: LoRA | Dense, k: int) -> LoRA | Dense:
     """A stack of run k alone."""
     parameters = [p.detach()[k : k + 1] for p in adapter.parameters.values()]
     return LoRA(*parameters, adapter.scale[k : k + 1]) if isinstance(adapter, LoRA) else Dense(*parameters)
+
+
+def test_dropout_drops_what_the_factors_read_while_they_train(tmp_path):
+    """At its rate and scaled up; the same masks in any stack, others at another step, seed and pass; none in evaluation."""
+    x = torch.ones(3 * 4, 50, 32)
+    y = hooks.Dropout([0, 1, 0], [0.25, 0.0, 0.25], step=2, part=0)(x).view(3, -1)
+    assert torch.equal(y[0].unique(), torch.tensor([0, 1 / 0.75])) and torch.equal(y[1], torch.ones_like(y[1]))
+    assert abs((y[0] == 0).double().mean() - 0.25) < 4 * (0.25 * 0.75 / y[0].numel()) ** 0.5
+    assert torch.equal(y[0], y[2])
+    for step, part, seed in ((3, 0, 0), (2, 1, 0), (2, 0, 1)):
+        other = hooks.Dropout([seed], [0.25], step, part)(x[:4]).flatten()
+        assert not torch.equal(other, y[0])
+    assert torch.equal(hooks.Dropout([0], [0.25], 2, 0)(x[:4]).flatten(), y[0])
+    _, task, adapters = stack(tmp_path, "language_model", "llama")
+    _, dropped, _ = stack(tmp_path, "language_model", "llama", "all-linear", "adapter.dropout=0.5")
+    assert (task.loss_and_grad(adapters, 0)[0] != dropped.loss_and_grad(adapters, 0)[0]).all()
+    assert torch.equal(task.evaluate(adapters)["eval/loss"], dropped.evaluate(adapters)["eval/loss"])
+
+
+def test_gradients_pass_through_dropout(tmp_path):
+    """Against a mask that drops all: then the adapter reads nothing, and only the frozen path is left."""
+    _, dropped, adapters = stack(tmp_path, "language_model", "llama", "all-linear", "adapter.dropout=0.999999")
+    _, gradients = dropped.loss_and_grad(adapters, 0)
+    assert max(g.abs().max() for g in gradients) == 0

@@ -96,11 +96,12 @@ def _make(folder: Path, task: ModelConfig, shaped_by: dict[str, Any]) -> None:
         new.rename(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    say(f"pretrained to {loss:.2f} nats per byte")
+    if loss is not None:
+        say(f"pretrained to {loss:.2f} nats per byte")
 
 
-def pretrain(task: ModelConfig) -> tuple[nn.Module, float]:
-    """(model, mean loss of its last tenth of steps, nats per byte): AdamW with warm-up and a cosine to zero."""
+def pretrain(task: ModelConfig) -> tuple[nn.Module, float | None]:
+    """(model, mean loss of its last tenth of steps in nats per byte): AdamW with warm-up and a cosine to zero."""
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
@@ -113,7 +114,7 @@ def pretrain(task: ModelConfig) -> tuple[nn.Module, float]:
         torch.set_num_threads(threads)
 
 
-def _pretrain(model: nn.Module, task: ModelConfig) -> float:
+def _pretrain(model: nn.Module, task: ModelConfig) -> float | None:
     text = torch.frombuffer(bytearray(english()), dtype=torch.uint8)
     starts, steps, warmup = generator(task.base_seed, "pretraining"), task.pretrain_steps, RECIPE["warmup"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=RECIPE["lr"], betas=(0.9, 0.95), weight_decay=0.1)
@@ -132,7 +133,7 @@ def _pretrain(model: nn.Module, task: ModelConfig) -> float:
         schedule.step()
         losses.append(loss.item())
     last = losses[-max(1, steps // 10) :]
-    return sum(last) / len(last) if last else float("nan")
+    return sum(last) / len(last) if last else None
 
 
 def token_losses(logits: Tensor, tokens: Tensor) -> Tensor:

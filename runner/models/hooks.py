@@ -1,20 +1,24 @@
 """Forward hooks: how stacked adapters get into a model that nobody rewrites, and the inputs of its layers out of it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from runner.adapters import Adapter
+from runner.adapters import Adapter, LoRA
+from runner.rng import generator
 
 
 @contextmanager
-def attached(modules: Mapping[str, nn.Module], adapters: Mapping[str, Adapter]) -> Iterator[None]:
+def attached(
+    modules: Mapping[str, nn.Module], adapters: Mapping[str, Adapter], dropout: "Dropout | None" = None
+) -> Iterator[None]:
     """Within: each module's output is its adapter's, for K runs folded into the batch dimension."""
 
     def hook(adapter: Adapter) -> Callable[..., Tensor]:
-        return lambda module, inputs, output: adapter.folded(inputs[0], output)
+        drops = dropout is not None and isinstance(adapter, LoRA)
+        return lambda module, inputs, output: adapter.folded(dropout(inputs[0]) if drops else inputs[0], output)
 
     handles = [module.register_forward_hook(hook(adapters[name])) for name, module in modules.items()]
     try:
@@ -42,3 +46,20 @@ def inputs(modules: Mapping[str, nn.Module], forward: Callable[[], object]) -> d
         for handle in handles:
             handle.remove()
     return seen
+
+
+class Dropout:
+    """x ← x · m / (1 - p) with m ~ Bernoulli(1 - p), of what LoRA's factors read (Hu et al. 2021), for K runs with a p each.
+
+    A run draws from a stream of its own for each step and pass, layer after layer: the same masks in every stack, and no
+    state to keep between steps.
+    """
+
+    def __init__(self, seeds: Sequence[int], rates: Sequence[float], step: int, part: int):
+        self.streams = [generator(seed, f"dropout/{step}/{part}") for seed in seeds]
+        self.rates = torch.tensor(rates)[:, None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        chances = torch.stack([torch.rand(x.numel() // len(self.streams), generator=g) for g in self.streams])
+        factors = (chances >= self.rates) / (1 - self.rates)
+        return x * factors.to(x).view(x.shape)

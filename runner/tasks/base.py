@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from runner.adapters import Adapter
-from runner.schema import Config, TaskConfig, ToyConfig
+from runner.schema import Config, ConfigError, TaskConfig, ToyConfig
 
 Adapters = Mapping[str, Adapter]  # layer -> its K adapters
 
@@ -152,6 +152,13 @@ class ToyTask(Task):
         if fused:
             return 4 * (task.train_points + task.test_points) * padded(config.adapter.rank)
         return max(task.train_points, task.test_points) * task.layer_shape()[0]
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        if config.adapter.dropout:
+            raise ConfigError(
+                f"adapter.dropout={config.adapter.dropout}: is for transformers models; task={config.task.name} takes 0"
+            )
 
     @property
     def layers(self) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class ModelTask(Task):
     """
 
     seeds_share_base = True
-    most_runs: ClassVar[int] = 16
+    most_runs: ClassVar[int] = 8
     objective = "final_eval_loss"
 
     def __init__(self, configs: Sequence[Config]):
@@ -36,6 +36,7 @@ class ModelTask(Task):
         training, held_out = self.examples(task)
         self.training, self.held_out = training, held_out.pick(task.eval_sequences)
         self.order = Order([c.seed for c in configs], len(training), task.batch_size)
+        self.dropout = [c.adapter.dropout for c in configs]
         self.model = bases.load(task, config.bases, self.labels(task), self.base_dtype)
         modules = blueprint.linear_layers(self.model)
         plan = blueprint.of(task, self.labels(task))
@@ -181,14 +182,15 @@ class ModelTask(Task):
     def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
         parameters = [p for adapter in adapters.values() for p in adapter.parameters.values()]
         losses, gradients = 0.0, None
-        with hooks.attached(self.modules, adapters):
-            for rows in self.order.at(step).to(self.device).chunk(self.config.accumulation, dim=1):
-                part = self.judge(self.training, rows.flatten())["loss"].view(len(rows), -1).mean(1)
-                part = part / self.config.accumulation
+        for part, rows in enumerate(self.order.at(step).to(self.device).chunk(self.config.accumulation, dim=1)):
+            dropout = hooks.Dropout(self.order.seeds, self.dropout, step, part) if max(self.dropout) else None
+            with hooks.attached(self.modules, adapters, dropout):
+                loss = self.judge(self.training, rows.flatten())["loss"].view(len(rows), -1).mean(1)
+                loss = loss / self.config.accumulation
                 # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
-                new = torch.autograd.grad(part.sum(), parameters)
+                new = torch.autograd.grad(loss.sum(), parameters)
                 gradients = new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
-                losses = losses + part.detach()
+                losses = losses + loss.detach()
         return losses.to(self.dtype), list(gradients)
 
     @torch.no_grad()
