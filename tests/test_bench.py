@@ -5,10 +5,11 @@ import pytest
 import torch
 from conftest import rejects
 
-from bench import ceilings, contestants, overhead
+from bench import ceilings, contestants, language, overhead
 from bench.__main__ import configs, off, turn
 from bench.report import report
 from runner.config import with_values
+from runner.train import build_adapters, build_task
 
 STEPS = 6
 
@@ -65,14 +66,21 @@ def test_the_report_shows_the_best_of_the_rounds():
     measured["ms"]["fused"] = [0.5, 0.25, 0.5]
     row = {"n": 128, "runs": 28, "general_stack": 7, "multiply_adds": 1e6, "bytes": 1e3, **measured}
     stack = {"n": 128, "runs": 64, "ms": {"general": [1.0], "fused": [1.0]}}
+    model = {
+        "n": 64, "tokens": 512, "flops": 4e6, "MB": {"stack": 100.0}, "side by side": {"PEFT": [9.0, 8.0], "stack": [4.0, 5.0]},
+        "ms": {"PEFT": [12.0], "PEFT, no metrics": [6.0], "stack": [3.0, 4.0], "stack, no metrics": [2.0]},
+    }  # fmt: skip
     result = {
-        "threads": 2, "multiply_adds_per_second": 2 * 1e6 / 0.25e-3, "bytes_per_second": 1e9,
+        "language_models": [model], "matmul_flops_per_second": 2e9, "threads": 2,
+        "multiply_adds_per_second": 2 * 1e6 / 0.25e-3, "bytes_per_second": 1e9,
         "widths": [row], "stacks": [stack], "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
     }  # fmt: skip
     text = report(result)
     [ratios] = [line for line in text.splitlines() if line.startswith("| 128 |") and "0.5 |" in line]
     cells = [cell.strip() for cell in ratios.split("|")[1:-1]]
     assert cells[:5] == ["128", "8", "1", "0.125", "0.5"]  # 2 / 0.25, 2 / 2, 0.25 / 2, half the ceiling
+    assert language.table(result)[0]["PEFT / stack"] == 4 and language.table(result)[0]["metrics on / off"] == 1.5
+    assert language.table(result)[0]["2 × 1 thread"] == 2 and language.table(result)[0]["share of matmul peak"] == 0.5
     assert "2 (7)" in text and "| 64 | – |" in " ".join(text.split())
 
 
@@ -81,3 +89,32 @@ def test_a_sweep_of_every_kind_can_be_timed(name, tmp_path):
     overrides, _ = overhead.SWEEPERS[name]
     assert overhead.seconds(str(tmp_path), 2, overrides) > 0
     assert len(list(tmp_path.glob("runs/scratch/*/meta.json"))) == 2
+
+
+def test_language_models_of_both_contestants_train_the_same_run(tmp_path, monkeypatch):
+    """With PEFT and in a stack: the same losses after some steps, which another learning rate does not give."""
+    monkeypatch.chdir(tmp_path)
+    configs = [
+        with_values(c, {"steps": 4, "task.layers": 1, "task.sequence_length": 16, "log.every": 1})
+        for c in language.configs(32)[:3]
+    ]
+
+    together = contestants.engine(configs, lambda: None)
+    for k in (0, 1):
+        agree(language.peft(configs[k:], lambda: None), together[k : k + 1])
+    rejects(agree, language.peft(configs, lambda: None), together[2:])
+
+
+def test_flops_of_a_language_model_are_those_of_its_products(tmp_path, monkeypatch):
+    """Counted by torch's own counter on a forward and backward pass, without attention, which it counts apart."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    monkeypatch.chdir(tmp_path)
+    config = with_values(language.configs(64)[0], {"task.layers": 2})
+    task = build_task([config]).to(torch.device("cpu"), torch.float32)
+    adapters = build_adapters([config], task, torch.device("cpu"), torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        task.loss_and_grad(adapters, 0)
+    products = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
+    ours = language.flops(config, task)
+    assert abs(products / ours - 1) < 0.05

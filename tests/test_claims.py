@@ -76,7 +76,7 @@ def test_language_models_are_compared_by_held_out_loss_and_break_down_above_thei
     assert set(everything.values()) == {REPRODUCED} and set(everything) == {
         "2a", "2b", "3a", "3b", "4", "5a", "5b", "6a", "6b", "7",
     }  # fmt: skip
-    assert verdicts(dynamics(sweep(task="language_model", edge={"A": 2.0})))["7"] == NOT
+    assert verdicts(dynamics(sweep(task="language_model", edge={"A": 1.0})))["7"] == NOT
     assert verdicts(dynamics(sweep({("A", "loss"): 2.0}, task="language_model")))["4"] == NOT
     assert "ends above the start" in next(c.claim for c in dynamics(sweep(task="language_model")) if c.number == "7")
 
