@@ -41,8 +41,12 @@ def layers(path: str | Path, run_ids: Collection[str]) -> pd.DataFrame:
     tables = []
     for run in run_ids:
         file = Path(path) / run / "layers.parquet"
-        if file.exists():
+        try:
             tables.append(pd.read_parquet(file).assign(run_id=run))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:  # pyarrow's own errors are among these
+            warnings.warn(f"skipped damaged {file}: {str(error).splitlines()[0]}", DamagedRun, stacklevel=2)
     return pd.concat(tables) if tables else pd.DataFrame(columns=["run_id", "step", "layer"])
 
 

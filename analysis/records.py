@@ -75,10 +75,13 @@ def read(outputs: Path, experiment: str) -> pd.DataFrame:
     """The experiment's record as a table. Raises MissingRecords."""
     path = record_path(outputs, experiment)
     where = "" if outputs == Path("outputs") else f" outputs={shlex.quote(str(outputs))}"
+    if not path.exists() and experiment.endswith(LAYERS):
+        raise MissingRecords(
+            f"no records of the layers of {experiment.removesuffix(LAYERS)}; train its runs with log.layers=true"
+        )
     if not path.exists():
         raise MissingRecords(
-            f"no records of {experiment}; make them with: "
-            f"python -m runner experiment={experiment.removesuffix(LAYERS)}{where}"
+            f"no records of {experiment}; make them with: python -m runner experiment={experiment}{where}"
         )
     try:
         frame = pd.read_parquet(path)
@@ -89,6 +92,10 @@ def read(outputs: Path, experiment: str) -> pd.DataFrame:
             f"{path} is damaged ({str(error).splitlines()[0]}); delete it and make it again with: "
             f"python -m runner experiment={experiment.removesuffix(LAYERS)}{where}"
         ) from error
+    if experiment.endswith(LAYERS):
+        main = record_path(outputs, experiment.removesuffix(LAYERS))
+        if main.exists() and not set(frame["run_id"]) <= set(pd.read_parquet(main, columns=["run_id"])["run_id"]):
+            raise MissingRecords(f"{path} is of other runs than {main}; delete it, and train with log.layers=true")
     return frame
 
 

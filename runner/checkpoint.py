@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from runner.config import run_id
+from runner.progress import say
 from runner.schema import Config
 
 
@@ -40,27 +42,31 @@ class Checkpoint:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-            save_file(tensors, new, metadata={"runs": json.dumps(self.ids), "step": str(step)})
+            metadata = {"runs": json.dumps(self.ids), "step": str(step), "sha256": _digest(tensors)}
+            save_file(tensors, new, metadata=metadata)
             new.replace(self.path)
         except (OSError, SafetensorError):
-            new.unlink(missing_ok=True)
+            with suppress(OSError):
+                new.unlink()
 
     def restore(self, state: dict[str, Tensor]) -> int:
         """Copy what was saved into these tensors; the step that comes next, 0 where nothing usable was saved."""
-        kept = _metadata(self.path)
-        if kept is None or kept[0] != self.ids:
+        metadata = _metadata(self.path)
+        if metadata is None:
             return 0
         saved = load_file(self.path)
-        if {n: (t.shape, t.dtype) for n, t in saved.items()} != {n: (t.shape, t.dtype) for n, t in state.items()}:
+        if _digest(saved) != metadata["sha256"] or saved.keys() != state.keys():
+            say(f"damaged checkpoint, training its {len(self.ids)} runs from the start: {self.path}")
             return 0
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(saved[name])
-        return kept[1]
+        return int(metadata["step"])
 
     def remove(self) -> None:
         """Once the stack has ended."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink()
 
 
 def resumable(todo: Sequence[Config]) -> list[list[Config]]:
@@ -71,21 +77,40 @@ def resumable(todo: Sequence[Config]) -> list[list[Config]]:
     stacks = []
     for folder, left in by_folder.items():
         for path in sorted(folder.glob("*.safetensors")):
-            kept = _metadata(path)
-            if kept and all(run in left for run in kept[0]):
-                stacks.append([left.pop(run) for run in kept[0]])
+            runs = json.loads((_metadata(path) or {}).get("runs", "[]"))
+            if runs and all(run in left for run in runs):
+                stacks.append([left.pop(run) for run in runs])
     return stacks
+
+
+def forget(done: Sequence[Config]) -> None:
+    """Remove the checkpoints of stacks that lost a run to another arrangement: they will not be trained as such again."""
+    finished = {run_id(config) for config in done}
+    for folder in {_folder(config) for config in done}:
+        for path in folder.glob("*.safetensors"):
+            if finished & set(json.loads((_metadata(path) or {}).get("runs", "[]"))):
+                with suppress(OSError):
+                    path.unlink()
 
 
 def _folder(config: Config) -> Path:
     return Path(config.outputs) / "runs" / config.experiment / ".checkpoints"
 
 
-def _metadata(path: Path) -> tuple[list[str], int] | None:
-    """(runs, next step); None where there is no such file or it is damaged."""
+def _metadata(path: Path) -> dict[str, str] | None:
+    """`runs`, `step` (that comes next) and `sha256`; None where there is no such file or it is damaged."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-        return json.loads(metadata["runs"]), int(metadata["step"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return metadata if metadata.keys() == {"runs", "step", "sha256"} else None
+    except (OSError, SafetensorError, AttributeError):
         return None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Of names, shapes and contents: a power cut may leave a file of the right length without them."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

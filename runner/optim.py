@@ -109,10 +109,11 @@ def clipping(configs: Sequence[Any], device: torch.device) -> Tensor | None:
 def clip(gradients: Sequence[Tensor], largest: Tensor) -> list[Tensor]:
     """Each run's gradients, scaled down where their common norm exceeds the run's `largest` (K,).
 
-    g ← g · min(1, largest / (‖g‖ + 1e-6)), as torch.nn.utils.clip_grad_norm_ does; an infinite `largest` changes no bit.
+    g ← g · min(1, largest / (‖g‖ + 1e-6)), as torch.nn.utils.clip_grad_norm_ does; an infinite `largest` changes no bit,
+    of a gradient that is not finite either.
     """
     norms = torch.stack([g.double().flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
-    factors = (largest / (norms + 1e-6)).clamp(max=1.0)
+    factors = torch.where(largest.isinf(), 1.0, (largest / (norms + 1e-6)).clamp(max=1.0))
     return [g * _per_run(factors, g) for g in gradients]
 
 

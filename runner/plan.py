@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 
-from runner.checkpoint import resumable
+from runner.checkpoint import forget, resumable
 from runner.checks import resolve_device, resolve_engine
 from runner.config import as_dict, run_id
 from runner.metrics import COLUMNS
@@ -52,9 +52,15 @@ def plan(configs: Sequence[Config], store: Store) -> Plan:
             todo.append(config)
         else:
             done.append((config, summary))
+    forget([config for config, _ in done])
+    return Plan(done, arrange(todo), damaged)
+
+
+def arrange(todo: Sequence[Config]) -> list[list[Config]]:
+    """Unfinished runs in stacks: those of a checkpoint as they were, then the rest."""
     going_on = resumable(todo)
     resumed = {id(config) for stack in going_on for config in stack}
-    return Plan(done, going_on + stacks([config for config in todo if id(config) not in resumed]), damaged)
+    return going_on + stacks([config for config in todo if id(config) not in resumed])
 
 
 def stacks(configs: Sequence[Config]) -> list[list[Config]]:

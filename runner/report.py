@@ -28,7 +28,7 @@ class Results:
             {
                 "run_id": run_id(config),
                 "experiment": config.experiment,
-                "task": config.task.name,
+                "task": " ".join(filter(None, (config.task.name, Path(getattr(config.task, "model", "")).name))),
                 "init": config.init.name,
                 "width": config.task.width,
                 "lr": config.optimizer.lr,

@@ -4,6 +4,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from runner.checkpoint import Checkpoint
 from runner.config import as_dict, run_id
 from runner.machine import interruptions_wait, keep_freed_memory, use_threads
-from runner.plan import cost, most_workers, plan, stacks
+from runner.plan import arrange, cost, most_workers, plan
 from runner.progress import ProgressBar, say
 from runner.report import SKIPPED, Results, print_report
 from runner.schema import Config, ConfigError
@@ -46,7 +47,7 @@ def _check_shared(configs: Sequence[Config]) -> None:
     """One command has one store, one tracker and one set of workers."""
     if not configs:
         raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
-    for name in ("outputs", "tracker", "workers", "stack", "device"):
+    for name in ("outputs", "bases", "tracker", "workers", "stack", "device"):
         if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
             raise ConfigError(f"{name}: must be the same for all runs of a sweep; run one command for each")
 
@@ -55,8 +56,8 @@ class Sweep:
     """The stacks of one command on their way to the store.
 
     A run is claimed before it is trained. Runs that another process has claimed wait until it gives them up, with or
-    without a result. If a stack fails, it is tried once more: from its checkpoint, or, if it has none, each run alone. Then
-    it has failed.
+    without a result. If a stack fails, it is tried once more from its checkpoint, if it has one; then each of its runs, alone.
+    What fails alone has failed, and so has what a ConfigError forbids.
     """
 
     def __init__(self, store: Store, tracker: Any):
@@ -65,8 +66,9 @@ class Sweep:
         self.queue: deque[list[Config]] = deque()
         self.elsewhere: list[Config] = []  # claimed by other processes
         self.training: list[list[Config]] = []
-        self.second_try: set[str] = set()  # run ids
+        self.last_try: set[int] = set()  # ids of the configurations
         self.told_to_wait = False
+        self.resumed: set[Path] = set()  # checkpoints from which a stack that failed was tried again
 
     def carry_out(self, planned: list[list[Config]]) -> None:
         """Train and store all of them, or, on Ctrl-C, mark what is left."""
@@ -124,15 +126,22 @@ class Sweep:
             self.told_to_wait = True
             time.sleep(LOOK_EVERY)
         waiting, self.elsewhere = self.elsewhere, []
-        self.queue.extend(stacks(self._claimed(waiting)))  # claiming twice is no harm
+        self.queue.extend(arrange(self._claimed(waiting)))  # claiming twice is no harm
 
     def _keep(self, ended: Ended) -> list[Config]:
         """Store, report and release the runs of a stack; those that need no second try."""
         failed = Outcome(FAILED, error=ended.error)
-        again = [config for config in ended.stack if ended.error and run_id(config) not in self.second_try]
-        self.second_try |= {run_id(config) for config in again}
         checkpoint = Checkpoint(ended.stack)
-        self.queue.extend([again] if again and checkpoint.path.exists() else ([config] for config in again))
+        again = []
+        if ended.error and not ended.forbidden and not self.last_try.issuperset(map(id, ended.stack)):
+            again = ended.stack
+            if checkpoint.path.exists() and checkpoint.path not in self.resumed:
+                self.resumed.add(checkpoint.path)
+                self.queue.append(again)
+            else:
+                checkpoint.remove()
+                self.last_try.update(map(id, again))
+                self.queue.extend([config] for config in again)
         not_stored: ConfigError | None = None
         for config, outcome in zip(ended.stack, ended.outcomes or [failed] * len(ended.stack), strict=True):
             if config in again:

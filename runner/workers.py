@@ -18,10 +18,11 @@ import torch
 
 from runner.checks import resolve_device, resolve_engine
 from runner.machine import interruptions_ignored, keep_freed_memory, use_threads
-from runner.schema import Config
+from runner.schema import Config, ConfigError
 from runner.store import Outcome
 from runner.train import train
 
+FAREWELL = 5.0  # seconds that an idle worker has to end
 TELL_EVERY = 0.2  # seconds between a worker's messages
 Progress = Callable[[Sequence[Config], float, float], None]  # stack, steps done, loss
 
@@ -34,6 +35,7 @@ class Ended:
     outcomes: list[Outcome] = field(default_factory=list)
     context: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    forbidden: bool = False  # by a ConfigError, which no other try would change
 
 
 def carry_out(stack: list[Config], tell: Callable[[float, float], None]) -> Ended:
@@ -41,6 +43,8 @@ def carry_out(stack: list[Config], tell: Callable[[float, float], None]) -> Ende
     ended, started = Ended(stack, context=circumstances(stack)), time.perf_counter()
     try:
         ended.outcomes = train(stack, _now_and_then(tell))
+    except ConfigError as error:
+        ended.error, ended.forbidden = str(error), True
     except Exception as error:  # out of memory, or a bug in a task: it must not cost the other stacks
         ended.error = f"{type(error).__name__}: {error}"
         ended.context["traceback"] = traceback.format_exc()
@@ -140,11 +144,16 @@ class Processes:
         return ended
 
     def close(self) -> None:
+        """Idle workers end when their pipe does, and clean up after themselves; busy ones are killed."""
         for worker in self.workers:
-            worker.process.kill()
-        for worker in self.workers:
-            worker.process.join()
             worker.connection.close()
+            if worker.stack is not None:
+                worker.process.kill()
+        for worker in self.workers:
+            worker.process.join(FAREWELL)
+            worker.process.kill()
+            worker.process.join()
+        self.workers.clear()
 
     def _start(self) -> Worker:
         ours, theirs = multiprocessing.Pipe()

@@ -60,5 +60,5 @@ def test_the_runs_of_an_experiment_are_where_its_figure_looks(name):
 def test_every_yaml_choice_composes():
     for group in ("task", "init", "optimizer", "tracker", "adapter"):
         for path in (CONF / group).glob("*.yaml"):
-            model = ["task.model=llama_tiny"] if path.stem == "classification" else []
+            model = ["task.model=llama_tiny", "task.dataset=any.jsonl"] if path.stem == "classification" else []
             assert getattr(configure(f"{group}={path.stem}", "adapter.rank=1", *model), group).name == path.stem

@@ -12,7 +12,7 @@ from synthetic import sweep
 import analysis
 from analysis import records
 from analysis.grid import Grid
-from analysis.load import DamagedRun
+from analysis.load import DamagedRun, layers, load
 from analysis.scaling import features
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=150"]
@@ -152,3 +152,32 @@ def test_a_damaged_record_is_one_message(outputs):
     path.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(records.MissingRecords, match="damaged"):
         records.read(outputs, "scratch")
+
+
+MODEL = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=2", "task.sequence_length=16",
+         "task.eval_sequences=2", "steps=12", "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2"]  # fmt: skip
+
+
+def test_layers_are_distilled_at_the_best_rates(cli, outputs):
+    """Of the runs at the best rate of each init, every layer's columns as they were stored, to five digits."""
+    cli("--multirun", *MODEL, "log.layers=true", f"bases={outputs}/bases")
+    name = "scratch" + records.LAYERS
+    assert "2 runs" in records.refresh(outputs, name)
+    record, frame = records.read(outputs, name), load(outputs / "runs" / "scratch")
+    best = records.at_best(frame)["run_id"].unique()
+    assert set(record["run_id"]) == set(best) and record["layer"].nunique() == 7
+    stored = layers(outputs / "runs" / "scratch", [best[0]])
+    row = stored[(stored["step"] == 5) & (stored["layer"] == "model.layers.0.mlp.up_proj")].iloc[0]
+    kept = record[(record["run_id"] == best[0]) & (record["step"] == 5) & (record["layer"] == row["layer"])].iloc[0]
+    for column in records.LAYER_COLUMNS:
+        assert kept[column] == pytest.approx(row[column], rel=2**-16) and row[column] > 0
+    assert frame["task.text_columns"].unique().tolist() == ["text"]  # a list in the configuration
+
+
+def test_without_layers_there_is_no_record_of_them(cli, outputs):
+    cli("--multirun", *MODEL, f"bases={outputs}/bases")
+    assert records.refresh(outputs, "scratch" + records.LAYERS) is None
+    with pytest.raises(
+        records.MissingRecords, match=r"no records of the layers of scratch; train its runs with log.layers=true"
+    ):
+        records.read(outputs, "scratch" + records.LAYERS)

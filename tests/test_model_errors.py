@@ -106,7 +106,7 @@ def test_labels_beyond_those_of_the_model_are_named(run, tmp_path):
     data = tmp_path / "three.jsonl"
     data.write_text("".join(json.dumps({"text": "the cat", "label": i % 3}) + "\n" for i in range(60)))
     code, _, err = run(f"task.dataset={data}", task="classification")
-    assert code == 2 and "task.labels=2: the column 'label'" in err and "holds [0, 1, 2]" in err
+    assert code == 2 and "task.labels=2: the column 'label'" in err and "holds 0, 1, 2; the labels must be" in err
 
 
 def test_a_tokenizer_with_more_words_than_the_model_is_refused(run, tmp_path):

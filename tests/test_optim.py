@@ -118,3 +118,25 @@ def test_runs_of_a_stack_keep_their_own_schedule():
         SimpleNamespace(lr=3.0, schedule="constant", warmup=2),
     ]
     assert optim.learning_rates(configs, 2).tolist() == [[1.0, 1.5], [0.5, 3.0]]
+
+
+def test_clipping_is_torchs_run_by_run():
+    """Over all parameters of a run; a run that does not clip keeps its bits, and so does one within its bound."""
+    chance = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(3, 4, 5, generator=chance), torch.randn(3, 6, 2, generator=chance)]
+    largest = optim.clipping([SimpleNamespace(clip=c) for c in (0.7, None, 1e3)], torch.device("cpu"))
+    clipped = optim.clip(gradients, largest)
+
+    def same(largest):
+        parameters = [torch.nn.Parameter(g[0].clone()) for g in gradients]
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g[0].clone()
+        torch.nn.utils.clip_grad_norm_(parameters, largest)
+        for p, g in zip(parameters, clipped, strict=True):
+            torch.testing.assert_close(g[0], p.grad, rtol=1e-6, atol=0)  # float32
+
+    same(0.7)
+    rejects(same, 0.7001)
+    for k in (1, 2):
+        assert all(torch.equal(a[k], b[k]) for a, b in zip(gradients, clipped, strict=True))
+    assert optim.clipping([SimpleNamespace(clip=None)], torch.device("cpu")) is None

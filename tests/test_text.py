@@ -5,7 +5,8 @@ import torch
 from conftest import configure, rejects
 from models import SPECIAL, WORDS, checkpoint, rows, sentences
 
-from runner.models.text import Order, Source, labelled, packed, python_sources
+from runner.models.corpora import python_sources
+from runner.models.text import Order, Source, labelled, packed
 from runner.schema import ConfigError
 
 

@@ -10,7 +10,7 @@ RECORDS = ("lm_lr_sensitivity",)
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    fig, axes, grid = _sensitivity.panels(frame, "final held-out loss (nats per token)", log=False)
+    fig, axes, grid = _sensitivity.panels(frame, "final held-out loss (nats)", log=False)
     for panel, width in zip(axes, grid.widths, strict=True):
         start = frame.loc[(frame["step"] == 0) & (frame["task.width"] == width), "eval/loss"].mean()
         if np.isfinite(start):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -34,10 +35,19 @@ def load(task: ModelConfig, bases: str, labels: int | None, dtype: torch.dtype) 
     kind = transformers.AutoModelForCausalLM if labels is None else transformers.AutoModelForSequenceClassification
     source = pretrained(task, bases) if task.model == blueprint.LLAMA_TINY else task.model
     head = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True, **head}
     try:
-        model = kind.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **head)
-    except OSError as error:
-        raise _without_weights(task, str(error).strip().splitlines()[0]) from error
+        model, info = kind.from_pretrained(source, **options)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise _without_weights(task, blueprint.first_line(error)) from error
+    # What a checkpoint lacks the library draws at random, another time otherwise: only a classifier's head may be so.
+    drawn = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    prefix = f"{model.base_model_prefix}."
+    if lacking := sorted(name for name in drawn if labels is None or name.startswith(prefix)):
+        raise ConfigError(
+            f"task.model={task.model}: its weights lack {len(lacking)} tensors of the right size, such as {lacking[0]}; give a "
+            "checkpoint that is whole"
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -71,9 +81,10 @@ def pretrained(task: ModelConfig, bases: str) -> Path:
         with _only_one(folder):
             if not _is_intact(folder):
                 _make(folder, task, shaped_by)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"bases={bases}: cannot write {folder} ({error.strerror or error}); choose a folder you can write to"
+            f"bases={bases}: cannot write {folder} ({reason}); choose a folder you can write to"
         ) from error
     return folder
 
@@ -154,7 +165,8 @@ def english() -> bytes:
 def _is_intact(folder: Path) -> bool:
     try:
         base = json.loads((folder / BASE).read_bytes())
-        return all(_sha256(folder / name) == checksum for name, checksum in base["sha256"].items())
+        checksums = base["sha256"]
+        return "model.safetensors" in checksums and all(_sha256(folder / n) == sum for n, sum in checksums.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from runner.schema import ConfigError, ModelConfig
 
 LLAMA_TINY = "llama_tiny"
 HEAD_DIM = 32  # of llama_tiny
+WIDEST = 4096  # llama_tiny
 OWN = {"width": 64, "layers": 2}  # of llama_tiny, where the task does not say
 KINDS = ("attention", "mlp", "all-linear")  # of `task.targets`, besides names
 
@@ -22,7 +24,7 @@ KINDS = ("attention", "mlp", "all-linear")  # of `task.targets`, besides names
 class Blueprint:
     """`layers`: (n_out, n_in) of the base model's linear layers; `heads`: (n_out, n_in, has a bias) of those outside it.
 
-    `limit`: the longest sequence, None if there is none. `kept`: numbers that forward keeps for backward, per token.
+    `limit`: the longest sequence, None if there is none. `kept`: numbers that a token takes while it trains.
     """
 
     width: int
@@ -56,20 +58,32 @@ def configuration(model: str, width: int | None = None, depth: int | None = None
             eos_token_id=None,
             pad_token_id=0,
         )
+    if model.startswith((".", "/", "~")) and not Path(model).is_dir():
+        raise ConfigError(
+            f"task.model={model}: there is no such folder; give {LLAMA_TINY}, a checkpoint's folder or a hub id"
+        )
     try:
-        return transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (
-        Exception
-    ) as error:  # the library's own errors, the network's, and those of files that are not what they seem
+        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:  # the library's, the network's, and those of files that are not what they seem
+        if Path(model).is_dir():
+            raise ConfigError(
+                f"task.model={model}: its config.json cannot be used ({' '.join(str(error).split())})"
+            ) from error
         raise ConfigError(
             f"task.model={model}: is neither {LLAMA_TINY}, nor a checkpoint's folder, nor to be had from the hub "
-            f"({_first_line(error)}); on a machine without a network give the folder of a checkpoint that was saved elsewhere"
+            f"({first_line(error)}); on a machine without a network give the folder of a checkpoint that was saved elsewhere"
         ) from error
+    if config.is_encoder_decoder or config.get_text_config() is not config or not hasattr(config, "hidden_size"):
+        raise ConfigError(
+            f"task.model={model}: is a model of type {config.model_type}; only models of text alone are supported, and of an "
+            "encoder or a decoder alone"
+        )
+    return config
 
 
 @cache
 def _blueprint(model: str, width: int | None, depth: int | None, labels: int | None, length: int) -> Blueprint:
-    config = copy.deepcopy(configuration(model, width, depth).get_text_config())
+    config = copy.deepcopy(configuration(model, width, depth))
     if labels is not None:
         config.num_labels = labels
     network = skeleton(config, labels)
@@ -97,9 +111,7 @@ def skeleton(config: Any, labels: int | None) -> nn.Module:
             return kind.from_config(config, trust_remote_code=False).eval()
     except ValueError as error:
         task = "language_model" if labels is None else "classification"
-        raise ConfigError(
-            f"task={task}: {config.model_type} models have no such form ({_first_line(error)})"
-        ) from error
+        raise ConfigError(f"task={task}: {config.model_type} models have no such form ({first_line(error)})") from error
 
 
 def linear_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -122,13 +134,14 @@ def select(layers: Sequence[str], targets: str | Sequence[str]) -> list[str]:
 
 def _is_meant(name: str, target: str) -> bool:
     parts = name.split(".")
-    attends = any("attn" in part or "attention" in part for part in parts)
+    attends = any("attn" in part or "attention" in part for part in name.lower().split("."))
     kinds = {"all-linear": True, "attention": attends, "mlp": not attends and any(part.isdigit() for part in parts)}
     return kinds[target] if target in kinds else name == target or name.endswith(f".{target}")
 
 
 def _kept(network: nn.Module, length: int) -> float:
-    """Numbers that forward keeps for backward, per token, beside the weights; an estimate where it cannot be traced."""
+    """Numbers that a token's forward and backward pass hold at the peak, beside the weights; an estimate where forward cannot
+    be traced."""
     weights = {p.untyped_storage()._cdata for p in network.parameters()}
     kept: dict[int, Any] = {}
 
@@ -136,6 +149,8 @@ def _kept(network: nn.Module, length: int) -> float:
         kept[tensor.untyped_storage()._cdata] = tensor  # alive, so that its address stays its own
         return tensor
 
+    for module in linear_layers(network).values():  # adapters keep what they read; frozen weights would not
+        module.register_forward_pre_hook(lambda module, inputs: (keep(inputs[0]), None)[1])
     for p in network.parameters():
         p.requires_grad_(False)
     network.get_input_embeddings().weight.requires_grad_()
@@ -144,9 +159,12 @@ def _kept(network: nn.Module, length: int) -> float:
             network(input_ids=torch.zeros(1, length, dtype=torch.long, device="meta"))
     except Exception:  # some models look at their data, and here are none
         return 40.0 * network.config.hidden_size * network.config.num_hidden_layers
-    sizes = [t.untyped_storage().nbytes() / t.element_size() for address, t in kept.items() if address not in weights]
+    # On its way back, backward holds about half as much again: gradients of what is kept.
+    sizes = [
+        1.5 * t.untyped_storage().nbytes() / t.element_size() for address, t in kept.items() if address not in weights
+    ]
     return sum(sizes) / length
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

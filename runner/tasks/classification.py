@@ -1,5 +1,6 @@
 """Finetuning a classifier of texts: adapters in the base, and a head that each run trains in full."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -15,6 +16,12 @@ class Classification(ModelTask):
     """Loss = mean over examples of -log p(label), in nats; accuracy = share of examples whose likeliest label is right."""
 
     evals: ClassVar[tuple[str, ...]] = ("eval/loss", "eval/accuracy")
+
+    def __init__(self, configs: Sequence[Config]):
+        super().__init__(configs)
+        tokenizer = Source.of(self.config).tokenizer()
+        # Decoders classify the last token that is not padding, and so must know which is.
+        self.model.config.pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
 
     @classmethod
     def labels(cls, task: ClassificationConfig) -> int:
@@ -41,7 +48,10 @@ class Classification(ModelTask):
 
     def judge(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
         labels = examples.labels[rows]
-        logits = self.model(input_ids=examples.tokens[rows].long(), attention_mask=examples.mask[rows].long()).logits
+        segments = {} if examples.segments is None else {"token_type_ids": examples.segments[rows].long()}
+        logits = self.model(
+            input_ids=examples.tokens[rows].long(), attention_mask=examples.mask[rows].long(), **segments
+        ).logits
         logits = logits.float() if logits.dtype.itemsize < 4 else logits
         return {
             "loss": cross_entropy(logits, labels, reduction="none"),

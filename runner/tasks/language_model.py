@@ -1,11 +1,14 @@
 """Finetuning a causal language model."""
 
+import torch
 from torch import Tensor
 
 from runner.models.bases import token_losses
 from runner.models.text import Examples, Source, packed
-from runner.schema import LanguageModelConfig
+from runner.schema import ConfigError, LanguageModelConfig
 from runner.tasks.models import ModelTask
+
+LEAK = 1e-4  # of the logits' spread; a causal model computes both sequences in the same way, to the bit or nearly
 
 
 class LanguageModel(ModelTask):
@@ -18,6 +21,23 @@ class LanguageModel(ModelTask):
     @classmethod
     def examples(cls, task: LanguageModelConfig) -> tuple[Examples, Examples]:
         return packed(Source.of(task))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "LanguageModel":
+        super().to(device, dtype)
+        self._check_causality()
+        return self
+
+    @torch.no_grad()
+    def _check_causality(self) -> None:
+        """Raise ConfigError if what the model says of a token depends on later ones, which would give the answer away."""
+        tokens = self.held_out.tokens[:1].long().repeat(2, 1)
+        tokens[1, -1] = (tokens[1, -1] + 1) % self.model.config.vocab_size
+        logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1].double()
+        if (logits[0] - logits[1]).abs().max() > LEAK * logits.std():
+            raise ConfigError(
+                f"task.model={self.config.model}: sees later tokens when it predicts one, as models of type "
+                f"{self.model.config.model_type} do; choose a causal model, or task=classification"
+            )
 
     def judge(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
         tokens = examples.tokens[rows].long()

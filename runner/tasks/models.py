@@ -15,7 +15,7 @@ from runner.schema import Config, ConfigError, ModelConfig
 from runner.tasks.base import Adapters, Task
 
 PROBED = 8  # held-out sequences of which the probe's tokens are taken
-FOLDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1}  # how far rounding alone may take an output
+MIXED = 0.1  # share of the adapters' effect on a loss that a batch may change; rounding stays below, in bfloat16 too
 
 
 class ModelTask(Task):
@@ -97,10 +97,13 @@ class ModelTask(Task):
     @classmethod
     def check(cls, config: Config) -> None:
         task = config.task
-        if task.model == blueprint.LLAMA_TINY and task.width % blueprint.HEAD_DIM:
+        if task.model == blueprint.LLAMA_TINY and (task.width % blueprint.HEAD_DIM or task.width > blueprint.WIDEST):
             raise ConfigError(
-                f"task.width={task.width}: {task.model} takes multiples of {blueprint.HEAD_DIM}, its heads' size"
+                f"task.width={task.width}: {task.model} takes multiples of {blueprint.HEAD_DIM}, its heads' size, up to "
+                f"{blueprint.WIDEST}"
             )
+        if not task.text_columns:
+            raise ConfigError("task.text_columns=[]: must name at least one column")
         if not isinstance(task.targets, str | list) or not all(isinstance(t, str) for t in task.targets):
             raise ConfigError(
                 f"task.targets={task.targets}: must be a name or a list of names, such as [q_proj,v_proj]"
@@ -122,8 +125,7 @@ class ModelTask(Task):
 
     @classmethod
     def prepare(cls, config: Config) -> None:
-        """Pretrain or read the base and read the data, so that what is wrong with them is said before anything is trained."""
-        bases.prepare(config.task, config.bases)
+        """Read the data and pretrain the base, so that what is wrong with them is said before anything is trained."""
         known = blueprint.of(config.task, cls.labels(config.task)).vocabulary
         largest = max(int(part.tokens.max()) for part in cls.examples(config.task))
         if largest >= known:
@@ -131,6 +133,7 @@ class ModelTask(Task):
                 f"task.model={config.task.model}: its tokenizer gives token {largest}, and the model knows {known}; the two are "
                 "not of one checkpoint"
             )
+        bases.prepare(config.task, config.bases)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "ModelTask":
         self.model.to(device)
@@ -144,7 +147,8 @@ class ModelTask(Task):
     def _check_folding(self) -> None:
         """Raise ConfigError unless two runs in one batch lose what each of them loses alone.
 
-        Layers that normalize over the batch, or route tokens of all sequences through experts, would mix the runs.
+        Layers that normalize over the batch, or see the tokens of all its sequences, would mix the runs. What they mix is of
+        the size of what the adapters do; rounding is not.
         """
         g, rows = generator(0, "folding"), torch.arange(2, device=self.device) % len(self.held_out)
         pairs = {
@@ -158,22 +162,27 @@ class ModelTask(Task):
             for name, W in self.layers.items()
         }
 
-        def losses(runs: slice) -> Tensor:
+        def losses(*runs: int) -> Tensor:
             adapters = {
-                name: LoRA.stack(two[runs], [1.0] * len(two[runs]), self.device, self.dtype)
+                name: LoRA.stack([two[k] for k in runs], [1.0] * len(runs), self.device, self.dtype)
                 for name, two in pairs.items()
             }
             with hooks.attached({name: self.modules[name] for name in adapters}, adapters):
-                return self.judge(self.held_out, rows[runs])["loss"]
+                return self.judge(self.held_out, rows[list(runs)])["loss"].double()
 
-        alone = torch.cat([losses(slice(0, 1)), losses(slice(1, 2))])
+        alone, frozen = torch.cat([losses(0), losses(1)]), self.judge(self.held_out, rows)["loss"].double()
+        if not (alone.isfinite() & frozen.isfinite()).all():
+            raise ConfigError(f"task.model={self.config.model}: its loss is not a number; its weights are damaged")
         try:
-            apart = (losses(slice(0, 2)) - alone).abs().max() / alone.abs().max()
+            together = losses(0, 1)
         except RuntimeError as error:  # tokens of several runs that do not divide by their number
-            apart, reason = torch.inf, f"a layer sees another number of tokens than the batch has ({error})"
+            together, reason = (
+                torch.full_like(alone, torch.inf),
+                f"a layer sees other rows than the batch has ({error})",
+            )
         else:
-            reason = f"the losses of two sequences differ by a share of {apart:.1g} when they are in one batch"
-        if not apart <= FOLDING[self.base_dtype]:
+            reason = "two sequences lose something else in one batch than apart"
+        if not ((together - alone).abs() <= MIXED * (alone - frozen).abs()).all():
             raise ConfigError(
                 f"task.model={self.config.model}: its layers mix the sequences of a batch, so runs cannot be stacked in it: "
                 f"{reason}; choose another model, or other task.targets"
@@ -210,7 +219,9 @@ class ModelTask(Task):
         targets = {name: self.modules[name] for name in self.layers}
         seen = hooks.inputs(targets, lambda: self.judge(self.held_out, rows))
         if idle := [name for name in targets if name not in seen]:
-            raise ConfigError(f"task.targets={self.config.targets}: {idle[0]} takes no part in the loss; leave it out")
+            raise ConfigError(
+                f"task.targets={self.config.targets}: {idle[0]} is not called as a layer of its own; name others"
+            )
         probe = {}
         for name, x in seen.items():
             x = x.flatten(0, -2)
