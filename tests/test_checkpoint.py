@@ -13,7 +13,7 @@ from conftest import configure, rejects
 from safetensors import safe_open
 from sweeps import contents
 
-from runner.checkpoint import Checkpoint, resumable
+from runner.checkpoint import Checkpoint, forget, resumable
 from runner.train import train
 
 TOY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=30", "checkpoint.minutes=0"]
@@ -85,15 +85,28 @@ def test_what_a_checkpoint_holds_matters(tmp_path):
         rejects(same, undisturbed, trained(configs))
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda p: p.write_bytes(p.read_bytes()[:-10]), lambda p: p.write_bytes(b""), Path.unlink]
-)
+def flip(path: Path) -> None:
+    """One bit of the last tensor."""
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+
+
+def empty(path: Path) -> None:
+    """All tensors, behind a header that is whole: what a power cut may leave."""
+    contents = path.read_bytes()
+    header = 8 + int.from_bytes(contents[:8], "little")
+    path.write_bytes(contents[:header] + bytes(len(contents) - header))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize("damage", [flip, empty, truncate, lambda p: p.write_bytes(b""), Path.unlink])
 def test_a_damaged_checkpoint_costs_only_time(damage, tmp_path):
     configs = stack(tmp_path / "b", *CASES["fused"])
     with pytest.raises(Killed):
         trained(configs, 13)
     damage(Checkpoint(configs).path)
-    assert resumable(configs) == []
     same(trained(stack(tmp_path / "a", *CASES["fused"])), trained(configs))
 
 
@@ -113,6 +126,52 @@ def test_the_planner_puts_the_runs_of_a_checkpoint_into_its_stack(tmp_path):
     more = configure(*CASES["fused"], f"outputs={tmp_path / 'b'}", "log.layers=true", "optimizer.lr=5")
     assert resumable([more, *configs[::-1]]) == [configs]
     assert resumable([more, *configs[1:]]) == []
+
+
+def test_a_checkpoint_of_runs_that_were_done_otherwise_is_removed(tmp_path):
+    configs = stack(tmp_path / "b", *CASES["fused"])
+    with pytest.raises(Killed):
+        trained(configs, 13)
+    path = Checkpoint(configs).path
+    forget([configure(*CASES["fused"], f"outputs={tmp_path / 'b'}", "optimizer.lr=7")])
+    assert path.exists()
+    forget(configs[1:2])
+    assert not path.exists()
+
+
+def test_no_run_is_in_two_stacks_that_are_resumed(tmp_path):
+    """Checkpoints of overlapping stacks: one of them is taken up, the other is not."""
+    configs = stack(tmp_path / "b", *CASES["fused"])
+    for some in (configs, configs[:2]):
+        with pytest.raises(Killed):
+            trained(some, 13)
+    [only] = resumable(configs)
+    assert only in (configs, configs[:2])
+
+
+@pytest.mark.parametrize("failures", [1, 2, 100])
+def test_a_stack_that_fails_is_tried_from_its_checkpoint_and_then_run_by_run(failures, cli, outputs, monkeypatch):
+    """An error at step 20 of every stack of more than one run (as memory that runs out), so many times."""
+    calls = []
+
+    def failing(configs, progress):
+        first = []
+
+        def watch(step, losses):
+            if not first:
+                first.append(step)
+                calls.append((len(configs), step))
+            if step == 20 and len(configs) > 1 and sum(runs > 1 for runs, _ in calls) <= failures:
+                raise RuntimeError("no memory")
+
+        return train(configs, watch)
+
+    monkeypatch.setattr("runner.workers.train", failing)
+    code, out, err = cli("--multirun", *TOY, "engine=fused", "optimizer.lr=1e-3,1e-2", "workers=1")
+    assert code == 0 and "2 finished" in out, err
+    expected = [(2, 0), (2, 20)] + [(1, 0), (1, 0)] * (failures > 1)
+    assert calls == expected
+    assert not list(outputs.glob("runs/scratch/.checkpoints/*"))
 
 
 def test_kill_9_and_the_same_command_again(tmp_path):

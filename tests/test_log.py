@@ -23,3 +23,11 @@ def test_summary(losses, diverged, expected):
     summary = summarise(np.array(losses), {"eval/loss": np.array(losses)}, diverged)
     assert {name: summary[name] for name in expected} == expected
     json.dumps(summary, allow_nan=False)
+
+
+def test_the_best_accuracy_is_the_highest_and_the_best_loss_the_lowest():
+    values = {"eval/loss": np.array([3.0, np.nan, 1.0, 2.0]), "eval/accuracy": np.array([0.2, np.nan, 0.9, 0.5])}
+    summary = summarise(np.array([3.0, 2.0, 1.0, 1.0]), values, None)
+    assert (summary["best_eval_loss"], summary["final_eval_loss"]) == (1.0, 2.0)
+    assert (summary["best_eval_accuracy"], summary["final_eval_accuracy"]) == (0.9, 0.5)
+    assert summarise(np.array([3.0]), values, 0)["final_eval_accuracy"] is None

@@ -1,11 +1,16 @@
 """What a user of language models can get wrong is one clear message, before anything is trained; and what works by path."""
 
+import contextlib
+import io
 import json
+import shutil
 
 import pandas as pd
 import pytest
 import torch
-from models import VOCABULARY, checkpoint, rows, tokenizer
+import transformers
+from models import CONFIGS, VOCABULARY, checkpoint, rows, tokenizer
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(autouse=True)
@@ -85,8 +90,6 @@ def test_unknown_targets_come_with_those_that_exist(run):
 
 
 def test_pickled_weights_are_refused(run, tmp_path):
-    from safetensors.torch import load_file
-
     run()
     weights = tmp_path / "llama" / "model.safetensors"
     torch.save(load_file(weights), tmp_path / "llama" / "pytorch_model.bin")
@@ -123,3 +126,100 @@ def test_a_tokenizer_with_more_words_than_the_model_is_refused(run, tmp_path):
 def test_a_sweep_with_one_bad_run_trains_nothing(run, outputs):
     code, _, err = run("--multirun", "task.targets=attention,query")
     assert code == 2 and "matches no linear layer" in err and not list(outputs.glob("runs/*/*/"))
+
+
+def saved(folder, config, kind=transformers.AutoModelForCausalLM):
+    """A checkpoint of this configuration, with the tests' tokenizer."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        kind.from_config(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(run, tmp_path):
+    """What it lacks would be drawn at random, another time otherwise."""
+    run()
+    weights = tmp_path / "llama" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    code, out, _ = run("seed=1")
+    assert code == 1
+    assert "its weights lack 1 tensors of the right size, such as model.layers.1.mlp.up_proj.weight" in out
+
+
+def test_truncated_weights_are_one_message(run, tmp_path):
+    run()
+    weights = tmp_path / "llama" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, out, err = run("seed=1")
+    assert code == 1 and "has no weights in safetensors that can be read" in out + err and "Traceback" not in err
+
+
+def test_a_model_that_sees_later_tokens_is_no_language_model(run, tmp_path):
+    config = transformers.RobertaConfig(**CONFIGS["roberta"].to_dict() | {"is_decoder": False})
+    code, out, err = run(f"task.model={saved(tmp_path / 'encoder', config)}")
+    assert code == 1 and "sees later tokens when it predicts one" in out + err
+    causal = transformers.RobertaConfig(**CONFIGS["roberta"].to_dict() | {"is_decoder": True})
+    assert run(f"task.model={saved(tmp_path / 'decoder', causal)}")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["t5", "vision"])
+def test_models_of_other_kinds_are_refused(kind, run, tmp_path):
+    config = {
+        "t5": transformers.T5Config(vocab_size=VOCABULARY, d_model=32, d_ff=32, num_layers=1, num_heads=2),
+        "vision": transformers.ResNetConfig(),
+    }[kind]
+    config.save_pretrained(tmp_path / kind)
+    code, _, err = run(f"task.model={tmp_path / kind}")
+    assert code == 2 and "only models of text alone are supported" in err
+
+
+def test_a_classifier_of_a_decoder_looks_at_the_last_token_of_a_text(run, outputs, tmp_path):
+    """Its configuration names no token for padding, as published ones do not; longer padding then changes nothing."""
+    config = transformers.LlamaConfig(**CONFIGS["llama"].to_dict() | {"pad_token_id": None, "architectures": None})
+    folder = saved(tmp_path / "decoder", config, transformers.AutoModelForSequenceClassification)
+    losses = []
+    for length in (14, 40):
+        more = [f"task.model={folder}", f"task.sequence_length={length}", "dtype=float64"]
+        code, _, err = run(*more, task="classification")
+        assert code == 0, err
+        [steps] = outputs.glob("runs/scratch/*/steps.parquet")
+        losses.append(pd.read_parquet(steps)["eval/loss"].tolist())
+        shutil.rmtree(outputs)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # RMSNorm rounds to float32
+
+
+ROWS = {
+    "strings": ([{"text": "the cat", "label": "good"}], "holds 'good'; the labels must be integers"),
+    "floats": ([{"text": "the cat", "label": 0.5}], "holds 0.5; the labels"),
+    "nulls": ([{"text": "the cat", "label": None}], "holds None; the labels"),
+    "booleans": ([{"text": "the cat", "label": True}], "holds True; the labels"),
+    "no text": ([{"text": None, "label": 1}, {"text": "a", "label": 1}], "row 0 of"),
+    "numbers": ([{"text": 3, "label": 1}], "row 0 of"),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_rows_that_are_no_examples_are_named(case, run, tmp_path):
+    rows, message = ROWS[case]
+    data = tmp_path / "odd.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows * 60))
+    code, _, err = run(f"task.dataset={data}", task="classification")
+    assert code == 2 and message in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize("task", ["language_model", "classification"])
+def test_a_data_set_of_one_row_is_too_small(task, run, tmp_path):
+    code, _, err = run(f"task.dataset={rows(tmp_path / 'one.jsonl', 1)}", task=task)
+    assert code == 2 and "are needed; lower" in err and "Traceback" not in err
+
+
+def test_the_held_out_files_are_the_ones_that_are_named(run, tmp_path):
+    code, _, err = run(f"task.eval_dataset={tmp_path}/nothing.jsonl")
+    assert code == 2 and f"task.eval_dataset={tmp_path}/nothing.jsonl: 0 files there" in err
+
+
+def test_bad_data_are_found_before_a_base_is_pretrained(run, tmp_path):
+    code, _, err = run("task.model=llama_tiny", "task.dataset=/nowhere.jsonl", f"bases={tmp_path}/bases")
+    assert code == 2 and "pretraining" not in err and not (tmp_path / "bases").exists()

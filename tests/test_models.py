@@ -12,7 +12,7 @@ from runner.adapters import Dense, LoRA
 from runner.models import hooks
 from runner.schema import ConfigError
 from runner.tasks.models import ModelTask
-from runner.train import build_adapters, build_task, train
+from runner.train import build_adapters, build_task, learning_rates, train
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SMALL = ["dtype=float64", "device=cpu", "adapter.rank=3", "adapter.alpha=6", "steps=3"]
@@ -259,8 +259,87 @@ def test_dropout_drops_what_the_factors_read_while_they_train(tmp_path):
     assert torch.equal(task.evaluate(adapters)["eval/loss"], dropped.evaluate(adapters)["eval/loss"])
 
 
-def test_gradients_pass_through_dropout(tmp_path):
-    """Against a mask that drops all: then the adapter reads nothing, and only the frozen path is left."""
-    _, dropped, adapters = stack(tmp_path, "language_model", "llama", "all-linear", "adapter.dropout=0.999999")
-    _, gradients = dropped.loss_and_grad(adapters, 0)
-    assert max(g.abs().max() for g in gradients) == 0
+def test_held_out_loss_is_the_mean_over_held_out_tokens(tmp_path):
+    """Of each run, by transformers' own forward pass with that run's adapters; 4 sequences in passes of 3."""
+    shared = overrides(tmp_path, "language_model", "llama")
+    configs = [configure(*shared, "task.batch_size=3", f"adapter.alpha={alpha}") for alpha in (2, 6)]
+    task = build_task(configs).to(CPU, DOUBLE)
+    adapters = build_adapters(configs, task, CPU, DOUBLE)
+    with torch.no_grad():
+        for adapter in adapters.values():
+            adapter.B += 0.3
+    evaluations = task.evaluate(adapters)["eval/loss"]
+    assert len(task.held_out) == 4
+    for k in range(2):
+        with hooks.attached(task.modules, {name: of_run(adapter, k) for name, adapter in adapters.items()}):
+            logs = task.model(input_ids=task.held_out.tokens.long()).logits.log_softmax(-1)
+        same(evaluations[k], -logs[:, :-1].gather(2, task.held_out.tokens.long()[:, 1:, None]).mean())
+    rejects(same, evaluations[0], evaluations[1])
+
+
+def test_a_run_with_dropout_alone_is_the_same_run_inside_a_stack(tmp_path):
+    """Its masks are its own at every step and pass, whatever the rates and seeds beside it; without it, it is another run."""
+    shared = [*overrides(tmp_path, "language_model", "llama"), "steps=4", "task.accumulation=2"]
+    variants = [("seed=0", "adapter.dropout=0.3"), ("seed=1", "adapter.dropout=0.6"), ("seed=1", "adapter.dropout=0")]
+    configs = [configure(*shared, *more) for more in variants]
+
+    def agree(alone, stacked):
+        ours, theirs = (torch.tensor(outcome.steps["train/loss"].to_numpy()) for outcome in (alone, stacked))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
+
+    together = train(configs)
+    for config, outcome in zip(configs, together, strict=True):
+        agree(train([config])[0], outcome)
+    rejects(agree, together[1], together[2])
+
+
+def test_gradients_pass_through_the_masks(tmp_path):
+    """Against a difference quotient of the loss, whose masks are the same at the same step."""
+    _, task, adapters = stack(tmp_path, "language_model", "llama", "all-linear", "adapter.dropout=0.5")
+    _, [gradient, *_] = task.loss_and_grad(adapters, 1)
+    A = next(iter(adapters.values())).A
+
+    def slope(step):
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                A[0] += sign * 1e-3 * gradient[0]
+            losses.append(task.loss_and_grad(adapters, step)[0][0])
+            with torch.no_grad():
+                A[0] -= sign * 1e-3 * gradient[0]
+        return (losses[0] - losses[1]) / 2e-3
+
+    def is_gradient(measured):
+        # transformers rounds its norms to float32, so a smaller step would measure rounding
+        torch.testing.assert_close(measured, gradient[0].square().sum(), rtol=1e-3, atol=0)
+
+    is_gradient(slope(1))
+    rejects(is_gradient, slope(2))
+
+
+def test_heads_are_drawn_small_from_their_own_stream_and_train_at_the_rate_of_A(tmp_path):
+    shared = overrides(tmp_path, "classification", "roberta")
+    configs = [configure(*shared, f"init={init}", "optimizer.lr_ratio=8") for init in ("gaussian_A", "gaussian_B")]
+    task = build_task(configs).to(CPU, DOUBLE)
+    adapters = build_adapters(configs, task, CPU, DOUBLE)
+    W, b = adapters["classifier.dense"].parameters.values()
+    assert torch.equal(W[0], W[1]) and abs(W[0].std() - 0.02) < 0.002 and not b.any()  # paired, whatever the init draws
+    assert not torch.equal(W[0, :1, :4], adapters[next(iter(task.layers))].A[0, :1, :4])
+    keys = [(name, part) for name, adapter in adapters.items() for part in adapter.parameters]
+    rates = dict(zip(keys, learning_rates(configs, adapters)[0], strict=True))
+    assert {rates[key][0].item() for key in rates if key[1] != "B"} == {0.01}
+    assert {rates[key][0].item() for key in rates if key[1] == "B"} == {0.08}
+
+
+def test_a_batch_that_mixes_is_seen_in_bfloat16_too(tmp_path):
+    """And rounding alone is not taken for it."""
+    for task_name, kind in (("language_model", "llama"), ("classification", "roberta")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        shared = [*overrides(folder, task_name, kind), "dtype=float32", "task.base_dtype=bfloat16"]
+        build_task([configure(*shared)]).to(CPU, torch.float32)
+        task = build_task([configure(*shared)])
+        first = next(m for name, m in task.model.named_modules() if name.endswith(("layers.0", "layer.0")))
+        first.register_forward_hook(lambda module, inputs, output: output - output.mean(0, keepdim=True))
+        with pytest.raises(ConfigError, match="mix the sequences of a batch"):
+            task.to(CPU, torch.float32)
