@@ -13,7 +13,7 @@ RATIO = r"$\delta_2/\delta_1$"
 
 def figure(frame: pd.DataFrame) -> Figure:
     frame = frame[frame["task.width"] == frame["task.width"].max()]
-    inits = sorted(frame["init.name"].unique())
+    width, inits = frame["task.width"].iloc[0], sorted(frame["init.name"].unique())
     layers = list(dict.fromkeys(frame["layer"]))  # from the input to the output
     frame = frame.assign(**{RATIO: frame["feature/delta_2"] / frame["feature/delta_1"]})
     fig, axes = style.subplots(len(inits), 2, height=0.5 + 0.13 * len(layers), sharex=True, sharey=True)
@@ -29,7 +29,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                 image.to_numpy(), norm=norm, cmap="cividis",
             )  # fmt: skip
             lr = frame.loc[frame["init.name"] == init, "optimizer.lr"].iloc[0]
-            panel.set_title(f"{style.look(init).label}, lr {lr:.2g}: {label}")
+            panel.set_title(f"{style.look(init).label}, $n = {width}$, lr {lr:.2g}: {label}")
             panel.set_facecolor("0.85")  # not measured, or zero
         fig.colorbar(mesh, ax=list(axes[:, column]), label=label, extend="both")
         axes[-1, column].set_xlabel("step")
