@@ -1,4 +1,4 @@
-"""Small transformers checkpoints and data sets that tests write to disk, to be used by path as any other."""
+"""Small transformers checkpoints and data sets that tests write to disk, to be used by path as any other, and stacks on them."""
 
 import contextlib
 import io
@@ -8,8 +8,14 @@ from pathlib import Path
 
 import torch
 import transformers
+from conftest import configure
 from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerFast, RobertaConfig
 
+from runner.adapters import Dense, LoRA
+from runner.train import build_adapters, build_task
+
+CPU, DOUBLE = torch.device("cpu"), torch.float64
+SMALL = ["dtype=float64", "device=cpu", "adapter.rank=3", "adapter.alpha=6", "steps=3"]
 WORDS = "the a cat dog bird sees likes chases big small red and then it was good bad".split()
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 VOCABULARY = len(SPECIAL) + len(WORDS)
@@ -66,3 +72,41 @@ def rows(path: Path, count: int, seed: int = 0, columns: Sequence[str] = ("text"
     lines = [dict.fromkeys(columns, text) | {"label": i % 2} for i, text in enumerate(sentences(count, seed))]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def overrides(folder, task: str, kind: str, targets: str = "all-linear") -> list[str]:
+    labels = 3 if task == "classification" else None
+    more = ["task.labels=3", "task.text_columns=[text]"] if labels else []
+    return [
+        f"task={task}", f"task.model={checkpoint(folder / 'model', kind, labels)}",
+        f"task.dataset={rows(folder / 'd.jsonl', 60)}",
+        f"task.targets={targets}", "task.sequence_length=16", "task.batch_size=4",
+        "task.eval_sequences=6", "probe.size=20", *more, *SMALL,
+    ]  # fmt: skip
+
+
+def stack(folder, task: str, kind: str, targets: str = "all-linear", *more: str):
+    """A task, its configurations (two seeds, two alphas) and adapters with nothing at zero."""
+    shared = overrides(folder, task, kind, targets)
+    configs = [
+        configure(*shared, *more, f"seed={seed}", f"adapter.alpha={alpha}") for seed, alpha in ((0, 6), (1, 2), (1, 6))
+    ]
+    task = build_task(configs).to(CPU, DOUBLE)
+    adapters = build_adapters(configs, task, CPU, DOUBLE)
+    chance = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for adapter in adapters.values():
+            for p in adapter.parameters.values():
+                p += torch.randn(p.shape, generator=chance, dtype=DOUBLE) / 5
+    return configs, task, adapters
+
+
+def same(ours, theirs) -> None:
+    """Relative to the largest entry: sums of a few thousand float64 terms in another order."""
+    assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
+
+
+def of_run(adapter: LoRA | Dense, k: int) -> LoRA | Dense:
+    """A stack of run k alone."""
+    parameters = [p.detach()[k : k + 1] for p in adapter.parameters.values()]
+    return LoRA(*parameters, adapter.scale[k : k + 1]) if isinstance(adapter, LoRA) else Dense(*parameters)

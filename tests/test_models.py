@@ -1,21 +1,18 @@
-"""Stacks on transformers models against PEFT, run by run in float64, and what hooks leave behind."""
+"""Stacks on transformers models against PEFT, run by run in float64, what hooks leave behind, and what is refused."""
 
 import peft
 import pytest
 import torch
 import transformers
 from conftest import configure, rejects
-from models import checkpoint, rows
+from models import CPU, DOUBLE, overrides, same, stack
 from torch import Tensor
 
-from runner.adapters import Dense, LoRA
 from runner.models import hooks
 from runner.schema import ConfigError
 from runner.tasks.models import ModelTask
-from runner.train import build_adapters, build_task, learning_rates, train
+from runner.train import build_adapters, build_task, train
 
-CPU, DOUBLE = torch.device("cpu"), torch.float64
-SMALL = ["dtype=float64", "device=cpu", "adapter.rank=3", "adapter.alpha=6", "steps=3"]
 CASES = [
     ("language_model", "llama", "all-linear"),
     ("language_model", "gpt2", "all-linear"),
@@ -23,33 +20,6 @@ CASES = [
     ("classification", "roberta", "attention"),
     ("classification", "llama", "mlp"),
 ]
-
-
-def overrides(folder, task: str, kind: str, targets: str = "all-linear") -> list[str]:
-    labels = 3 if task == "classification" else None
-    more = ["task.labels=3", "task.text_columns=[text]"] if labels else []
-    return [
-        f"task={task}", f"task.model={checkpoint(folder / 'model', kind, labels)}",
-        f"task.dataset={rows(folder / 'd.jsonl', 60)}",
-        f"task.targets={targets}", "task.sequence_length=16", "task.batch_size=4",
-        "task.eval_sequences=6", "probe.size=20", *more, *SMALL,
-    ]  # fmt: skip
-
-
-def stack(folder, task: str, kind: str, targets: str = "all-linear", *more: str):
-    """A task, its configurations (two seeds, two alphas) and adapters with nothing at zero."""
-    shared = overrides(folder, task, kind, targets)
-    configs = [
-        configure(*shared, *more, f"seed={seed}", f"adapter.alpha={alpha}") for seed, alpha in ((0, 6), (1, 2), (1, 6))
-    ]
-    task = build_task(configs).to(CPU, DOUBLE)
-    adapters = build_adapters(configs, task, CPU, DOUBLE)
-    chance = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for adapter in adapters.values():
-            for p in adapter.parameters.values():
-                p += torch.randn(p.shape, generator=chance, dtype=DOUBLE) / 5
-    return configs, task, adapters
 
 
 def by_peft(config, task: ModelTask, adapters, k: int, step: int) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
@@ -83,11 +53,6 @@ def by_peft(config, task: ModelTask, adapters, k: int, step: int) -> tuple[Tenso
         loss = model(input_ids=tokens, attention_mask=task.training.mask[rows].long(), labels=labels).loss
     loss.backward()
     return loss.detach(), {name: {part: p.grad for part, p in of.items()} for name, of in parameters.items()}
-
-
-def same(ours, theirs) -> None:
-    """Relative to the largest entry: sums of a few thousand float64 terms in another order."""
-    assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
 
 
 @pytest.mark.parametrize(("task", "kind", "targets"), CASES)
@@ -145,44 +110,6 @@ def test_measuring_changes_no_bit_of_what_is_measured(tmp_path):
     assert kept.equals(seldom.steps.reset_index(drop=True)) and len(kept) == 2
 
 
-@pytest.mark.parametrize(
-    ("task", "kind"), [("language_model", "llama"), ("language_model", "gpt2"), ("classification", "roberta")]
-)
-def test_a_run_alone_is_the_same_run_inside_a_stack(task, kind, tmp_path):
-    """Other seeds, inits, rates and alphas beside it; equal up to the order of summation, amplified by ten steps of Adam."""
-    shared = [*overrides(tmp_path, task, kind), "steps=10", "eval.every=5", "log.layers=true"]
-    variants = [
-        ["init=gaussian_A", "seed=0"], ["init=gaussian_B", "seed=1", "optimizer.lr=3e-3"],
-        ["init=gaussian_A", "seed=1", "adapter.alpha=2", "optimizer.clip=0.1"],
-    ]  # fmt: skip
-    configs = [configure(*shared, *more) for more in variants]
-
-    def agree(alone, stacked):
-        for a, b in ((alone.steps, stacked.steps), (alone.layers, stacked.layers)):
-            numbers = a.select_dtypes("number").columns
-            torch.testing.assert_close(
-                torch.tensor(a[numbers].to_numpy()), torch.tensor(b[numbers].to_numpy()), rtol=1e-7, atol=1e-10, equal_nan=True
-            )  # fmt: skip
-
-    together = train(configs)
-    for config, outcome in zip(configs, together, strict=True):
-        agree(train([config])[0], outcome)
-    rejects(agree, together[0], together[1])
-    assert together[0].steps["train/loss"].iloc[-1] < together[0].steps["train/loss"].iloc[0]
-
-
-def test_columns_are_means_over_layers(tmp_path):
-    [outcome] = train([configure(*overrides(tmp_path, "language_model", "llama"), "log.layers=true", "steps=3")])
-    layers = outcome.layers
-    assert layers.groupby("step").size().unique().tolist() == [14] and layers["layer"].nunique() == 14
-    for name in ("grad/B", "feature/Z_A", "feature/delta_2", "balance"):
-        means = layers.groupby("step")[name].mean()
-        torch.testing.assert_close(
-            torch.tensor(means.to_numpy()), torch.tensor(outcome.steps[name].to_numpy()), equal_nan=True
-        )
-        assert layers.loc[layers["step"] == 0, name].nunique() > 1
-
-
 def test_features_are_measured_on_what_the_frozen_layers_read(tmp_path):
     """Z_A of a layer, from its input in transformers' own forward pass at the probe's tokens."""
     _, task, _ = stack(tmp_path, "language_model", "llama")
@@ -194,27 +121,6 @@ def test_features_are_measured_on_what_the_frozen_layers_read(tmp_path):
     torch.testing.assert_close(probe["model.layers.0.self_attn.q_proj"], expected[places], rtol=1e-12, atol=0)
 
 
-def test_accumulation_changes_memory_not_numbers(tmp_path):
-    _, task, adapters = stack(tmp_path, "language_model", "llama")
-    _, halved, _ = stack(tmp_path, "language_model", "llama", "all-linear", "task.accumulation=2")
-    (losses, gradients), (other_losses, other_gradients) = (t.loss_and_grad(adapters, 1) for t in (task, halved))
-    same(losses, other_losses)
-    for a, b in zip(gradients, other_gradients, strict=True):
-        same(a, b)
-    seen = []
-    halved.model.register_forward_hook(lambda module, inputs, output: seen.append(output.logits.shape[0]))
-    halved.loss_and_grad(adapters, 1)
-    assert seen == [6, 6]  # 3 runs × half of 4 sequences
-
-
-def test_a_base_in_bfloat16_rounds_and_adapters_stay_exact(tmp_path):
-    shared = [*overrides(tmp_path, "language_model", "llama"), "dtype=float32", "steps=5"]
-    [exact], [coarse] = (train([configure(*shared, f"task.base_dtype={d}")]) for d in ("float32", "bfloat16"))
-    assert exact.steps["param/A"].iloc[0] == coarse.steps["param/A"].iloc[0]
-    difference = (exact.steps["train/loss"] - coarse.steps["train/loss"]).abs()
-    assert 0 < difference.max() < 0.05  # bfloat16 has 8 bits
-
-
 def test_a_model_that_mixes_the_batch_is_refused(tmp_path, monkeypatch):
     """A norm over the batch, put into a real model by a hook of its own."""
     config = configure(*overrides(tmp_path, "language_model", "llama"))
@@ -224,111 +130,6 @@ def test_a_model_that_mixes_the_batch_is_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(ConfigError, match="mix the sequences of a batch"):
         task.to(CPU, DOUBLE)
-
-
-def test_accuracy_counts_the_likeliest_labels(tmp_path):
-    _, task, adapters = stack(tmp_path, "classification", "roberta")
-    evaluations = task.evaluate(adapters)
-    for k in range(3):
-        alone = {name: of_run(adapter, k) for name, adapter in adapters.items()}
-        with hooks.attached(task.modules, alone):
-            logits = task.model(input_ids=task.held_out.tokens.long(), attention_mask=task.held_out.mask.long()).logits
-        assert evaluations["eval/accuracy"][k] == (logits.argmax(1) == task.held_out.labels).double().mean()
-
-
-def of_run(adapter: LoRA | Dense, k: int) -> LoRA | Dense:
-    """A stack of run k alone."""
-    parameters = [p.detach()[k : k + 1] for p in adapter.parameters.values()]
-    return LoRA(*parameters, adapter.scale[k : k + 1]) if isinstance(adapter, LoRA) else Dense(*parameters)
-
-
-def test_dropout_drops_what_the_factors_read_while_they_train(tmp_path):
-    """At its rate and scaled up; the same masks in any stack, others at another step, seed and pass; none in evaluation."""
-    x = torch.ones(3 * 4, 50, 32)
-    y = hooks.Dropout([0, 1, 0], [0.25, 0.0, 0.25], step=2, part=0)(x).view(3, -1)
-    assert torch.equal(y[0].unique(), torch.tensor([0, 1 / 0.75])) and torch.equal(y[1], torch.ones_like(y[1]))
-    assert abs((y[0] == 0).double().mean() - 0.25) < 4 * (0.25 * 0.75 / y[0].numel()) ** 0.5
-    assert torch.equal(y[0], y[2])
-    for step, part, seed in ((3, 0, 0), (2, 1, 0), (2, 0, 1)):
-        other = hooks.Dropout([seed], [0.25], step, part)(x[:4]).flatten()
-        assert not torch.equal(other, y[0])
-    assert torch.equal(hooks.Dropout([0], [0.25], 2, 0)(x[:4]).flatten(), y[0])
-    _, task, adapters = stack(tmp_path, "language_model", "llama")
-    _, dropped, _ = stack(tmp_path, "language_model", "llama", "all-linear", "adapter.dropout=0.5")
-    assert (task.loss_and_grad(adapters, 0)[0] != dropped.loss_and_grad(adapters, 0)[0]).all()
-    assert torch.equal(task.evaluate(adapters)["eval/loss"], dropped.evaluate(adapters)["eval/loss"])
-
-
-def test_held_out_loss_is_the_mean_over_held_out_tokens(tmp_path):
-    """Of each run, by transformers' own forward pass with that run's adapters; 4 sequences in passes of 3."""
-    shared = overrides(tmp_path, "language_model", "llama")
-    configs = [configure(*shared, "task.batch_size=3", f"adapter.alpha={alpha}") for alpha in (2, 6)]
-    task = build_task(configs).to(CPU, DOUBLE)
-    adapters = build_adapters(configs, task, CPU, DOUBLE)
-    with torch.no_grad():
-        for adapter in adapters.values():
-            adapter.B += 0.3
-    evaluations = task.evaluate(adapters)["eval/loss"]
-    assert len(task.held_out) == 4
-    for k in range(2):
-        with hooks.attached(task.modules, {name: of_run(adapter, k) for name, adapter in adapters.items()}):
-            logs = task.model(input_ids=task.held_out.tokens.long()).logits.log_softmax(-1)
-        same(evaluations[k], -logs[:, :-1].gather(2, task.held_out.tokens.long()[:, 1:, None]).mean())
-    rejects(same, evaluations[0], evaluations[1])
-
-
-def test_a_run_with_dropout_alone_is_the_same_run_inside_a_stack(tmp_path):
-    """Its masks are its own at every step and pass, whatever the rates and seeds beside it; without it, it is another run."""
-    shared = [*overrides(tmp_path, "language_model", "llama"), "steps=4", "task.accumulation=2"]
-    variants = [("seed=0", "adapter.dropout=0.3"), ("seed=1", "adapter.dropout=0.6"), ("seed=1", "adapter.dropout=0")]
-    configs = [configure(*shared, *more) for more in variants]
-
-    def agree(alone, stacked):
-        ours, theirs = (torch.tensor(outcome.steps["train/loss"].to_numpy()) for outcome in (alone, stacked))
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
-
-    together = train(configs)
-    for config, outcome in zip(configs, together, strict=True):
-        agree(train([config])[0], outcome)
-    rejects(agree, together[1], together[2])
-
-
-def test_gradients_pass_through_the_masks(tmp_path):
-    """Against a difference quotient of the loss, whose masks are the same at the same step."""
-    _, task, adapters = stack(tmp_path, "language_model", "llama", "all-linear", "adapter.dropout=0.5")
-    _, [gradient, *_] = task.loss_and_grad(adapters, 1)
-    A = next(iter(adapters.values())).A
-
-    def slope(step):
-        losses = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                A[0] += sign * 1e-3 * gradient[0]
-            losses.append(task.loss_and_grad(adapters, step)[0][0])
-            with torch.no_grad():
-                A[0] -= sign * 1e-3 * gradient[0]
-        return (losses[0] - losses[1]) / 2e-3
-
-    def is_gradient(measured):
-        # transformers rounds its norms to float32, so a smaller step would measure rounding
-        torch.testing.assert_close(measured, gradient[0].square().sum(), rtol=1e-3, atol=0)
-
-    is_gradient(slope(1))
-    rejects(is_gradient, slope(2))
-
-
-def test_heads_are_drawn_small_from_their_own_stream_and_train_at_the_rate_of_A(tmp_path):
-    shared = overrides(tmp_path, "classification", "roberta")
-    configs = [configure(*shared, f"init={init}", "optimizer.lr_ratio=8") for init in ("gaussian_A", "gaussian_B")]
-    task = build_task(configs).to(CPU, DOUBLE)
-    adapters = build_adapters(configs, task, CPU, DOUBLE)
-    W, b = adapters["classifier.dense"].parameters.values()
-    assert torch.equal(W[0], W[1]) and abs(W[0].std() - 0.02) < 0.002 and not b.any()  # paired, whatever the init draws
-    assert not torch.equal(W[0, :1, :4], adapters[next(iter(task.layers))].A[0, :1, :4])
-    keys = [(name, part) for name, adapter in adapters.items() for part in adapter.parameters]
-    rates = dict(zip(keys, learning_rates(configs, adapters)[0], strict=True))
-    assert {rates[key][0].item() for key in rates if key[1] != "B"} == {0.01}
-    assert {rates[key][0].item() for key in rates if key[1] == "B"} == {0.08}
 
 
 def test_a_batch_that_mixes_is_seen_in_bfloat16_too(tmp_path):

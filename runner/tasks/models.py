@@ -147,8 +147,8 @@ class ModelTask(Task):
     def _check_folding(self) -> None:
         """Raise ConfigError unless two runs in one batch lose what each of them loses alone.
 
-        Layers that normalize over the batch, or see the tokens of all its sequences, would mix the runs. What they mix is of
-        the size of what the adapters do; rounding is not.
+        Layers that normalize over the batch, say, would mix the runs. What they mix is of the size of what the adapters do;
+        rounding is not.
         """
         g, rows = generator(0, "folding"), torch.arange(2, device=self.device) % len(self.held_out)
         pairs = {
