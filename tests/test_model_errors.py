@@ -223,3 +223,30 @@ def test_the_held_out_files_are_the_ones_that_are_named(run, tmp_path):
 def test_bad_data_are_found_before_a_base_is_pretrained(run, tmp_path):
     code, _, err = run("task.model=llama_tiny", "task.dataset=/nowhere.jsonl", f"bases={tmp_path}/bases")
     assert code == 2 and "pretraining" not in err and not (tmp_path / "bases").exists()
+
+
+def test_running_out_of_memory_is_not_taken_for_bad_weights(run, monkeypatch):
+    """It is an error of the moment: the run is tried again, and then failed with what happened."""
+
+    def exhausted(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    assert run()[0] == 0
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", exhausted)
+    code, out, _ = run("seed=1")
+    assert code == 1 and "can't allocate memory" in out and "safetensors" not in out
+
+
+def test_segments_reach_only_models_that_know_them(run, outputs, tmp_path):
+    """A tokenizer may give them for any model; GPT-2 would take them for words."""
+    losses = []
+    for names in (["input_ids", "attention_mask"], ["input_ids", "token_type_ids", "attention_mask"]):
+        folder = checkpoint(tmp_path / str(len(names)), "gpt2", 2)
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_input_names": names}))
+        code, _, err = run(f"task.model={folder}", task="classification")
+        assert code == 0, err
+        [steps] = outputs.glob("runs/scratch/*/steps.parquet")
+        losses.append(pd.read_parquet(steps)["eval/loss"].tolist())
+        shutil.rmtree(outputs)
+    assert losses[0] == losses[1]

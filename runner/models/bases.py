@@ -3,6 +3,7 @@
 It learns English, from the text that CPython carries in `pydoc_data.topics`, with bytes as tokens.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -39,6 +40,8 @@ def load(task: ModelConfig, bases: str, labels: int | None, dtype: torch.dtype) 
     try:
         model, info = kind.from_pretrained(source, **options)
     except (OSError, SafetensorError, RuntimeError) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOENT) or "allocate" in str(error):
+            raise  # no memory, a disk that fails: another try may succeed
         raise _without_weights(task, blueprint.first_line(error)) from error
     # What a checkpoint lacks the library draws at random, another time otherwise: only a classifier's head may be so.
     drawn = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
@@ -46,7 +49,7 @@ def load(task: ModelConfig, bases: str, labels: int | None, dtype: torch.dtype) 
     if lacking := sorted(name for name in drawn if labels is None or name.startswith(prefix)):
         raise ConfigError(
             f"task.model={task.model}: its weights lack {len(lacking)} tensors of the right size, such as {lacking[0]}; give a "
-            "checkpoint that is whole"
+            "checkpoint that was saved for this task"
         )
     return model.eval().requires_grad_(False)
 

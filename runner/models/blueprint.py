@@ -95,6 +95,7 @@ def _blueprint(model: str, width: int | None, depth: int | None, labels: int | N
         else:
             heads[name] = (*shape, module.bias is not None)
     limit = getattr(config, "max_position_embeddings", None)
+    limit = limit if limit and limit > 0 else None  # XLNet says -1
     if limit and hasattr(getattr(network.base_model, "embeddings", None), "padding_idx"):
         limit -= network.base_model.embeddings.padding_idx + 1  # RoBERTa counts positions from there
     size = sum(p.numel() for p in network.parameters())

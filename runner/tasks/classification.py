@@ -48,7 +48,9 @@ class Classification(ModelTask):
 
     def judge(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
         labels = examples.labels[rows]
-        segments = {} if examples.segments is None else {"token_type_ids": examples.segments[rows].long()}
+        segments = {}
+        if examples.segments is not None and (getattr(self.model.config, "type_vocab_size", 0) or 0) > 1:
+            segments = {"token_type_ids": examples.segments[rows].long()}  # others would read them as words, or fail
         logits = self.model(
             input_ids=examples.tokens[rows].long(), attention_mask=examples.mask[rows].long(), **segments
         ).logits
