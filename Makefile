@@ -25,7 +25,7 @@ reproduce: $(SETUP)  ## train every experiment, then draw all figures and judge 
 	@for sweep in $(SWEEPS); do $(BIN)/python -m runner experiment=$$sweep || exit; done
 	@$(BIN)/python -m analysis --readme README.md
 
-reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (a quarter of an hour)
+reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (about 20 minutes)
 	@$(BIN)/python -m runner experiment=lr_vs_width $(FULL)
 	@$(BIN)/python -m runner experiment=lm_lr_sensitivity $(FULL_MODELS)
 	@$(BIN)/python -m analysis --outputs outputs/full
