@@ -15,7 +15,7 @@ from torch import Tensor
 from runner import kernels
 from runner.adapters import LoRA
 from runner.kernels import LANES
-from runner.tasks.base import Adapters, Batch, ToyTask
+from runner.tasks.base import Adapters, Batch, ToyTask, padded
 
 
 class Fused:
@@ -102,7 +102,7 @@ class Workspace:
     @classmethod
     def allocate(cls, p: Panels, K: int, r: int, dtype: torch.dtype) -> "Workspace":
         """Zeros, through torch: its memory is aligned to cache lines, without which the kernels take half as long again."""
-        R, n, points, columns = -(-r // 4) * 4, len(p.weights), len(p.Zt), len(p.Zc)
+        R, n, points, columns = padded(r), len(p.weights), len(p.Zt), len(p.Zc)
 
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> np.ndarray:
             return torch.zeros(*shape, dtype=dtype).numpy()

@@ -27,8 +27,6 @@ class Blueprint:
     `limit`: the longest sequence, None if there is none. `kept`: numbers that a token takes while it trains.
     """
 
-    width: int
-    depth: int
     vocabulary: int
     limit: int | None
     parameters: int
@@ -100,7 +98,7 @@ def _blueprint(model: str, width: int | None, depth: int | None, labels: int | N
         limit -= network.base_model.embeddings.padding_idx + 1  # RoBERTa counts positions from there
     size = sum(p.numel() for p in network.parameters())
     kept = _kept(network, min(length, limit or length)) + 4 * (config.vocab_size if labels is None else 0)
-    return Blueprint(config.hidden_size, config.num_hidden_layers, config.vocab_size, limit, size, layers, heads, kept)
+    return Blueprint(config.vocab_size, limit, size, layers, heads, kept)
 
 
 def skeleton(config: Any, labels: int | None) -> nn.Module:

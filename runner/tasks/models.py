@@ -32,12 +32,12 @@ class ModelTask(Task):
     def __init__(self, configs: Sequence[Config]):
         config = configs[0]
         self.config = task = config.task
-        self.base_dtype = getattr(torch, task.base_dtype or config.dtype)
+        base_dtype = getattr(torch, task.base_dtype or config.dtype)
         training, held_out = self.examples(task)
         self.training, self.held_out = training, held_out.pick(task.eval_sequences)
         self.order = Order([c.seed for c in configs], len(training), task.batch_size)
         self.dropout = [c.adapter.dropout for c in configs]
-        self.model = bases.load(task, config.bases, self.labels(task), self.base_dtype)
+        self.model = bases.load(task, config.bases, self.labels(task), base_dtype)
         modules = blueprint.linear_layers(self.model)
         plan = blueprint.of(task, self.labels(task))
         names = blueprint.select(list(plan.layers), task.targets)
@@ -84,7 +84,7 @@ class ModelTask(Task):
         if task.model == blueprint.LLAMA_TINY:
             missing = {field: value for field, value in blueprint.OWN.items() if getattr(task, field) is None}
             return type(task)(**(vars(task) | missing))
-        config = blueprint.configuration(task.model).get_text_config()
+        config = blueprint.configuration(task.model)
         own = {"width": config.hidden_size, "layers": config.num_hidden_layers}
         for field, value in own.items():
             if getattr(task, field) not in (None, value):
@@ -172,9 +172,12 @@ class ModelTask(Task):
 
         alone, frozen = torch.cat([losses(0), losses(1)]), self.judge(self.held_out, rows)["loss"].double()
         if not (alone.isfinite() & frozen.isfinite()).all():
-            raise ConfigError(f"task.model={self.config.model}: its loss is not a number; its weights are damaged")
+            when = " with adapters tried at random" if frozen.isfinite().all() else "; its weights are damaged"
+            raise ConfigError(f"task.model={self.config.model}: its loss is not a number{when}")
         try:
             together = losses(0, 1)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # tokens of several runs that do not divide by their number
             together, reason = (
                 torch.full_like(alone, torch.inf),
