@@ -15,8 +15,9 @@ from runner import optim
 from runner.adapters import LoRA
 from runner.metrics import gradient_norms, increments, state
 from runner.schema import Config
+from runner.start import build_adapters
 from runner.tasks.teacher_student import TeacherStudent
-from runner.train import build_adapters, build_task, learning_rates, train
+from runner.train import build_task, learning_rates, train
 
 CPU = torch.device("cpu")
 Tick = Callable[[], None]

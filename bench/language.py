@@ -25,8 +25,9 @@ from runner.machine import keep_freed_memory, use_threads
 from runner.metrics import gradient_norms, increments, state
 from runner.models.bases import token_losses
 from runner.schema import Config
+from runner.start import build_adapters
 from runner.tasks.models import ModelTask
-from runner.train import build_adapters, build_task
+from runner.train import build_task
 
 RUNS = 16
 WIDTHS = [64, 128, 256]

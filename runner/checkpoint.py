@@ -7,6 +7,7 @@ has a state to keep. Whoever trains a stack has claimed its runs, and with them 
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ class Checkpoint:
         self.ids = [run_id(config) for config in configs]
         name = hashlib.sha256("".join(self.ids).encode()).hexdigest()[:16]
         self.path = _folder(configs[0]) / f"{name}.safetensors"
+        self.new = self.path.with_suffix(".new")
         self.seconds = 60 * configs[0].checkpoint.minutes
         self.last = time.monotonic()
 
@@ -38,16 +40,18 @@ class Checkpoint:
     def save(self, step: int, state: dict[str, Tensor]) -> None:
         """Keep the state in which `step` comes next. A disk that is full costs the checkpoint, not the training."""
         self.last = time.monotonic()
-        new = self.path.with_suffix(".new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # In a folder of its own, where safetensors may leave behind a file of a name of its own, if it is killed.
+            shutil.rmtree(self.new, ignore_errors=True)
+            self.new.mkdir(parents=True)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
             metadata = {"runs": json.dumps(self.ids), "step": str(step), "sha256": _digest(tensors)}
-            save_file(tensors, new, metadata=metadata)
-            new.replace(self.path)
+            save_file(tensors, self.new / self.path.name, metadata=metadata)
+            (self.new / self.path.name).replace(self.path)
         except (OSError, SafetensorError):
-            with suppress(OSError):
-                new.unlink()
+            pass
+        finally:
+            shutil.rmtree(self.new, ignore_errors=True)
 
     def restore(self, state: dict[str, Tensor]) -> int:
         """Copy what was saved into these tensors; the step that comes next, 0 where nothing usable was saved."""
@@ -65,6 +69,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Once the stack has ended."""
+        shutil.rmtree(self.new, ignore_errors=True)
         with suppress(OSError):
             self.path.unlink()
 

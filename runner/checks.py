@@ -50,7 +50,16 @@ RANGES = {
     "adapter.rank": SIZE,
     "adapter.alpha": POSITIVE,
     "adapter.dropout": FRACTION,
+    "adapter.projection_key": AT_LEAST_0,
     "init.scale": POSITIVE,
+    "init.examples": SIZE,
+    "init.rho": ("a finite number of at least 1", lambda x: math.isfinite(x) and x >= 1),
+    "init.damping": POSITIVE,
+    "init.gamma": POSITIVE,
+    "init.iterations": ("an integer from 1 to 100", lambda x: 1 <= x <= 100),
+    "init.block": SIZE,
+    "init.d_initial": POSITIVE,
+    "init.b_std": POSITIVE,
     "optimizer.lr": POSITIVE,
     "optimizer.lr_ratio": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
@@ -75,6 +84,10 @@ CHOICES: dict[str, Iterable[str]] = {
     "task.teacher": TEACHERS,
     "adapter.name": ADAPTERS,
     "init.name": INITS,
+    "init.B_variance": ("layer", "rank", "unit"),
+    "init.vectors": ("rows", "columns"),
+    "init.mode": ("ipm", "kpm"),
+    "init.rule": ("authors", "peft"),
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
     "tracker.name": TRACKERS,
@@ -108,9 +121,15 @@ def validate(config: Config) -> None:
     task = TASKS[config.task.name]
     task.check(config)
     for layer, shape in task.shapes(config.task).items():
-        _check_rank("adapter.rank", config.adapter.rank, layer, shape)
+        if config.adapter.name != "vera":  # whose r is the length of d, and no rank
+            _check_rank("adapter.rank", config.adapter.rank, layer, shape)
         if (rank := _get(config, "task.target_rank")) is not None:
             _check_rank("task.target_rank", rank, layer, shape)
+    if config.adapter.name == "dora" and config.adapter.dropout:
+        raise ConfigError(
+            f"adapter.dropout={config.adapter.dropout}: adapter=dora takes 0; what is dropped would have to pass W0 once more"
+        )
+    _check_init(config)
     resolve_engine(config)
 
 
@@ -137,11 +156,38 @@ def resolve_engine(config: Config) -> str:
         reason = f"it runs on the CPU, not on device={config.device}"
     elif not TASKS[config.task.name].fused:
         reason = f"it does not know the loss of task={config.task.name}"
+    elif not ADAPTERS[config.adapter.name].fused:
+        reason = f"it does not know adapter={config.adapter.name}"
     else:
         return "autograd" if config.engine == "autograd" else "fused"
     if config.engine == "fused":
         raise ConfigError(f"engine=fused: {reason}; use engine=auto or engine=autograd")
     return "autograd"
+
+
+def _check_init(config: Config) -> None:
+    """That the adapter, the task and the layers can take the init."""
+    chosen, task = INITS[config.init.name], TASKS[config.task.name]
+    of_adapter = [name for name, init in INITS.items() if set(init.gives) <= ADAPTERS[config.adapter.name].sides.keys()]
+    if config.init.name not in of_adapter:
+        raise ConfigError(
+            f"init={config.init.name}: adapter={config.adapter.name} cannot take it; choose one of {', '.join(of_adapter)}"
+        )
+    if config.adapter.start_from is not None and (chosen.needs or chosen.replaces or chosen.residual(config.init)):
+        raise ConfigError(
+            f"init={config.init.name}: a run that starts from adapter.start_from draws nothing; leave init at its default"
+        )
+    if chosen.needs and not task.shows:
+        others = ", ".join(name for name in of_adapter if not INITS[name].needs)
+        raise ConfigError(
+            f"init={config.init.name}: needs data that the frozen model can be shown, which task={config.task.name} has none of; "
+            f"choose another task, or one of {others}"
+        )
+    for layer, shape in task.shapes(config.task).items():
+        if reason := chosen.refuses(config.adapter.rank, shape, config.init):
+            raise ConfigError(
+                f"adapter.rank={config.adapter.rank}: init={config.init.name} {reason} (layer {layer}, {shape[0]}×{shape[1]})"
+            )
 
 
 def _check_rank(field: str, rank: int, layer: str, shape: tuple[int, int]) -> None:

@@ -17,24 +17,39 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.checks import validate
+from runner.inits import INITS
 from runner.schema import (
     AdamWConfig,
     ClassificationConfig,
     Config,
     ConfigError,
+    CorDAConfig,
+    DoRAConfig,
+    ETFConfig,
+    EVAConfig,
     FeatureRegressionConfig,
+    GaussianABConfig,
+    InitConfig,
     LanguageModelConfig,
     LinearConfig,
+    LoftQConfig,
+    LoRAConfig,
+    LoRAGAConfig,
+    LoRAOneConfig,
     SGDConfig,
     SignSGDConfig,
+    SineConfig,
     TeacherStudentConfig,
     TrackerConfig,
+    VeraB0Config,
+    VeRAConfig,
+    VeraD0Config,
     WandbConfig,
 )
 from runner.tasks import TASKS
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-IDENTITY_VERSION = 3  # raise it when the same configuration would produce other numbers than before
+IDENTITY_VERSION = 4  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
 NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "checkpoint")
 
@@ -42,9 +57,23 @@ SCHEMAS = {
     "task": {
         "teacher_student": TeacherStudentConfig,
         "feature_regression": FeatureRegressionConfig,
+        "sine": SineConfig,
         "linear": LinearConfig,
         "language_model": LanguageModelConfig,
         "classification": ClassificationConfig,
+    },
+    "adapter": {"lora": LoRAConfig, "rslora": LoRAConfig, "dora": DoRAConfig, "vera": VeRAConfig},
+    "init": dict.fromkeys(INITS, InitConfig)
+    | {
+        "gaussian_AB": GaussianABConfig,
+        "etf": ETFConfig,
+        "loftq": LoftQConfig,
+        "eva": EVAConfig,
+        "corda": CorDAConfig,
+        "lora_ga": LoRAGAConfig,
+        "lora_one": LoRAOneConfig,
+        "vera_b0": VeraB0Config,
+        "vera_d0": VeraD0Config,
     },
     "optimizer": {"adamw": AdamWConfig, "sgd": SGDConfig, "signsgd": SignSGDConfig},
     "tracker": {"none": TrackerConfig, "wandb": WandbConfig},

@@ -1,4 +1,4 @@
-"""The fused step: losses and gradients of K LoRA runs on a toy task, on the CPU, without any n × n product.
+"""The fused step: losses and gradients of K runs of factors A and B on a toy task, on the CPU, without any n × n product.
 
 The base is frozen, so the layer's inputs Z and its frozen output y0 are constants. Only the N × n pairs of a point and a
 column are left to do, each 5r multiply-adds: A·z, B·(A·z), the sums over columns that ∂L/∂A needs, ∂L/∂B and ∂L/∂A. What
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from runner import kernels
-from runner.adapters import LoRA
 from runner.kernels import LANES
 from runner.tasks.base import Adapters, Batch, ToyTask, padded
 
@@ -30,27 +29,29 @@ class Fused:
 
     def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
         """As `Task.loss_and_grad`."""
-        adapter = adapters["hidden"]
-        losses, work, p = *self._forward(self.train, adapter), self.train
-        grad_A, grad_B = torch.empty_like(adapter.A), torch.empty_like(adapter.B)
+        parameters = list(adapters["hidden"].parameters.values())
+        factors = adapters["hidden"].factors(parameters)
+        losses, work, p = *self._forward(self.train, factors), self.train
+        gradients = [torch.empty(f.shape, dtype=f.dtype) for f in factors]
         groups = _groups(len(p.Zc), len(losses))
         kernels.backward(
-            work.sBt, work.Z_A, work.P, work.D, adapter.scale.numpy(), p.weights, p.Zc, p.Yc, p.relu, groups,
-            work.dA, work.dB, grad_A.numpy(), grad_B.numpy(), work.scratch,
+            work.Bt, work.Z_A, work.P, work.D, p.weights, p.Zc, p.Yc, p.relu, groups,
+            work.dA, work.dB, *(g.numpy() for g in gradients), work.scratch,
         )  # fmt: skip
-        return losses, [grad_A, grad_B]
+        return losses, list(torch.autograd.grad(factors, parameters, gradients))
 
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
         """As `Task.evaluate`."""
-        return {"eval/loss": self._forward(self.test, adapters["hidden"])[0]}
+        adapter = adapters["hidden"]
+        return {"eval/loss": self._forward(self.test, adapter.factors(list(adapter.parameters.values())))[0]}
 
     @staticmethod
-    def _forward(p: "Panels", adapter: LoRA) -> tuple[Tensor, "Workspace"]:
-        work, A, B = p.workspace(adapter), adapter.A.detach(), adapter.B.detach()
-        losses, groups = torch.empty_like(adapter.scale), _groups(len(p.Zt), len(A))
-        kernels.pack(A.numpy(), B.numpy(), adapter.scale.numpy(), p.weights, work.A, work.sB, work.wsB, work.sBt)
+    def _forward(p: "Panels", factors: tuple[Tensor, Tensor]) -> tuple[Tensor, "Workspace"]:
+        A, B = (f.detach().contiguous() for f in factors)
+        work, losses, groups = p.workspace(A), A.new_empty(len(A)), _groups(len(p.Zt), len(A))
+        kernels.pack(A.numpy(), B.numpy(), p.weights, work.A, work.B, work.wB, work.Bt)
         kernels.forward(
-            work.A, work.sB, work.wsB, p.weights, p.Zt, p.Yt, p.target, p.relu, p.mean, groups,
+            work.A, work.B, work.wB, p.weights, p.Zt, p.Yt, p.target, p.relu, p.mean, groups,
             work.Z_A, work.P, work.D, work.out, work.sums, losses.numpy(), work.scratch,
         )  # fmt: skip
         return losses, work
@@ -73,11 +74,11 @@ class Panels:
         self.target = _pad(target, LANES).view(-1, LANES).numpy()
         self.work: Workspace | None = None
 
-    def workspace(self, adapter: LoRA) -> "Workspace":
-        """The buffers for these adapters; kept from step to step."""
-        runs, rank, _ = adapter.A.shape
+    def workspace(self, A: Tensor) -> "Workspace":
+        """The buffers for factors of this shape (K, r, n); kept from step to step."""
+        runs, rank, _ = A.shape
         if self.work is None or self.work.shape != (runs, rank):
-            self.work = Workspace.allocate(self, runs, rank, adapter.A.dtype)
+            self.work = Workspace.allocate(self, runs, rank, A.dtype)
         return self.work
 
 
@@ -87,9 +88,9 @@ class Workspace:
 
     shape: tuple[int, int]
     A: np.ndarray
-    sB: np.ndarray
-    wsB: np.ndarray
-    sBt: np.ndarray
+    B: np.ndarray
+    wB: np.ndarray
+    Bt: np.ndarray
     Z_A: np.ndarray
     P: np.ndarray
     D: np.ndarray
@@ -108,10 +109,10 @@ class Workspace:
             return torch.zeros(*shape, dtype=dtype).numpy()
 
         at_points = {name: zeros(K, points, R * LANES) for name in ("Z_A", "P", "D")}
-        at_columns = {name: zeros(K, columns, R * LANES) for name in ("sBt", "dA", "dB")}
+        at_columns = {name: zeros(K, columns, R * LANES) for name in ("Bt", "dA", "dB")}
         items = max(points * _groups(points, K), columns * _groups(columns, K))
         return cls(
-            (K, r), A=zeros(K, R, n), sB=zeros(K, n, R), wsB=zeros(K, R, n), **at_points, **at_columns,
+            (K, r), A=zeros(K, R, n), B=zeros(K, n, R), wB=zeros(K, R, n), **at_points, **at_columns,
             out=zeros(K, points, LANES), sums=zeros(K, points, dtype=torch.float64), scratch=zeros(items, 4 * LANES),
         )  # fmt: skip
 

@@ -105,30 +105,30 @@ def _project(Z_A, A, Zt, first, last):
 
 
 @inlined
-def _forward(out, M, Z_A, sB, wsB, w, Yt, relu, first, last, y):
-    """Columns first : last of the layer's output y = Yt + sB·Z_A: their part of `out` and of M = Σ_j wsB_j · h_j.
+def _forward(out, M, Z_A, B, wB, w, Yt, relu, first, last, y):
+    """Columns first : last of the layer's output y = Yt + B·Z_A: their part of `out` and of M = Σ_j wB_j · h_j.
 
     ReLU: out = Σ_j w_j·ReLU(y_j), h = 1[y > 0].  Identity: out = Σ_j y_j², h = y.
     """
     for j in range(first, last, 4):
-        _outputs(y, Yt, j, sB, j, 0, Z_A, 0)
-        for a in range(4, sB.shape[1], 4):
-            _accumulate(y, 0, sB, j, a, Z_A, a)
+        _outputs(y, Yt, j, B, j, 0, Z_A, 0)
+        for a in range(4, B.shape[1], 4):
+            _accumulate(y, 0, B, j, a, Z_A, a)
         if relu:
             _relu_readout(y, w, j, out)
         else:
             _square_readout(y, out)
-        for a in range(0, wsB.shape[0], 4):
-            _accumulate(M, a, wsB, a, j, y, 0)
+        for a in range(0, wB.shape[0], 4):
+            _accumulate(M, a, wB, a, j, y, 0)
 
 
 @inlined
-def _backward(dA, dB, Z_A, P, D, sBt, Zc, Yc, relu, first, count, y):
+def _backward(dA, dB, Z_A, P, D, Bt, Zc, Yc, relu, first, count, y):
     """Points first : first + count of one point chunk: dB += P·h, dA += D·Zc, with h recomputed from Z_A (points, r)."""
     for i in range(0, count, 4):
-        _outputs(y, Yc, first + i, Z_A, i, 0, sBt, 0)
+        _outputs(y, Yc, first + i, Z_A, i, 0, Bt, 0)
         for a in range(4, Z_A.shape[1], 4):
-            _accumulate(y, 0, Z_A, i, a, sBt, a)
+            _accumulate(y, 0, Z_A, i, a, Bt, a)
         if relu:
             _slope(y)
         for a in range(0, P.shape[0], 4):
@@ -137,10 +137,10 @@ def _backward(dA, dB, Z_A, P, D, sBt, Zc, Yc, relu, first, count, y):
 
 
 @njit(parallel=True, **OPTIONS)
-def pack(A, B, scale, w, A_, sB, wsB, sBt):
+def pack(A, B, w, A_, B_, wB, Bt):
     """Factors A (K, r, n), B (K, n, r) in the shapes the passes read; ranks and columns beyond r and n stay 0.
 
-    A_ (K, R, n'), sB = s·B (K, n', R), wsB = (w·s·B)ᵀ (K, R, n'), sBt = (s·B)ᵀ (K, chunks, R·LANES).
+    A_ (K, R, n'), B_ (K, n', R), wB = (w·B)ᵀ (K, R, n'), Bt = Bᵀ (K, chunks, R·LANES).
     """
     K, r, n = A.shape
     for k in prange(K):
@@ -149,17 +149,17 @@ def pack(A, B, scale, w, A_, sB, wsB, sBt):
                 A_[k, a, j] = A[k, a, j]
         for j in range(n):
             for a in range(r):
-                b = scale[k] * B[k, j, a]
-                sB[k, j, a] = b
-                wsB[k, a, j] = w[j] * b
-                sBt[k, j // LANES, a * LANES + j % LANES] = b
+                b = B[k, j, a]
+                B_[k, j, a] = b
+                wB[k, a, j] = w[j] * b
+                Bt[k, j // LANES, a * LANES + j % LANES] = b
 
 
 @njit(parallel=True, **OPTIONS)
-def forward(A_, sB, wsB, w, Zt, Yt, target, relu, mean, groups, Z_A, P, D, out, sums, losses, scratch):
+def forward(A_, B, wB, w, Zt, Yt, target, relu, mean, groups, Z_A, P, D, out, sums, losses, scratch):
     """Forward pass, and all that the backward pass needs of it; one task per chunk of points and group of runs.
 
-    Z_A (K, chunks, R·LANES) = A·z;  out (K, chunks, LANES) as in `_forward`;  P = g·Z_A, D = g·Σ_j wsB_j·h_j with
+    Z_A (K, chunks, R·LANES) = A·z;  out (K, chunks, LANES) as in `_forward`;  P = g·Z_A, D = g·Σ_j wB_j·h_j with
     g = 2·mean·(out - target) for ReLU and g = 2·mean otherwise;  losses (K,) = mean·Σ (out - target)² or mean·Σ out,
     the sums (K, chunks) in float64.  Padding points have target (chunks, LANES) 0.
     """
@@ -176,7 +176,7 @@ def forward(A_, sB, wsB, w, Zt, Yt, target, relu, mean, groups, Z_A, P, D, out, 
         for tile in range(0, n, TILE):
             last = min(tile + TILE, n)
             for k in runs:
-                _forward(out[k, c], D[k, c], Z_A[k, c], sB[k], wsB[k], w, Yt[c], relu, tile, last, scratch[item])
+                _forward(out[k, c], D[k, c], Z_A[k, c], B[k], wB[k], w, Yt[c], relu, tile, last, scratch[item])
         for k in runs:
             sums[k, c] = 0
             for i in range(LANES):
@@ -198,13 +198,13 @@ def forward(A_, sB, wsB, w, Zt, Yt, target, relu, mean, groups, Z_A, P, D, out, 
 
 
 @njit(parallel=True, **OPTIONS)
-def backward(sBt, Z_A, P, D, scale, w, Zc, Yc, relu, groups, dA, dB, grad_A, grad_B, scratch):
+def backward(Bt, Z_A, P, D, w, Zc, Yc, relu, groups, dA, dB, grad_A, grad_B, scratch):
     """Gradients grad_A (K, r, n), grad_B (K, n, r) after `forward`; one task per chunk of columns and group of runs.
 
-    dA = D·Z and dB = P·hᵀ (K, chunks, R·LANES) are working space; ∂L/∂A = dA and ∂L/∂B = s·(w·dB)ᵀ.
+    dA = D·Z and dB = P·hᵀ (K, chunks, R·LANES) are working space; ∂L/∂A = dA and ∂L/∂B = (w·dB)ᵀ.
     """
     K, r, n = grad_A.shape
-    R = sBt.shape[2] // LANES
+    R = Bt.shape[2] // LANES
     points = Zc.shape[1] // LANES
     for item in prange(len(Zc) * groups):
         c, group = item // groups, item % groups
@@ -216,9 +216,9 @@ def backward(sBt, Z_A, P, D, scale, w, Zc, Yc, relu, groups, dA, dB, grad_A, gra
             for k in runs:
                 z = Z_A[k, chunk].reshape(R, LANES).T
                 p, d = P[k, chunk].reshape(R, LANES), D[k, chunk].reshape(R, LANES)
-                _backward(dA[k, c], dB[k, c], z, p, d, sBt[k, c], Zc[c], Yc[c], relu, first, count, scratch[item])
+                _backward(dA[k, c], dB[k, c], z, p, d, Bt[k, c], Zc[c], Yc[c], relu, first, count, scratch[item])
         for k in runs:
             for j in range(c * LANES, min((c + 1) * LANES, n)):
                 for a in range(r):
                     grad_A[k, a, j] = dA[k, c, a * LANES + j % LANES]
-                    grad_B[k, j, a] = scale[k] * w[j] * dB[k, c, a * LANES + j % LANES]
+                    grad_B[k, j, a] = w[j] * dB[k, c, a * LANES + j % LANES]

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from runner.metrics import COLUMNS, INCREMENTS
+from runner.metrics import is_increment
 from runner.schema import Config
 
 
@@ -20,9 +20,16 @@ class Log:
     evaluations between their steps) holds nan, which plots as a gap.
     """
 
-    def __init__(self, configs: Sequence[Config], layers: Sequence[str], evals: Sequence[str], device: torch.device):
+    def __init__(
+        self,
+        configs: Sequence[Config],
+        layers: Sequence[str],
+        columns: Sequence[str],
+        evals: Sequence[str],
+        device: torch.device,
+    ):
         shared = configs[0]
-        self.layers = layers
+        self.layers, self.columns = layers, columns
         self.rows = [
             t
             for t in range(shared.steps + 1)
@@ -31,9 +38,9 @@ class Log:
         self.index = {step: row for row, step in enumerate(self.rows)}
         self.losses = torch.full((shared.steps + 1, len(configs)), torch.nan, dtype=torch.float64, device=device)
         self.evals = {name: self.losses.new_full((len(self.rows), len(configs)), torch.nan) for name in evals}
-        self.metrics = self.losses.new_full((len(self.rows), len(COLUMNS), len(configs)), torch.nan)
+        self.metrics = self.losses.new_full((len(self.rows), len(columns), len(configs)), torch.nan)
         kept = len(layers) if shared.log.layers else 0
-        self.by_layer = self.losses.new_full((len(self.rows), kept, len(COLUMNS), len(configs)), torch.nan)
+        self.by_layer = self.losses.new_full((len(self.rows), kept, len(columns), len(configs)), torch.nan)
 
     @staticmethod
     def evaluates(config: Config, step: int) -> bool:
@@ -66,7 +73,7 @@ class Log:
         losses = {"train/loss": self.losses[self.rows].cpu().numpy()}
         losses |= {name: values.cpu().numpy() for name, values in self.evals.items()}
         metrics, by_layer = self.metrics.cpu().numpy(), self.by_layer.cpu().numpy()
-        increments = [COLUMNS.index(name) for name in INCREMENTS]
+        increments = [i for i, name in enumerate(self.columns) if is_increment(name)]
         tables = []
         for k, end in enumerate(ends):
             kept = int(np.searchsorted(steps, end, side="right"))
@@ -75,11 +82,11 @@ class Log:
                 metrics[kept - 1, increments, k] = np.nan
                 by_layer[kept - 1, :, increments, k] = np.nan
             columns = {name: values[:kept, k] for name, values in losses.items()}
-            columns |= {name: metrics[:kept, i, k] for i, name in enumerate(COLUMNS)}
+            columns |= {name: metrics[:kept, i, k] for i, name in enumerate(self.columns)}
             frame, layers = pd.DataFrame({"step": steps[:kept]} | columns), None
             if len(by_layer[0]):
                 rows = {"step": np.repeat(steps[:kept], len(self.layers)), "layer": list(self.layers) * kept}
-                layers = pd.DataFrame(rows | {n: by_layer[:kept, :, i, k].ravel() for i, n in enumerate(COLUMNS)})
+                layers = pd.DataFrame(rows | {n: by_layer[:kept, :, i, k].ravel() for i, n in enumerate(self.columns)})
             tables.append((frame, layers))
         return tables
 

@@ -21,6 +21,17 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch uses one thread: a library may divide a product, and so round it, by their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def keep_freed_memory(largest: int = 2**30) -> None:
     """Let freed blocks of up to `largest` bytes be used again by this process (glibc; no effect elsewhere).
 

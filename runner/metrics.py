@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from runner import metrics_cpu
+from runner.adapters import DoRA, Factored, VeRA
+from runner.adapters.dora import Rows
 
 Metrics = dict[str, Tensor]
 
@@ -25,14 +27,29 @@ STATE = (
     "param/A", "param/B", "feature/Z_A", "feature/Z_B", "weight/fro", "weight/spectral", "weight/stable_rank", "balance",
 )  # fmt: skip
 INCREMENTS = ("update/A", "update/B", "feature/delta_1", "feature/delta_2", "feature/delta_3", "feature/dZ_B")
-COLUMNS = GRADIENTS + STATE + INCREMENTS
+COLUMNS = GRADIENTS + STATE + INCREMENTS  # of two factors A and B
+CHANGES = ("change/magnitude", "change/direction")
+
+
+def is_increment(column: str) -> bool:
+    """Whether it says what an update did, rather than where a run was."""
+    return column in INCREMENTS or column.startswith("update/")
 
 
 class Gauge:
-    """Measures K runs on a fixed probe Z (P, n_in)."""
+    """Measures the K runs of an adapter on a fixed probe Z (P, n_in); `columns` names what it measures.
 
-    def __init__(self, Z: Tensor, scale: Tensor):
-        self.Z, self.scale = Z, scale
+    VeRA's factors are diag(d)·A and B·diag(b) = s·B: features and weights are theirs, norms those of d and b, and `balance` is
+    |‖b‖² - ‖d‖²|, which gradient flow keeps. Where a weight W0 is given, and for DoRA, it measures `changes` too.
+    """
+
+    def __init__(self, adapter: Factored, Z: Tensor, W0: Tensor | None = None):
+        self.adapter, self.Z, self.scale = adapter, Z, adapter.scale
+        inner, outer, *further = adapter.parameters
+        self.rows = adapter.rows if isinstance(adapter, DoRA) else None if W0 is None else Rows(W0, Z.dtype)
+        self.columns = [name.replace("/A", f"/{inner}").replace("/B", f"/{outer}") for name in COLUMNS]
+        self.columns += [f"{kind}/{name}" for name in further for kind in ("grad", "param", "update")]
+        self.columns += CHANGES if self.rows is not None else ()
         if Z.device.type == "cpu":
             points, n_in = Z.shape
             chunks, tiles = -(-points // metrics_cpu.LANES), -(-n_in // metrics_cpu.TILE)
@@ -40,12 +57,32 @@ class Gauge:
             padded[:points, :n_in] = Z
             self.panels = padded.view(chunks, metrics_cpu.LANES, -1).transpose(1, 2).flatten(1).contiguous().numpy()
 
+    @torch.no_grad()
     def measure(
         self, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor], out: Tensor
     ) -> None:
-        """Fill out (columns, K), float64, in the order of COLUMNS; `before` and `after` are (A, B) around one update."""
+        """Fill out (columns, K), float64, in the order of `columns`, from the parameters around one update."""
+        factors, updated = self.adapter.learned(before), self.adapter.learned(after)
+        self._two_factors(factors, gradients[:2], updated, out[: len(COLUMNS)])
+        place = {name: i for i, name in enumerate(self.columns)}
+        named = list(zip(self.adapter.parameters, before, gradients, after, strict=True))
+        for name, old, gradient, new in named if isinstance(self.adapter, VeRA) else named[2:]:
+            out[place[f"grad/{name}"]] = _norm(gradient)
+            out[place[f"param/{name}"]] = _norm(old)
+            out[place[f"update/{name}"]] = _norm(new.double() - old.double())
+        if isinstance(self.adapter, VeRA):
+            d, b = (p.double().square().sum(1) for p in before)
+            out[place["balance"]] = (b - d).abs()
+        if self.rows is not None:
+            magnitudes = before[2] if isinstance(self.adapter, DoRA) else None
+            out[-len(CHANGES) :] = torch.stack(changes(self.rows, *self.adapter.factors(before), magnitudes))
+
+    def _two_factors(
+        self, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor], out: Tensor
+    ) -> None:
         if self.Z.device.type == "cpu":
-            arrays = (t.contiguous().numpy() for t in (*before, *gradients, *after, self.scale))
+            gradients = [g if g.dim() == 3 else g.unsqueeze(-1) for g in gradients]
+            arrays = (t.detach().contiguous().numpy() for t in (*before, *gradients, *after, self.scale))
             groups = min(len(self.scale), numba.get_num_threads())
             metrics_cpu.measure(*arrays, self.panels, len(self.Z), groups, out.numpy())
             return
@@ -105,6 +142,25 @@ def increments(A: Tensor, B: Tensor, dA: Tensor, dB: Tensor, scale: Tensor, Z: T
         "feature/delta_3": _size(_quadratic(gram_dB, dZ_A), n_out, scale),
         "feature/dZ_B": _size(_quadratic(gram, torch.cat([dZ_A, Z_A + dZ_A], dim=1)), n_out, scale),
     }
+
+
+def changes(rows: Rows, inner: Tensor, outer: Tensor, magnitudes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How far lengths and directions of the weight's rows have moved, in the mean over the n_out rows: (K,), (K,).
+
+    V = W0 + outer·inner, row by row: | ‖v‖ - ‖w‖ |, or | |m| - ‖w‖ | for DoRA's `magnitudes` m (K, n_out), and 1 - cos(v, w)
+    (Liu et al. 2024, equations 3 and 4). Of the part of the change across w rather than of cosines, which near 1 have no digits.
+    """
+    w = rows.squares.sqrt().double()
+    along = (outer * rows.cross(inner).mT).sum(2).double()
+    inner, outer = inner.double(), outer.double()
+    change = (outer * (outer @ (inner @ inner.mT))).sum(2).clamp_min(0)
+    square = (w.square() + 2 * along + change).clamp_min(0)
+    norm = square.sqrt()
+    magnitude = (2 * along + change) / (norm + w) if magnitudes is None else magnitudes.double().abs() - w
+    across = (change - (along / w).square()).clamp_min(0)
+    cosine = (w + along / w) / norm
+    direction = torch.where(cosine > 0, across / square / (1 + cosine), 1 - cosine)
+    return magnitude.abs().mean(1), direction.mean(1)
 
 
 def _norm(x: Tensor) -> Tensor:

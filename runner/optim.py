@@ -117,6 +117,11 @@ def clip(gradients: Sequence[Tensor], largest: Tensor) -> list[Tensor]:
     return [g * _per_run(factors, g) for g in gradients]
 
 
+def hold(gradients: Sequence[Tensor], trains: Tensor) -> list[Tensor]:
+    """Each parameter's gradients (K, …), zero for the runs that do not train it; `trains` (parameters, K)."""
+    return [torch.where(_per_run(row, g) != 0, g, 0) for g, row in zip(gradients, trains, strict=True)]
+
+
 def build(configs: Sequence[Any], parameters: Sequence[Tensor]) -> AdamW | SGD | SignSGD:
     """The stacked optimizer of K `OptimizerConfig`s, which share a name, over parameters (K, …)."""
     kind = OPTIMIZERS[configs[0].name]

@@ -15,15 +15,16 @@ import torch
 from runner.checkpoint import forget, resumable
 from runner.checks import resolve_device, resolve_engine
 from runner.config import as_dict, run_id
+from runner.inits import INITS
 from runner.metrics import COLUMNS
 from runner.schema import Config
 from runner.store import DamagedRun, Store
 from runner.tasks import TASKS
-from runner.tasks.base import ToyTask, padded
+from runner.tasks.base import ToyTask, padded, pairs
 
 ITEM_SIZE = {"float32": 4, "float64": 8}
 CACHE = 12 * 2**20  # bytes
-PER_RUN = {"init": None, "optimizer": {"name"}, "adapter": {"name", "rank"}}
+PER_RUN = {"optimizer": {"name"}, "adapter": {"name", "rank", "norm_gradient"}}
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ def stack_key(config: Config) -> str:
     if TASKS[config.task.name].seeds_share_base:
         del fields["seed"]
     for group, shared in PER_RUN.items():
-        fields[group] = {name: fields[group][name] for name in sorted(shared)} if shared else None
+        fields[group] = {name: value for name, value in fields[group].items() if name in shared}
+    init = INITS[config.init.name]
+    # A frozen weight of its own costs a run a second pair of factors; other base weights, or other ranks, are for all.
+    fields["init"] = fields["init"] if init.replaces or init.ranks else init.residual(config.init)
     return json.dumps(fields, sort_keys=True)
 
 
@@ -109,7 +113,7 @@ def bytes_per_run(config: Config) -> int:
     """What one more run adds to a stack: factors, gradients, optimizer and their copies, the log, and activations."""
     task = TASKS[config.task.name]
     shapes = task.shapes(config.task)
-    factors = 16 * padded(config.adapter.rank) * sum(map(sum, shapes.values()))
+    factors = 16 * padded(config.adapter.rank) * pairs(config) * sum(map(sum, shapes.values()))
     activations = task.activations(config, resolve_engine(config) == "fused")
     kept = 8 * len(COLUMNS) * (1 + len(shapes) * config.log.layers) * (config.steps // config.log.every + 2)
     return int((factors + activations) * ITEM_SIZE[config.dtype]) + kept

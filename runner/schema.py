@@ -46,6 +46,11 @@ class FeatureRegressionConfig(ToyConfig):
 
 
 @dataclass
+class SineConfig(ToyConfig):
+    input_dim: int = MISSING
+
+
+@dataclass
 class LinearConfig(ToyConfig):
     outputs: int = MISSING
 
@@ -91,14 +96,89 @@ class ClassificationConfig(ModelConfig):
 class AdapterConfig:
     name: str = MISSING
     rank: int = MISSING
-    alpha: float = MISSING
     dropout: float = 0.0
+    start_from: str | None = None
+
+
+@dataclass
+class LoRAConfig(AdapterConfig):
+    alpha: float = MISSING
+
+
+@dataclass
+class DoRAConfig(LoRAConfig):
+    norm_gradient: bool = MISSING
+
+
+@dataclass
+class VeRAConfig(AdapterConfig):
+    projection_key: int | None = MISSING
 
 
 @dataclass
 class InitConfig:
     name: str = MISSING
     scale: float = 1.0
+
+    def options(self) -> dict[str, Any]:
+        """What the init's function takes beside its site."""
+        return {name: value for name, value in vars(self).items() if name not in ("name", "scale", "examples")}
+
+
+@dataclass
+class GaussianABConfig(InitConfig):
+    subtract: bool = MISSING
+    B_variance: str = MISSING
+
+
+@dataclass
+class ETFConfig(InitConfig):
+    vectors: str = MISSING
+
+
+@dataclass
+class LoftQConfig(InitConfig):
+    iterations: int = MISSING
+    block: int = MISSING
+
+
+@dataclass
+class DataConfig(InitConfig):
+    """What inits that look at data share: how many training examples the frozen model is shown."""
+
+    examples: int = MISSING
+
+
+@dataclass
+class EVAConfig(DataConfig):
+    rho: float = MISSING
+
+
+@dataclass
+class CorDAConfig(DataConfig):
+    mode: str = MISSING
+    damping: float = MISSING
+
+
+@dataclass
+class LoRAGAConfig(DataConfig):
+    gamma: float = MISSING
+    rule: str = MISSING
+
+
+@dataclass
+class LoRAOneConfig(DataConfig):
+    gamma: float = MISSING
+
+
+@dataclass
+class VeraB0Config(InitConfig):
+    d_initial: float = MISSING
+
+
+@dataclass
+class VeraD0Config(InitConfig):
+    b_std: float = MISSING
 
 
 @dataclass
@@ -145,6 +225,8 @@ class WandbConfig(TrackerConfig):
 class LogConfig:
     every: int = 1
     layers: bool = False
+    directions: bool = False
+    weights: bool | None = None
 
 
 @dataclass

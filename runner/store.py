@@ -4,6 +4,7 @@
     meta.json      status, error, times, versions, git commit, device, engine, stack size, and SHA-256 of the other files
     steps.parquet  one row per logged step (finished and diverged runs)
     layers.parquet one row per logged step and layer (where `log.layers` asks for it)
+    adapter.safetensors  what a finished run trained, by layer and parameter (where `log.weights` asks for it)
     summary.json   the run in a few numbers (finished and diverged runs)
 
 A directory is written under a hidden name and renamed into place, by a process that holds the run's claim. A power cut may
@@ -24,30 +25,33 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from safetensors.numpy import save
 
 from runner.config import as_dict, run_id
 from runner.schema import Config, ConfigError
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 DONE = (FINISHED, DIVERGED)
-LAYERS = "layers.parquet"
+LAYERS, WEIGHTS = "layers.parquet", "adapter.safetensors"
 FILES = ("config.yaml", "steps.parquet", "summary.json")  # of a run that is done, besides meta.json
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How one run ended. `steps` and `summary` exist for finished and diverged runs, `layers` where the configuration asks
-    for it, `error` for failed ones."""
+    for it, `weights` for finished ones where it does, `error` for failed ones."""
 
     status: str
     steps: pd.DataFrame | None = None
     summary: dict[str, Any] | None = None
     error: str | None = None
     layers: pd.DataFrame | None = None
+    weights: dict[str, np.ndarray] | None = None
 
 
 class DamagedRun(Exception):
@@ -122,6 +126,8 @@ class Store:
             for name in files:
                 if hashlib.sha256(contents[name]).hexdigest() != meta["sha256"][name]:
                     raise DamagedRun(f"{path}: {name} differs from its checksum")
+            if WEIGHTS in meta["sha256"] and not (path / WEIGHTS).exists():  # large: runner.export looks into it
+                raise DamagedRun(f"{path}: {WEIGHTS} is missing")
             return {"status": meta["status"], **json.loads(contents["summary.json"])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRun(f"{path}: {type(error).__name__}: {error}") from error
@@ -169,6 +175,8 @@ def _contents(config: Config, outcome: Outcome, context: dict[str, Any]) -> dict
         files |= {"steps.parquet": _parquet(outcome.steps), "summary.json": _json(outcome.summary)}
     if outcome.layers is not None:
         files |= {LAYERS: _parquet(outcome.layers, dictionary=["layer"])}
+    if outcome.weights is not None:
+        files |= {WEIGHTS: save(outcome.weights)}
     checksums = {name: hashlib.sha256(contents).hexdigest() for name, contents in sorted(files.items())}
     meta = {"status": outcome.status, "error": outcome.error, **context, **provenance(), "sha256": checksums}
     return files | {"meta.json": _json(meta)}

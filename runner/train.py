@@ -6,20 +6,18 @@ import torch
 from torch import Tensor
 
 from runner import optim
-from runner.adapters import ADAPTERS, Adapter, Dense, LoRA
+from runner.adapters import Adapter
 from runner.checkpoint import Checkpoint
 from runner.checks import resolve_device, resolve_engine
 from runner.fused import Fused
-from runner.inits import INITS
 from runner.log import Log, summarise
-from runner.metrics import COLUMNS, Gauge
-from runner.rng import generator, normal
+from runner.metrics import Gauge
 from runner.schema import Config
+from runner.start import build_adapters, count, trained, weights
 from runner.store import DIVERGED, FINISHED, Outcome
 from runner.tasks import TASKS, Task
 
 LOOK_EVERY = 10  # steps between looks at whether any run is left: each waits for the device
-HEAD_STD = 0.02  # of a head's weights, as transformers draws them; its bias starts at zero
 Progress = Callable[[int, Tensor], None]
 
 
@@ -37,14 +35,16 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
     adapters = build_adapters(configs, task, device, dtype)
     engine = Fused(task) if resolve_engine(shared) == "fused" else task
     parameters = [p.detach() for adapter in adapters.values() for p in adapter.parameters.values()]
+    trains = trained(adapters)
     optimizer = optim.build([c.optimizer for c in configs], parameters)
-    lrs = learning_rates(configs, adapters).to(device)
+    lrs = (learning_rates(configs, adapters) * trains).to(device)
     largest = optim.clipping([c.optimizer for c in configs], device)
     probe = task.probe(shared.probe.size)
-    gauges = [Gauge(probe[layer], adapters[layer].scale) for layer in task.layers]
-    measured = torch.empty(len(gauges), len(COLUMNS), len(configs), dtype=torch.float64, device=device)
+    directions = {layer: W0 for layer, W0 in task.layers.items() if shared.log.directions}
+    gauges = [Gauge(adapters[layer], probe[layer], directions.get(layer)) for layer in task.layers]
+    measured = torch.empty(len(gauges), len(gauges[0].columns), len(configs), dtype=torch.float64, device=device)
 
-    log = Log(configs, list(task.layers), task.evals, device)
+    log = Log(configs, list(task.layers), gauges[0].columns, task.evals, device)
     stability = Stability(configs, device, dtype)
     before = [torch.empty_like(p) for p in parameters]
     state = {f"parameter{i}": p for i, p in enumerate(parameters)}
@@ -62,10 +62,12 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
             for kept, p in zip(before, parameters, strict=True):
                 kept.copy_(p)
         if not last:
-            optimizer.step(gradients if largest is None else optim.clip(gradients, largest), lrs[step])
+            used = gradients if trains.all() else optim.hold(gradients, trains)
+            optimizer.step(used if largest is None else optim.clip(used, largest), lrs[step])
         if log.wants(step):
+            size = len(gauges[0].adapter.parameters)
             for i, (gauge, out) in enumerate(zip(gauges, measured, strict=True)):  # heads have no gauge, and come last
-                of_layer = slice(2 * i, 2 * i + 2)
+                of_layer = slice(size * i, size * (i + 1))
                 gauge.measure(before[of_layer], gradients[of_layer], parameters[of_layer], out)
             log.measured(step, measured)
         progress(step, losses)
@@ -73,7 +75,8 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
             break
         if checkpoint.due():
             checkpoint.save(step + 1, state)
-    return _outcomes(log, stability)
+    keeps = task.exports if shared.log.weights is None else shared.log.weights
+    return _outcomes(log, stability, count(adapters), adapters if keeps else {})
 
 
 def build_task(configs: Sequence[Config]) -> Task:
@@ -104,40 +107,20 @@ class Stability:
 
 
 def learning_rates(configs: Sequence[Config], adapters: dict[str, Adapter]) -> Tensor:
-    """(steps, parameters, K) float64: the scheduled lr of each parameter; `lr_ratio` times it on side B."""
+    """(steps, parameters, K) float64: the scheduled lr of each parameter; `lr_ratio` times it on the output side."""
     lrs = optim.learning_rates([c.optimizer for c in configs], configs[0].steps)
     ratios = torch.tensor([c.optimizer.lr_ratio for c in configs], dtype=torch.float64)
-    sides = [side for adapter in adapters.values() for side in adapter.parameters]
+    sides = [adapter.sides.get(name) for adapter in adapters.values() for name in adapter.parameters]
     return torch.stack([lrs * ratios if side == "B" else lrs for side in sides], dim=1)
 
 
-def build_adapters(
-    configs: Sequence[Config], task: Task, device: torch.device, dtype: torch.dtype
-) -> dict[str, LoRA | Dense]:
-    """K freshly initialized adapters for every layer, each run's drawn from its own `init` stream, layer after layer; then
-    the heads, drawn from its `head` stream."""
-    streams = [generator(c.seed, "init") for c in configs]
-    adapters: dict[str, LoRA | Dense] = {}
-    for layer, W0 in task.layers.items():
-        factors = [
-            [c.init.scale * factor for factor in INITS[c.init.name](W0, c.adapter.rank, stream)]
-            for c, stream in zip(configs, streams, strict=True)
-        ]
-        kind = ADAPTERS[configs[0].adapter.name]
-        adapters[layer] = kind.stack(factors, [c.adapter.alpha for c in configs], device, dtype)
-    streams = [generator(c.seed, "head") for c in configs]
-    for layer, (n_out, n_in, has_bias) in task.heads.items():
-        W = torch.stack([normal(n_out, n_in, variance=HEAD_STD**2, generator=stream) for stream in streams])
-        b = torch.zeros(len(configs), n_out, device=device, dtype=dtype) if has_bias else None
-        adapters[layer] = Dense(W.to(device, dtype), b)
-    return adapters
-
-
-def _outcomes(log: Log, stability: Stability) -> list[Outcome]:
+def _outcomes(log: Log, stability: Stability, sizes: list[int], adapters: dict[str, Adapter]) -> list[Outcome]:
     losses, ends, alive = log.losses.cpu().numpy(), stability.ends.tolist(), stability.alive.tolist()
     outcomes = []
     for k, ((steps, layers), end) in enumerate(zip(log.tables(ends), ends, strict=True)):
         evals = {name: steps[name].to_numpy() for name in log.evals}
         summary = summarise(losses[: end + 1, k], evals, None if alive[k] else end)
-        outcomes.append(Outcome(FINISHED if alive[k] else DIVERGED, steps, summary, layers=layers))
+        summary["trainable_parameters"] = sizes[k]
+        kept = weights(adapters, k) if adapters and alive[k] else None
+        outcomes.append(Outcome(FINISHED if alive[k] else DIVERGED, steps, summary, layers=layers, weights=kept))
     return outcomes

@@ -3,7 +3,7 @@
 import os
 
 # Tests run side by side, one a core: threads of theirs and of the programs they start would only wait for each other.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import subprocess
 import sys

@@ -12,10 +12,11 @@ from conftest import configure
 from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerFast, RobertaConfig
 
 from runner.adapters import Dense, LoRA
-from runner.train import build_adapters, build_task
+from runner.start import build_adapters
+from runner.train import build_task
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
-SMALL = ["dtype=float64", "device=cpu", "adapter.rank=3", "adapter.alpha=6", "steps=3"]
+SMALL = ["dtype=float64", "device=cpu", "adapter.rank=3", "steps=3"]
 WORDS = "the a cat dog bird sees likes chases big small red and then it was good bad".split()
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 VOCABULARY = len(SPECIAL) + len(WORDS)
@@ -74,23 +75,24 @@ def rows(path: Path, count: int, seed: int = 0, columns: Sequence[str] = ("text"
     return path
 
 
-def overrides(folder, task: str, kind: str, targets: str = "all-linear") -> list[str]:
+def overrides(folder, task: str, kind: str, targets: str = "all-linear", adapter: str = "lora") -> list[str]:
     labels = 3 if task == "classification" else None
     more = ["task.labels=3", "task.text_columns=[text]"] if labels else []
     return [
         f"task={task}", f"task.model={checkpoint(folder / 'model', kind, labels)}",
         f"task.dataset={rows(folder / 'd.jsonl', 60)}",
         f"task.targets={targets}", "task.sequence_length=16", "task.batch_size=4",
-        "task.eval_sequences=6", "probe.size=20", *more, *SMALL,
+        "task.eval_sequences=6", "probe.size=20", f"adapter={adapter}", *more, *SMALL,
+        *([] if adapter == "vera" else ["adapter.alpha=6"]),
     ]  # fmt: skip
 
 
-def stack(folder, task: str, kind: str, targets: str = "all-linear", *more: str):
-    """A task, its configurations (two seeds, two alphas) and adapters with nothing at zero."""
-    shared = overrides(folder, task, kind, targets)
-    configs = [
-        configure(*shared, *more, f"seed={seed}", f"adapter.alpha={alpha}") for seed, alpha in ((0, 6), (1, 2), (1, 6))
-    ]
+def stack(folder, task: str, kind: str, targets: str = "all-linear", *more: str, adapter: str = "lora"):
+    """A task, its configurations (two seeds; two alphas, or keys of VeRA's projections) and adapters with nothing at zero."""
+    shared = overrides(folder, task, kind, targets, adapter)
+    field = "projection_key" if adapter == "vera" else "alpha"
+    pairs = ((0, 6), (1, 2), (1, 6))
+    configs = [configure(*shared, *more, f"seed={seed}", f"adapter.{field}={value}") for seed, value in pairs]
     task = build_task(configs).to(CPU, DOUBLE)
     adapters = build_adapters(configs, task, CPU, DOUBLE)
     chance = torch.Generator().manual_seed(1)

@@ -9,7 +9,8 @@ from bench import ceilings, contestants, language, overhead
 from bench.__main__ import configs, off, turn
 from bench.report import report
 from runner.config import with_values
-from runner.train import build_adapters, build_task
+from runner.start import build_adapters
+from runner.train import build_task
 
 STEPS = 6
 

@@ -8,9 +8,9 @@ from conftest import configure
 from runner.config import run_id
 
 BAD = {
-    "init=foo": "init=foo: unknown; choose one of gaussian_A, gaussian_B, kaiming_A, kaiming_B, zero",
+    "init=foo": "init=foo: unknown; choose one of corda, etf, eva, gaussian_A, gaussian_AB, gaussian_B, kaiming_A",
     "init.name=foo": "init.name=foo: unknown; choose one of",
-    "task=foo": "task=foo: unknown; choose one of classification, feature_regression, language_model, linear, teacher_student",
+    "task=foo": "choose one of classification, feature_regression, language_model, linear, sine, teacher_student",
     "task=3": "must be a string",
     "optimizer=adam": "optimizer=adam: unknown; choose one of adamw, sgd, signsgd",
     "experiment=foo": "experiment=foo: unknown; choose one of",
@@ -110,7 +110,7 @@ def test_run_id_is_of_the_content_not_of_the_spelling():
     assert run_id(configure("optimizer.lr=1e-2")) == run_id(configure("optimizer.lr=0.01")) == run_id(configure())
     config = configure()
     assert run_id(dataclasses.replace(config, experiment="other")) == run_id(config)
-    assert run_id(config) == "e8c1a6d55cb91233", (
+    assert run_id(config) == "3747f6cbe5ee4140", (
         "the identity of the default run changed: every stored run would be trained again. If fields were added, or the "
         "same configuration now gives other numbers, that is right: update this value and raise IDENTITY_VERSION"
     )

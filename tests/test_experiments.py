@@ -61,4 +61,6 @@ def test_every_yaml_choice_composes():
     for group in ("task", "init", "optimizer", "tracker", "adapter"):
         for path in (CONF / group).glob("*.yaml"):
             model = ["task.model=llama_tiny", "task.dataset=any.jsonl"] if path.stem == "classification" else []
-            assert getattr(configure(f"{group}={path.stem}", "adapter.rank=1", *model), group).name == path.stem
+            vera = ["adapter=vera"] if path.stem.startswith("vera") and group == "init" else []
+            rank = [f"adapter.rank={1 if path.stem == 'linear' else 2}"]
+            assert getattr(configure(*vera, f"{group}={path.stem}", *rank, *model), group).name == path.stem

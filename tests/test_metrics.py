@@ -6,6 +6,7 @@ import torch
 from conftest import rejects
 
 from runner import metrics
+from runner.adapters import DoRA, LoRA, VeRA
 from runner.metrics_cpu import LANES, TILE
 
 RUNS, RANK, N_IN, N_OUT, PROBE = 3, 4, 24, 17, 11
@@ -38,7 +39,7 @@ def by_functions(A, B, dA, dB, s, Z, gradients):
 def by_kernels(A, B, dA, dB, s, Z, gradients):
     """Every column as a run on the CPU gets it."""
     out = torch.full((len(metrics.COLUMNS), len(A)), torch.nan, dtype=torch.float64)
-    metrics.Gauge(Z, s).measure((A, B), gradients, (A + dA, B + dB), out)
+    metrics.Gauge(LoRA(A, B, s), Z).measure((A, B), gradients, (A + dA, B + dB), out)
     return dict(zip(metrics.COLUMNS, out, strict=True))
 
 
@@ -130,3 +131,73 @@ def test_zero_product_has_zero_norms_and_no_stable_rank():
     A, B = torch.ones(1, 2, 5), torch.zeros(1, 5, 2)
     measured = metrics.state(A, B, torch.ones(1), torch.ones(3, 5))
     assert measured["weight/fro"] == 0 and measured["weight/spectral"] == 0 and measured["weight/stable_rank"].isnan()
+
+
+def test_vera_is_measured_by_its_factors_and_norms_of_what_trains():
+    """Z_A = d∘(A·Z), Z_B = b∘(B·Z_A): the definitions at the factors diag(d)·A and diag(b)·B; norms are those of d and b."""
+    g = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    pair = draw(RUNS, RANK, N_IN + 2), draw(RUNS, N_OUT + 1, RANK)
+    d, b, dd, db, Z = draw(RUNS, RANK), draw(RUNS, N_OUT), draw(RUNS, RANK), draw(RUNS, N_OUT), draw(PROBE, N_IN)
+    gauge = metrics.Gauge(VeRA(d, b, pair, N_IN), Z)
+    out = torch.full((len(gauge.columns), RUNS), torch.nan, dtype=torch.float64)
+    gauge.measure((d, b), (dd, db), (d + dd, b + db), out)
+    measured = dict(zip(gauge.columns, out, strict=True))
+    slow = []
+    for k in range(RUNS):
+        (A, B), (new_A, new_B) = (
+            (torch.diag(x) @ pair[0][k, :, :N_IN], torch.diag(y) @ pair[1][k, :N_OUT])
+            for x, y in ((d[k], b[k]), (d[k] + dd[k], b[k] + db[k]))
+        )
+        of_factors = reference.state(A, B, 1.0, Z) | reference.increments(A, B, new_A - A, new_B - B, 1.0, Z)
+        features = {name: value for name, value in of_factors.items() if name.startswith(("feature", "weight"))}
+        norms = {f"{kind}/{name}": p[k].norm().item() for name, kind, p in (
+            ("d", "grad", dd), ("b", "grad", db), ("d", "param", d), ("b", "param", b), ("d", "update", dd), ("b", "update", db)
+        )}  # fmt: skip
+        slow.append(features | norms | {"balance": abs(b[k].square().sum() - d[k].square().sum()).item()})
+    slow = [{name: run[name] for name in measured} for run in slow]
+    agree(measured, slow)
+    for name in measured:
+        rejects(agree, measured | {name: 1.001 * measured[name]}, slow)
+
+
+def explicit_changes(W0, V, magnitude):
+    """Mean over rows of | |m| - ‖w‖ | and of 1 - cos(v, w)."""
+    cosine = torch.nn.functional.cosine_similarity(V, W0, dim=1)
+    return (magnitude - W0.norm(dim=1)).abs().mean().item(), (1 - cosine).mean().item()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_changes_of_lengths_and_directions_are_those_of_the_explicit_weight(tensors, kind, size):
+    """Also where cosines have lost their digits: at size 1e-5, 1 - cos is 1e-10, which float64 cosines give to 1e-6."""
+    A, B, dA, _, s, Z = tensors
+    W0, B = dA[0].mT @ dA[1] + torch.eye(N_IN, dtype=torch.float64), size * torch.cat([B, B], 1)[:, :N_IN]
+    adapter = DoRA(A, B, s, None, W0, norm_gradient=False) if kind == "dora" else LoRA(A, B, s)
+    if kind == "dora":
+        adapter.m = (adapter.m * 1.5).detach()
+    gauge = metrics.Gauge(adapter, Z, None if kind == "dora" else W0)
+    parameters = [p.detach() for p in adapter.parameters.values()]
+    out = torch.full((len(gauge.columns), RUNS), torch.nan, dtype=torch.float64)
+    gauge.measure(parameters, parameters, parameters, out)
+    measured = dict(zip(gauge.columns, out, strict=True))
+    slow = []
+    for k in range(RUNS):
+        V = W0 + s[k] * B[k] @ A[k]
+        magnitude, direction = explicit_changes(W0, V, adapter.m[k] if kind == "dora" else V.norm(dim=1))
+        slow.append({"change/magnitude": magnitude, "change/direction": direction})
+
+    def check(measured):
+        for name in metrics.CHANGES:
+            expected = torch.tensor([run[name] for run in slow], dtype=torch.float64)
+            torch.testing.assert_close(measured[name], expected, rtol=1e-9 if size == 1 else 2e-5, atol=0)
+
+    check(measured)
+    rejects(check, {name: 1.001 * measured[name] for name in metrics.CHANGES})
+    assert (kind == "dora") == ("grad/m" in measured)
+    if kind == "dora":
+        torch.testing.assert_close(measured["param/m"], parameters[2].norm(dim=1))
+        assert not measured["update/m"].any()

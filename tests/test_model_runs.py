@@ -6,7 +6,8 @@ from conftest import configure, rejects
 from models import CPU, DOUBLE, of_run, overrides, same, stack
 
 from runner.models import hooks
-from runner.train import build_adapters, build_task, learning_rates, train
+from runner.start import build_adapters
+from runner.train import build_task, learning_rates, train
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,30 @@ from torch import Tensor
 
 from runner.models import hooks
 from runner.schema import ConfigError
+from runner.start import build_adapters
 from runner.tasks.models import ModelTask
-from runner.train import build_adapters, build_task, train
+from runner.train import build_task, train
 
 CASES = [
-    ("language_model", "llama", "all-linear"),
-    ("language_model", "gpt2", "all-linear"),
-    ("language_model", "gpt2", "[c_attn,mlp.c_proj]"),
-    ("classification", "roberta", "attention"),
-    ("classification", "llama", "mlp"),
+    ("language_model", "llama", "all-linear", "lora"),
+    ("language_model", "gpt2", "all-linear", "lora"),
+    ("language_model", "gpt2", "[c_attn,mlp.c_proj]", "rslora"),
+    ("classification", "roberta", "attention", "lora"),
+    ("classification", "llama", "mlp", "rslora"),
+    ("language_model", "llama", "all-linear", "dora"),
+    ("language_model", "gpt2", "all-linear", "dora"),
+    ("classification", "roberta", "all-linear", "dora"),
+    ("language_model", "llama", "all-linear", "vera"),
+    ("language_model", "gpt2", "[c_attn,mlp.c_proj]", "vera"),
+    ("classification", "roberta", "attention", "vera"),
 ]
+PARTS = {
+    "A": lambda m: m.lora_A["default"].weight,
+    "B": lambda m: m.lora_B["default"].weight,
+    "m": lambda m: m.lora_magnitude_vector["default"].weight,
+    "d": lambda m: m.vera_lambda_d["default"],
+    "b": lambda m: m.vera_lambda_b["default"],
+}  # PEFT's names of what trains
 
 
 def by_peft(config, task: ModelTask, adapters, k: int, step: int) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
@@ -28,17 +42,23 @@ def by_peft(config, task: ModelTask, adapters, k: int, step: int) -> tuple[Tenso
     kind = transformers.AutoModelForCausalLM if is_lm else transformers.AutoModelForSequenceClassification
     more = {} if is_lm else {"num_labels": config.task.labels}
     model = kind.from_pretrained(config.task.model, dtype=DOUBLE, **more)
-    lora = peft.LoraConfig(
-        r=config.adapter.rank, lora_alpha=config.adapter.alpha, target_modules=list(task.layers),
-        fan_in_fan_out="gpt2" in type(task.model).__name__.lower(),
-    )  # fmt: skip
-    model = peft.inject_adapter_in_model(lora, model).eval()
-    modules, parameters = dict(model.named_modules()), {}
+    own, shared = config.adapter, {"r": config.adapter.rank, "target_modules": list(task.layers)}
+    shared["fan_in_fan_out"] = "gpt2" in type(task.model).__name__.lower()
+    if own.name == "vera":
+        adapter = peft.VeraConfig(**shared, projection_prng_key=own.projection_key)
+    else:
+        kinds = {"use_rslora": own.name == "rslora", "use_dora": own.name == "dora"}
+        adapter = peft.LoraConfig(**shared, **kinds, lora_alpha=own.alpha)
+    model = peft.get_peft_model(model, adapter, autocast_adapter_dtype=False).eval()
+    modules, parameters = dict(model.base_model.model.named_modules()), {}
     for name in task.layers:
-        parameters[name] = {side: getattr(modules[name], f"lora_{side}")["default"].weight for side in "AB"}
+        parameters[name] = {part: PARTS[part](modules[name]) for part in adapters[name].parameters}
+        if own.name == "vera":
+            for buffers in (modules[name].vera_A, modules[name].vera_B):
+                buffers["default"] = buffers["default"].double()
     for name in task.heads:
-        own = modules[name]
-        parameters[name] = {"W": own.weight} | ({} if own.bias is None else {"b": own.bias})
+        head = modules[name]
+        parameters[name] = {"W": head.weight} | ({} if head.bias is None else {"b": head.bias})
     for name, of_layer in parameters.items():
         for part, p in of_layer.items():
             p.data.copy_(adapters[name].parameters[part][k])
@@ -55,9 +75,10 @@ def by_peft(config, task: ModelTask, adapters, k: int, step: int) -> tuple[Tenso
     return loss.detach(), {name: {part: p.grad for part, p in of.items()} for name, of in parameters.items()}
 
 
-@pytest.mark.parametrize(("task", "kind", "targets"), CASES)
-def test_losses_and_gradients_are_pefts(task, kind, targets, tmp_path):
-    configs, task, adapters = stack(tmp_path, task, kind, targets)
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks transformers for it
+@pytest.mark.parametrize(("task", "kind", "targets", "adapter"), CASES)
+def test_losses_and_gradients_are_pefts(task, kind, targets, adapter, tmp_path):
+    configs, task, adapters = stack(tmp_path, task, kind, targets, adapter=adapter)
     losses, gradients = task.loss_and_grad(adapters, step=2)
     names = [(name, part) for name, adapter in adapters.items() for part in adapter.parameters]
     assert len(names) == len(gradients) and not torch.equal(losses[0], losses[1])
@@ -67,8 +88,9 @@ def test_losses_and_gradients_are_pefts(task, kind, targets, tmp_path):
         for (name, part), gradient in zip(names, gradients, strict=True):
             same(gradient[k], expected[name][part])
             assert gradient[k].abs().max() > 0
-        rejects(same, gradients[0][k], expected[names[0][0]]["A"] * (1 + 1e-8))
-    rejects(same, losses[1], losses[2])  # alpha alone tells these two apart
+        layer, part = names[0]
+        rejects(same, gradients[0][k], expected[layer][part] * (1 + 1e-8))
+    rejects(same, losses[1], losses[2])  # alpha, or the key of the projections, alone tells these two apart
 
 
 def test_hooks_leave_no_trace(tmp_path):

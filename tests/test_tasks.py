@@ -45,11 +45,8 @@ def test_runs_of_one_seed_share_base_and_data_to_the_bit(name):
 def adapter(task: ToyTask, rank: int, seed: int = 0) -> LoRA:
     g = torch.Generator().manual_seed(seed)
     n_out, n_in = task.W0.shape
-    factors = [
-        tuple(torch.randn(*shape, generator=g, dtype=DOUBLE) / 3 for shape in ((rank, n_in), (n_out, rank)))
-        for _ in range(2)
-    ]
-    return LoRA.stack(factors, [rank, 2 * rank], CPU, DOUBLE)
+    A, B = (torch.randn(2, *shape, generator=g, dtype=DOUBLE) / 3 for shape in ((rank, n_in), (n_out, rank)))
+    return LoRA(A, B, torch.tensor([1.0, 2.0], dtype=DOUBLE))
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -128,7 +125,8 @@ def test_a_teacher_on_the_students_base_can_be_matched():
         own = generator(config.seed, "teacher")
         B = normal(32, 3, variance=1 / 3, generator=own)
         A = normal(3, 32, variance=1 / 32, generator=own)
-        losses = task.evaluate({"hidden": LoRA.stack([(A, B)], [3.0], CPU, DOUBLE)})["eval/loss"]
+        stacked = LoRA(A[None].double(), B[None].double(), torch.ones(1, dtype=DOUBLE))
+        losses = task.evaluate({"hidden": stacked})["eval/loss"]
         assert losses.item() < 1e-10
 
     explained("same_base")

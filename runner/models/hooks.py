@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from runner.adapters import Adapter, LoRA
+from runner.adapters import Adapter, Dense
 from runner.rng import generator
 
 
@@ -17,8 +17,10 @@ def attached(
     """Within: each module's output is its adapter's, for K runs folded into the batch dimension."""
 
     def hook(adapter: Adapter) -> Callable[..., Tensor]:
-        drops = dropout is not None and isinstance(adapter, LoRA)
-        return lambda module, inputs, output: adapter.folded(dropout(inputs[0]) if drops else inputs[0], output)
+        drops = dropout is not None and not isinstance(adapter, Dense)
+        return lambda module, inputs, output: adapter.folded(
+            dropout(inputs[0]) if drops else inputs[0], output, module.bias
+        )
 
     handles = [module.register_forward_hook(hook(adapters[name])) for name, module in modules.items()]
     try:

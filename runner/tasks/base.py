@@ -1,7 +1,7 @@
 """What every task answers, and the shape the toy regressions share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from runner.adapters import Adapter
+from runner.inits import INITS, Shown
+from runner.machine import one_thread
 from runner.schema import Config, ConfigError, TaskConfig, ToyConfig
 
 Adapters = Mapping[str, Adapter]  # layer -> its K adapters
@@ -17,14 +19,18 @@ Adapters = Mapping[str, Adapter]  # layer -> its K adapters
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs Z (N, n_in) of the adapted layer, its frozen output y0 (N, n_out), and the task's target (N, …)."""
+    """Inputs Z (N, n_in) of the adapted layer, its frozen output y0 (N, n_out), and the task's target (N, …).
+
+    `added` (N, n_out) is what y0 holds beside W0·Z, None if nothing.
+    """
 
     Z: Tensor
     y0: Tensor
     target: Tensor
+    added: Tensor | None = None
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
-        return Batch(*(t.to(device, dtype) for t in (self.Z, self.y0, self.target)))
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(*(t if t is None else change(t) for t in (self.Z, self.y0, self.target, self.added)))
 
 
 class SquaredError(torch.autograd.Function):
@@ -54,6 +60,8 @@ class Task(ABC):
 
     layers: dict[str, Tensor]
     heads: Mapping[str, tuple[int, int, bool]] = MappingProxyType({})
+    exports: ClassVar[bool] = False  # whether PEFT can load an adapter on its model
+    shows: ClassVar[bool] = False  # whether there is data that inits may look at
     fused: ClassVar[bool] = False  # whether the loss is one that `runner.fused` knows
     seeds_share_base: ClassVar[bool] = False  # whether runs of different seeds can be in one stack
     most_runs: ClassVar[int] = 64  # a stack on the CPU: more gain nothing, and leave fewer stacks for the workers
@@ -99,6 +107,14 @@ class Task(ABC):
     def to(self, device: torch.device, dtype: torch.dtype) -> "Task":
         """Move base and data to where training happens."""
 
+    def show(self, examples: int, gradients: bool) -> dict[str, Shown]:
+        """Layer -> what it saw while the frozen model was shown that many training examples, evenly spaced; on the CPU."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def replace(self, weights: dict[str, Tensor]) -> None:
+        """Let these weights (n_out, n_in) of layers be the frozen ones from now on."""
+
     @abstractmethod
     def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
         """Training losses (K,) at a step, and the gradient of each run's own loss: a (K, …) tensor per parameter, adapter
@@ -130,13 +146,8 @@ class ToyTask(Task):
 
     @classmethod
     def build(cls, configs: Sequence[Config]) -> "ToyTask":
-        """On one thread, because a library may divide a matrix product, and so round it, by their number."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             return cls(configs[0].task, configs[0].seed)
-        finally:
-            torch.set_num_threads(threads)
 
     @classmethod
     def shapes(cls, task: ToyConfig) -> dict[str, tuple[int, int]]:
@@ -150,11 +161,15 @@ class ToyTask(Task):
     def activations(cls, config: Config, fused: bool) -> float:
         task = config.task
         if fused:
-            return 4 * (task.train_points + task.test_points) * padded(config.adapter.rank)
+            return 4 * (task.train_points + task.test_points) * padded(config.adapter.rank) * pairs(config)
         return max(task.train_points, task.test_points) * task.layer_shape()[0]
 
     @classmethod
     def check(cls, config: Config) -> None:
+        if config.adapter.start_from is not None:
+            raise ConfigError(
+                f"adapter.start_from={config.adapter.start_from}: is for transformers models; task={config.task.name} takes null"
+            )
         if config.adapter.dropout:
             raise ConfigError(
                 f"adapter.dropout={config.adapter.dropout}: is for transformers models; task={config.task.name} takes 0"
@@ -165,8 +180,32 @@ class ToyTask(Task):
         return {"hidden": self.W0}
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "ToyTask":
-        self.train, self.test = self.train.to(device, dtype), self.test.to(device, dtype)
+        self.train, self.test = (batch.map(lambda t: t.to(device, dtype)) for batch in (self.train, self.test))
         return self
+
+    def show(self, examples: int, gradients: bool) -> dict[str, Shown]:
+        points = len(self.train.Z)
+        some = torch.linspace(0, points - 1, min(examples, points), device=self.train.Z.device).round().long()
+        batch = self.train.map(lambda t: t[some].double())
+        readout, gradient = self.readout, None
+        if gradients:
+            self.readout = None if readout is None else readout.double()
+            y = batch.y0[None].clone().requires_grad_()
+            [grad] = torch.autograd.grad(self.loss(y.clone(), batch.target).sum(), y)
+            self.readout, gradient = readout, (grad[0].detach().T @ batch.Z).cpu()
+        Z = batch.Z.cpu()
+        return {"hidden": Shown(Z.mean(0), Z.T @ Z / len(Z), gradient)}
+
+    def replace(self, weights: dict[str, Tensor]) -> None:
+        change = weights["hidden"].double() - self.W0.double()
+        self.W0 = weights["hidden"]
+
+        def moved(batch: Batch) -> Batch:
+            y0 = batch.y0.double() + batch.Z.double() @ change.T.to(batch.Z.device)
+            return Batch(batch.Z, y0.to(batch.y0), batch.target, batch.added)
+
+        with one_thread():
+            self.train, self.test = moved(self.train), moved(self.test)
 
     @abstractmethod
     def loss(self, y: Tensor, target: Tensor) -> Tensor:
@@ -174,18 +213,24 @@ class ToyTask(Task):
 
     def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
         adapter = adapters["hidden"]
-        losses = self.loss(adapter(self.train.Z, self.train.y0), self.train.target)
+        losses = self.loss(adapter(self.train.Z, self.train.y0, self.train.added), self.train.target)
         # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
         gradients = torch.autograd.grad(losses.sum(), list(adapter.parameters.values()))
         return losses.detach(), list(gradients)
 
     @torch.no_grad()
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
-        return {"eval/loss": self.loss(adapters["hidden"](self.test.Z, self.test.y0), self.test.target)}
+        y = adapters["hidden"](self.test.Z, self.test.y0, self.test.added)
+        return {"eval/loss": self.loss(y, self.test.target)}
 
     def probe(self, size: int) -> dict[str, Tensor]:
         """The first `size` training points, or all."""
         return {"hidden": self.train.Z[:size]}
+
+
+def pairs(config: Config) -> int:
+    """How many pairs of factors a run's step takes: two, where its frozen weight is W0 - s·B0·A0."""
+    return 1 + INITS[config.init.name].residual(config.init)
 
 
 def padded(rank: int) -> int:

@@ -6,10 +6,12 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from runner.inits import Shown
 from runner.models import blueprint
 from runner.models.text import Examples, Source, labelled
+from runner.rng import generator, normal
 from runner.schema import ClassificationConfig, Config, ConfigError
-from runner.tasks.models import ModelTask
+from runner.tasks.models import HEAD_STD, ModelTask
 
 
 class Classification(ModelTask):
@@ -22,6 +24,16 @@ class Classification(ModelTask):
         tokenizer = Source.of(self.config).tokenizer()
         # Decoders classify the last token that is not padding, and so must know which is.
         self.model.config.pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
+
+    def show(self, examples: int, gradients: bool) -> dict[str, Shown]:
+        """With a head that is drawn once for all runs: their own differ, and what they are shown is shared."""
+        stream = generator(self.config.base_seed, "head")
+        for name, (n_out, n_in, _) in self.heads.items():
+            weight = normal(n_out, n_in, variance=HEAD_STD**2, generator=stream)
+            blueprint.weight(self.modules[name]).copy_(weight)
+            if self.modules[name].bias is not None:
+                self.modules[name].bias.zero_()
+        return super().show(examples, gradients)
 
     @classmethod
     def labels(cls, task: ClassificationConfig) -> int:

@@ -14,7 +14,7 @@ class FeatureRegression(ToyTask):
     The target has rank r* and Θ(1) entries in its output: A* ~ N(0, 1/n), B* ~ N(0, 1/r*).
     """
 
-    fused = True
+    fused, shows = True, True
 
     def __init__(self, config: FeatureRegressionConfig, seed: int):
         n, d, rank = config.width, config.input_dim, config.target_rank

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from runner.adapters import LoRA
-from runner.models import bases, blueprint, hooks
+from runner.inits import Shown
+from runner.models import bases, blueprint, hooks, peft
+from runner.models.shown import shown
 from runner.models.text import Examples, Order
 from runner.rng import generator, normal
 from runner.schema import Config, ConfigError, ModelConfig
 from runner.tasks.base import Adapters, Task
 
+HEAD_STD = 0.02  # of a head's weights, as transformers draws them; its bias starts at zero
 PROBED = 8  # held-out sequences of which the probe's tokens are taken
 MIXED = 0.1  # share of the adapters' effect on a loss that a batch may change; rounding stays below, in bfloat16 too
 
@@ -26,6 +29,8 @@ class ModelTask(Task):
     """
 
     seeds_share_base = True
+    exports: ClassVar[bool] = True
+    shows: ClassVar[bool] = True
     most_runs: ClassVar[int] = 8
     objective = "final_eval_loss"
 
@@ -76,7 +81,10 @@ class ModelTask(Task):
     @classmethod
     def activations(cls, config: Config, fused: bool) -> float:
         tokens = config.task.batch_size // config.task.accumulation * config.task.sequence_length
-        return tokens * blueprint.of(config.task, cls.labels(config.task)).kept
+        kept = blueprint.of(config.task, cls.labels(config.task)).kept
+        if config.adapter.name == "dora":  # keeps the frozen outputs, and on its way back their gradients
+            kept += 2 * sum(n_out for n_out, _ in cls.shapes(config.task).values())
+        return tokens * kept
 
     @classmethod
     def resolve(cls, task: ModelConfig) -> ModelConfig:
@@ -122,6 +130,8 @@ class ModelTask(Task):
             )
         if task.batch_size % task.accumulation:
             raise ConfigError(f"task.accumulation={task.accumulation}: must divide task.batch_size={task.batch_size}")
+        if config.adapter.start_from is not None:
+            peft.check(config, cls.shapes(task))
 
     @classmethod
     def prepare(cls, config: Config) -> None:
@@ -163,8 +173,11 @@ class ModelTask(Task):
         }
 
         def losses(*runs: int) -> Tensor:
+            ones = torch.ones(len(runs), device=self.device, dtype=self.dtype)
             adapters = {
-                name: LoRA.stack([two[k] for k in runs], [1.0] * len(runs), self.device, self.dtype)
+                name: LoRA(
+                    *(torch.stack([two[k][side] for k in runs]).to(self.device, self.dtype) for side in (0, 1)), ones
+                )
                 for name, two in pairs.items()
             }
             with hooks.attached({name: self.modules[name] for name in adapters}, adapters):
@@ -191,6 +204,15 @@ class ModelTask(Task):
                 f"{reason}; choose another model, or other task.targets"
             )
 
+    def show(self, examples: int, gradients: bool) -> dict[str, Shown]:
+        at_once = max(1, self.config.batch_size // self.config.accumulation)
+        targets = {name: self.modules[name] for name in self.layers}
+        return shown(targets, self.judge, self.training.pick(examples), at_once, gradients)
+
+    def replace(self, weights: dict[str, Tensor]) -> None:
+        for name, weight in weights.items():
+            self.layers[name].copy_(weight)  # a view of the module's own
+
     def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
         parameters = [p for adapter in adapters.values() for p in adapter.parameters.values()]
         losses, gradients = 0.0, None
@@ -207,7 +229,7 @@ class ModelTask(Task):
 
     @torch.no_grad()
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
-        runs = len(next(iter(adapters.values())).parameters["A"])
+        runs = len(next(iter(next(iter(adapters.values())).parameters.values())))
         at_once = max(1, self.config.batch_size // self.config.accumulation)
         sums: dict[str, Any] = {}
         with hooks.attached(self.modules, adapters):

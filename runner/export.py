@@ -1,0 +1,163 @@
+"""`python -m runner.export RUN_DIR OUT`: write a run's adapter as a folder that PEFT loads.
+
+    model = PeftModel.from_pretrained(base, OUT)
+
+on the base that the run was trained on gives the run's logits. A run whose frozen weight is W0 - s·B0·A0 becomes LoRA of twice
+its rank on W0: [B, -B0]·[A; A0]. A base that was rounded (init=loftq) is of full rank away from W0: it is written beside the
+adapter, to OUT/base.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from runner.adapters import SCALES
+from runner.inits import INITS, Site
+from runner.models import bases, blueprint, library, peft
+from runner.schema import ClassificationConfig, ConfigError, LanguageModelConfig, ModelConfig
+from runner.store import WEIGHTS
+
+TASKS = {"language_model": LanguageModelConfig, "classification": ClassificationConfig}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0, or 2 where the run cannot be exported."""
+    parser = argparse.ArgumentParser(prog="python -m runner.export", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "run", type=Path, metavar="RUN_DIR", help="a run's folder, such as outputs/runs/scratch/0123456789abcdef"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; it must not be there yet")
+    options = parser.parse_args(arguments)
+    try:
+        print(export(options.run, options.out))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export(run: Path, out: Path) -> str:
+    """Write the adapter of a run; returns a sentence about it. Raises ConfigError."""
+    config, weights = _read(run)
+    if out.exists():
+        raise ConfigError(f"{out}: is there already; name a folder that is not")
+    task = TASKS[config["task"]["name"]](**config["task"])
+    labels = task.labels if isinstance(task, ClassificationConfig) else None
+    own = config["adapter"]
+    layers = sorted({name.rpartition(".")[0] for name in weights} - {"projection"})
+    heads = {layer for layer in layers if f"{layer}.W" in weights}
+    adapted = [layer for layer in layers if layer not in heads]
+    model = blueprint.skeleton(blueprint.configuration(task.model, task.width, task.layers), labels)
+    transposed = isinstance(blueprint.linear_layers(model)[adapted[0]], _conv1d())
+    base = str(bases.pretrained(task, config["bases"])) if task.model == blueprint.LLAMA_TINY else task.model
+    if INITS[config["init"]["name"]].replaces:
+        base = str(out / "base")
+    tensors, ranks = {}, {}
+    for layer in adapted:
+        of_layer = {part: weights[f"{layer}.{part}"] for part in peft.NAMES if f"{layer}.{part}" in weights}
+        if f"{layer}.A0" in weights:
+            of_layer["A"] = torch.cat([of_layer["A"], weights[f"{layer}.A0"]], 0)
+            of_layer["B"] = torch.cat([of_layer["B"], -weights[f"{layer}.B0"]], 1)
+        if "A" in of_layer:
+            ranks[layer] = len(of_layer["A"])
+        tensors |= {f"{peft.PREFIX}{layer}.{peft.NAMES[part]}": t for part, t in of_layer.items()}
+    for head in heads:
+        tensors |= {
+            f"{peft.PREFIX}{head}.{name}": weights[f"{head}.{part}"]
+            for part, name in peft.OF_HEAD.items()
+            if f"{head}.{part}" in weights
+        }
+    description = {
+        "base_model_name_or_path": base,
+        "task_type": "CAUSAL_LM" if labels is None else "SEQ_CLS",
+        "target_modules": adapted,
+        "modules_to_save": sorted({head.partition(".")[0] for head in heads}) or None,
+        "fan_in_fan_out": transposed,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    if own["name"] == "vera":
+        key = config["seed"] if own["projection_key"] is None else own["projection_key"]
+        tensors |= {name: weights[f"projection.{side}"] for side, name in peft.PROJECTIONS.items()}
+        description |= {"peft_type": "VERA", "r": own["rank"], "projection_prng_key": key, "save_projection": True}
+        description["vera_dropout"] = own["dropout"]
+    else:
+        description |= _of_lora(own, ranks)
+    peft.write(out, description, tensors)
+    if INITS[config["init"]["name"]].replaces:
+        _write_base(out / "base", config, task, labels, adapted)
+    more = ", and the base that it adapts beside it" if INITS[config["init"]["name"]].replaces else ""
+    return f"wrote {out}: {own['name']} on {len(adapted)} layers of {base}{more}"
+
+
+def _of_lora(own: dict[str, Any], ranks: dict[str, int]) -> dict[str, Any]:
+    """PEFT's description of LoRA, rsLoRA or DoRA with these ranks and one scale."""
+    scale = SCALES[own["name"]](own["alpha"], own["rank"])
+    [(usual, _)] = Counter(ranks.values()).most_common(1)
+    others = {layer: rank for layer, rank in ranks.items() if rank != usual}
+    return {
+        "peft_type": "LORA",
+        "r": usual,
+        "lora_alpha": peft.alpha(own["name"], scale, usual),
+        "lora_dropout": own["dropout"],
+        "use_rslora": own["name"] == "rslora",
+        "use_dora": own["name"] == "dora",
+        "rank_pattern": others,
+        "alpha_pattern": {layer: peft.alpha(own["name"], scale, rank) for layer, rank in others.items()},
+    }
+
+
+def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A finished run's configuration, and what it trained."""
+    try:
+        meta = json.loads((run / "meta.json").read_bytes())
+        config = yaml.safe_load((run / "config.yaml").read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{run}: is not the folder of a run ({str(error).splitlines()[0]})") from error
+    if meta["status"] != "finished":
+        raise ConfigError(f"{run}: its run is {meta['status']}; only finished ones have an adapter to export")
+    if config["task"]["name"] not in TASKS:
+        raise ConfigError(
+            f"{run}: task={config['task']['name']} has no transformers model on which PEFT could load an adapter"
+        )
+    if WEIGHTS not in meta["sha256"]:
+        raise ConfigError(f"{run}: kept no weights; train it again with log.weights=true")
+    try:
+        return config, load_file(run / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"{run}: {WEIGHTS} is damaged ({str(error).splitlines()[0]}); delete the folder and train the run again"
+        ) from error
+
+
+def _write_base(folder: Path, config: dict[str, Any], task: ModelConfig, labels: int | None, layers: list[str]) -> None:
+    """The run's base with the weights that its init put in the place of those of the checkpoint."""
+    dtype = getattr(torch, task.base_dtype or config["dtype"])
+    model = bases.load(task, config["bases"], labels, dtype)
+    modules = blueprint.linear_layers(model)
+    init = {name: value for name, value in config["init"].items() if name not in ("name", "scale", "examples")}
+    for layer in layers:
+        W0 = blueprint.weight(modules[layer]).detach()
+        site = Site(W0 if W0.dtype == torch.float64 else W0.float(), config["adapter"]["rank"], 1.0, torch.Generator())
+        W0.copy_(INITS[config["init"]["name"]].draw(site, **init).base)
+    model.save_pretrained(folder)
+
+
+def _conv1d() -> type:
+    library()
+    from transformers.pytorch_utils import Conv1D
+
+    return Conv1D
+
+
+if __name__ == "__main__":
+    sys.exit(main())

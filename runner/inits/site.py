@@ -1,0 +1,92 @@
+"""What an initialization is given and what it gives, and the table of all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a layer of the frozen model saw while it was shown examples: x̄ (n_in,) and the mean of x·xᵀ (n_in, n_in) over what
+    it read, and G = ∂L/∂W (n_out, n_in) of the mean loss, where that was asked for."""
+
+    mean: Tensor
+    moment: Tensor
+    gradient: Tensor | None = None
+
+
+@dataclass
+class Site:
+    """The layer for which a run draws its start.
+
+    `scale` is s, `shown` what an init that needs data asked for. What does not depend on the run is computed once for all
+    runs of a stack by `once`.
+    """
+
+    W0: Tensor  # (n_out, n_in), float32 or float64, on the CPU
+    rank: int
+    scale: float
+    generator: Generator
+    shown: Shown | None = None
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """`compute()`, or what it was under this key."""
+        if key not in self.kept:
+            self.kept[key] = compute()
+        return self.kept[key]
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U, S, Vᵀ of W0, singular values falling."""
+        return self.once("svd of W0", lambda: torch.linalg.svd(self.W0, full_matrices=False))
+
+
+class Start(NamedTuple):
+    """A (r, n_in) and B (n_out, r), or VeRA's d (r,) and b (n_out,).
+
+    `base` (n_out, n_in) takes the place of W0 for all runs of the stack; `frozen` names parameters that do not train.
+    """
+
+    A: Tensor
+    B: Tensor
+    base: Tensor | None = None
+    frozen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Init:
+    """One row of INITS.
+
+    `draw(site, **options)`; `gives`: the parameters it draws; `needs`: "inputs" or "gradient" of the frozen model;
+    `residual(options)`: whether the frozen weight is W0 - s·B·A, so that training starts at W0 all the same;
+    `replaces`: whether it gives a `Start.base`; `refuses(rank, shape, options)`: why it cannot be drawn there, or None;
+    `ranks(shown, rank, options)`: layer -> rank, where it spreads them over the layers.
+    """
+
+    draw: Callable[..., Start]
+    gives: tuple[str, str] = ("A", "B")
+    needs: str | None = None
+    residual: Callable[[Any], bool] = lambda options: False
+    replaces: bool = False
+    refuses: Callable[[int, tuple[int, int], Any], str | None] = lambda rank, shape, options: None
+    ranks: Callable[[dict[str, Shown], int, Any], dict[str, int]] | None = None
+
+
+INITS: dict[str, Init] = {}
+
+
+def init(**properties: Any) -> Callable[[Callable[..., Start]], Callable[..., Start]]:
+    """Enter the function into INITS under its name, with the properties of an `Init`."""
+
+    def enter(draw: Callable[..., Start]) -> Callable[..., Start]:
+        INITS[draw.__name__] = Init(draw, **properties)
+        return draw
+
+    return enter
+
+
+def always(options: Any) -> bool:
+    return True

@@ -1,0 +1,156 @@
+"""Adapter folders as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
+
+PEFT itself is not needed for either.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from runner.schema import Config, ConfigError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# Parameter -> what PEFT calls it.
+NAMES = {
+    "A": "lora_A.weight",
+    "B": "lora_B.weight",
+    "m": "lora_magnitude_vector",
+    "d": "vera_lambda_d",
+    "b": "vera_lambda_b",
+}
+PROJECTIONS = {"A": "base_model.vera_A", "B": "base_model.vera_B"}
+OF_HEAD = {"W": "weight", "b": "bias"}
+
+
+def write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """A new folder; the tensors by PEFT's names. Raises ConfigError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True)
+        save_file({name: t.contiguous() for name, t in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written ({error.strerror or error}); name a folder that is not there yet"
+        ) from error
+
+
+def check(config: Config, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Raise ConfigError, with the field that disagrees, unless a run can start from the folder that its adapter names."""
+    adapter = config.adapter
+    folder = Path(adapter.start_from)
+    its = _config(folder)
+
+    def wants(field: str, ours: Any, theirs: Any, name: str) -> None:
+        if ours != theirs:
+            raise ConfigError(
+                f"{field}={ours}: {folder} has {name}={theirs}; set {field}={theirs}, or another adapter.start_from"
+            )
+
+    if its.get("peft_type") not in ("LORA", "VERA"):
+        raise ConfigError(
+            f"adapter.start_from={folder}: has peft_type={its.get('peft_type')}; LORA and VERA can be read"
+        )
+    if its.get("use_dora") and its.get("use_rslora"):
+        raise ConfigError(
+            f"adapter.start_from={folder}: has use_dora and use_rslora, which adapter=dora does not combine"
+        )
+    kinds = {
+        "vera": its["peft_type"] == "VERA",
+        "dora": its.get("use_dora"),
+        "rslora": its.get("use_rslora"),
+        "lora": True,
+    }
+    kind = next(kind for kind, is_so in kinds.items() if is_so)
+    wants("adapter.name", adapter.name, kind, "the adapter")
+    wants("adapter.rank", adapter.rank, its.get("r"), "r")
+    if kind == "vera":
+        key = config.seed if adapter.projection_key is None else adapter.projection_key
+        wants("adapter.projection_key", key, its.get("projection_prng_key", 0), "projection_prng_key")
+    else:
+        wants("adapter.alpha", adapter.alpha, its.get("lora_alpha"), "lora_alpha")
+    for field, plain in (("bias", "none"), ("lora_bias", False), ("rank_pattern", {}), ("alpha_pattern", {})):
+        if its.get(field, plain) not in (plain, None):
+            raise ConfigError(
+                f"adapter.start_from={folder}: has {field}={its[field]}, which is not supported; it must be {plain}"
+            )
+    found = _shapes(folder)
+    parts = {"vera": "db", "dora": "ABm"}.get(kind, "AB")
+    for layer, (n_out, n_in) in shapes.items():
+        sizes = {
+            "A": (adapter.rank, n_in),
+            "B": (n_out, adapter.rank),
+            "m": (n_out,),
+            "d": (adapter.rank,),
+            "b": (n_out,),
+        }
+        for part in parts:
+            name = f"{PREFIX}{layer}.{NAMES[part]}"
+            if name not in found:
+                raise ConfigError(
+                    f"task.targets: layer {layer} has no {NAMES[part]} in {folder}; name those that are there"
+                )
+            if found[name] != sizes[part]:
+                raise ConfigError(
+                    f"adapter.start_from={folder}: {name} is {'×'.join(map(str, found[name]))}, and layer {layer} needs "
+                    f"{'×'.join(map(str, sizes[part]))}; it was made for another model"
+                )
+    of_ours = {f"{PREFIX}{layer}." for layer in shapes}
+    for name in found:
+        layer = next((name.removesuffix(end) for end in NAMES.values() if name.endswith(f".{end}")), None)
+        if layer and layer not in of_ours:
+            raise ConfigError(
+                f"task.targets: {folder} has layer {layer.removeprefix(PREFIX).rstrip('.')}, which is not adapted; name it, too"
+            )
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder by PEFT's names. Raises ConfigError."""
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, WEIGHTS, error) from error
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(
+            f"adapter.start_from={folder}: there is no {CONFIG}; give a folder that PEFT or runner.export wrote"
+        )
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, CONFIG, error) from error
+    return config
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(
+            f"adapter.start_from={folder}: there is no {WEIGHTS}; pickled weights are not loaded, because they can run "
+            "code: save the adapter with safe_serialization=True"
+        )
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, WEIGHTS, error) from error
+
+
+def _damaged(folder: Path, name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"adapter.start_from={folder}: {name} cannot be read ({str(error).splitlines()[0]}); it is damaged"
+    )
+
+
+def alpha(kind: str, scale: float, rank: int) -> float:
+    """`lora_alpha` that gives this scale at this rank."""
+    return scale * (math.sqrt(rank) if kind == "rslora" else rank)

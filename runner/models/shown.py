@@ -1,0 +1,53 @@
+"""What inits that look at data are shown: what the layers of a frozen model read, and the gradients of their weights."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner.inits import Shown
+from runner.models.text import Examples
+
+
+def shown(
+    modules: Mapping[str, nn.Module],
+    judge: Callable[[Examples, Tensor], dict[str, Tensor]],
+    examples: Examples,
+    at_once: int,
+    gradients: bool,
+) -> dict[str, Shown]:
+    """Module -> what it saw of all the examples, on the CPU, float64. Padding is left out of what it read."""
+    sums: dict[str, list[Any]] = {name: [0, 0.0, 0.0] for name in modules}
+    rows: Tensor
+
+    def see(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            x = given[0].detach()
+            if examples.mask is not None and x.shape[:-1] == examples.mask[rows].shape:
+                x = x[examples.mask[rows].bool()]
+            x = x.flatten(0, -2).float() if x.dtype.itemsize < 4 else x.flatten(0, -2)
+            count, total, squares = sums[name]
+            sums[name] = [count + len(x), total + x.sum(0).double().cpu(), squares + (x.T @ x).double().cpu()]
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(see(name)) for name, module in modules.items()]
+    weights = [module.weight.requires_grad_(gradients) for module in modules.values()]
+    G: list[Any] = [0.0] * len(weights)
+    try:
+        with torch.set_grad_enabled(gradients):
+            for rows in torch.arange(len(examples), device=examples.tokens.device).split(at_once):
+                loss = judge(examples, rows)["loss"].sum() / len(examples)
+                if gradients:
+                    G = [a + g.double().cpu() for a, g in zip(G, torch.autograd.grad(loss, weights), strict=True)]
+    finally:
+        for handle in handles:
+            handle.remove()
+        for weight in weights:
+            weight.requires_grad_(False)
+    result = {}
+    for (name, module), (count, total, squares), g in zip(modules.items(), sums.values(), G, strict=True):
+        gradient = (g if isinstance(module, nn.Linear) else g.T) if gradients else None  # a Conv1D keeps its transpose
+        result[name] = Shown(total / count, squares / count, gradient)
+    return result

@@ -1,0 +1,26 @@
+"""LoRA+'s nonlinear toy: nothing but the two factors between two frozen random layers."""
+
+import torch
+
+from runner.rng import generator, normal
+from runner.schema import SineConfig
+from runner.tasks.base import Batch
+from runner.tasks.readout import Readout
+
+
+class Sine(Readout):
+    """f(x) = W_out·φ(s·B·A·φ(W_in·x)), φ = ReLU, against sin(mean of x's entries); loss = mean over points of the squared error
+    (LoRA+, Hayou, Ghosh, Yu 2024, section 3.2).
+
+    W_in ~ N(0, 1), W_out ~ N(0, 1/n), x ~ N(0, I_d); the frozen weight beside B·A is zero.
+    """
+
+    def __init__(self, config: SineConfig, seed: int):
+        n, d = config.width, config.input_dim
+        base, data = generator(seed, "base"), generator(seed, "data")
+        W_in = normal(n, d, variance=1, generator=base)
+        self.W0, self.readout = torch.zeros(n, n), normal(n, variance=1 / n, generator=base)
+        X = normal(config.train_points + config.test_points, d, variance=1, generator=data)
+        Z = (X @ W_in.T).relu()
+        everything, points = Batch(Z, torch.zeros(len(X), n), X.mean(1).sin()), config.train_points
+        self.train, self.test = everything.map(lambda t: t[:points]), everything.map(lambda t: t[points:])
