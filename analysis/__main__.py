@@ -33,7 +33,8 @@ def build(options: argparse.Namespace) -> int:
         }
     frames = {}
     for experiment in sorted({source for group in sources.values() for source in group}):
-        if done := records.refresh(outputs, experiment):
+        axes = figures.axes(experiment) if not options.experiment else figures.axes(figures.sources(names[0])[0])
+        if done := records.refresh(outputs, experiment, axes):
             print(done)
         try:
             frames[experiment] = records.read(outputs, experiment)
@@ -43,7 +44,7 @@ def build(options: argparse.Namespace) -> int:
                 return 2
             print(f"skipped: {error}")
             continue
-        for sentence in () if experiment.endswith(records.LAYERS) else report.flags(frames[experiment]):
+        for sentence in () if experiment.endswith(records.LAYERS) else report.flags(frames[experiment], axes):
             print(f"flagged: {sentence}")
     if not frames:
         print(f"error: {outputs} holds neither runs nor records of any figure", file=sys.stderr)

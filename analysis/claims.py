@@ -168,17 +168,19 @@ def breakdown_ratio(grid: Grid, a: str, b: str) -> float:
     which neither does say nothing. nan if those are most.
     """
     beyond = 2 * np.log(grid.lrs[-1]) - np.log(grid.lrs[-2]) if len(grid.lrs) > 1 else np.nan
+    lowest_a, lowest_b = lowest_breaking(grid, a), lowest_breaking(grid, b)
+    known = np.isfinite(lowest_a) | np.isfinite(lowest_b)
+    ratios = np.minimum(lowest_a, beyond) - np.minimum(lowest_b, beyond)
+    return float(ratios[known].mean()) if known.mean() > 0.5 else np.nan
 
-    def lowest(init: str) -> np.ndarray:
-        i = grid.inits.index(init)
-        broken = np.isposinf(grid.log_loss[i])  # (W, L, S)
-        if START in grid.columns:
-            broken |= grid.log_loss[i] > np.log(grid.columns[START][i])
-        return np.where(broken, np.log(grid.lrs)[None, :, None], beyond).min(1)
 
-    lowest_a, lowest_b = lowest(a), lowest(b)
-    known = (lowest_a < beyond) | (lowest_b < beyond)
-    return float((lowest_a - lowest_b)[known].mean()) if known.mean() > 0.5 else np.nan
+def lowest_breaking(grid: Grid, init: str) -> np.ndarray:
+    """(W, S) log of the lowest rate at which a run breaks down, +inf where none does."""
+    i = grid.inits.index(init)
+    broken = np.isposinf(grid.log_loss[i])  # (W, L, S)
+    if START in grid.columns:
+        broken |= grid.log_loss[i] > np.log(grid.columns[START][i])
+    return np.where(broken, np.log(grid.lrs)[None, :, None], np.inf).min(1)
 
 
 def table(claims: list[Claim]) -> pd.DataFrame:

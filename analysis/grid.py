@@ -1,5 +1,6 @@
 """A sweep over init × width × lr × seed as arrays, and its best learning rates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,15 @@ from analysis.load import per_run
 # Where a step sees few of the data, its loss is noise, and runs are compared by their held-out loss.
 BY_HELD_OUT = ("language_model", "classification")
 AXES = ("init.name", "task.width", "optimizer.lr", "seed")
+
+
+def split(frame: pd.DataFrame, axes: Sequence[str]) -> dict[tuple, pd.DataFrame]:
+    """The parts of a sweep that differ along further axes than AXES, by their values there; one part without a name for none."""
+    if not axes:
+        return {(): frame}
+    return {
+        tuple(values): part for values, part in frame.groupby(list(axes), dropna=False)
+    }  # in the order of their values
 
 
 def objective(frame: pd.DataFrame) -> str:
@@ -65,6 +75,11 @@ class Grid:
         extra = {} if columns is None else {name: spread(columns[name].reindex(table["run_id"])) for name in columns}
         return cls(axes[0], *map(np.array, axes[1:]), spread(losses), extra)
 
+    @classmethod
+    def along(cls, frame: pd.DataFrame, column: str) -> "Grid":
+        """With the values of another column, such as the rank, in the place of the widths."""
+        return cls.of(frame.assign(**{"task.width": frame[column]}))
+
     def resample(self, seeds: np.ndarray) -> "Grid":
         """The same grid with the seeds at these positions (with repetition): one bootstrap sample."""
         columns = {name: values[..., seeds] for name, values in self.columns.items()}
@@ -92,7 +107,7 @@ class Grid:
         edge = len(run) > 1 and place in (0, len(run) - 1)
         if 0 < place < len(run) - 1:
             around = run[place - 1 : place + 2]
-            lr = _vertex(np.log(self.lrs[around]), scores[around], fallback=np.log(lr))
+            lr = vertex(np.log(self.lrs[around]), scores[around], fallback=np.log(lr))
         return Best(float(lr), float(self.lrs[i]), float(scores[i]), edge)
 
     def value(self, column: str, init: str, width: int, lr: float) -> float:
@@ -118,7 +133,7 @@ class Grid:
         return self.log_loss[self.at(init, width)][np.flatnonzero(self.lrs == best.grid_lr)[0]]
 
 
-def _vertex(x: np.ndarray, y: np.ndarray, fallback: float) -> float:
+def vertex(x: np.ndarray, y: np.ndarray, fallback: float) -> float:
     """exp of the abscissa where the parabola through three points is lowest, the middle point being the lowest."""
     if not np.isfinite(y).all():
         return float(np.exp(fallback))

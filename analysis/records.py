@@ -3,19 +3,21 @@
 import math
 import shlex
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.grid import AXES, Grid
+from analysis.grid import AXES, Grid, split
 from analysis.load import is_measured, layers, load, per_run
 
 EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
 BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B under either init: A's waits for B's
 LAYERS = ".layers"  # ends the name of a record of layers, beside the experiment's own
 LAYER_COLUMNS = ["feature/Z_A", "feature/delta_1", "feature/delta_2"]
+CHANGES = ["change/magnitude", "change/direction"]  # kept where they were logged
 LANDMARKS = (0, 1, BOTH_MOVED, EARLY)  # steps kept for every run, besides the last
 CURVE_POINTS = 60  # rows kept of a run at the best learning rate, besides its first EARLY
 PLACES = (
@@ -33,26 +35,23 @@ class MissingRecords(Exception):
     """An experiment has neither runs nor records; the message names the command that makes them."""
 
 
-def refresh(outputs: Path, experiment: str) -> str | None:
+def refresh(outputs: Path, experiment: str, axes: Sequence[str] = ()) -> str | None:
     """Distill the experiment's runs, if there are any, into its record; returns a sentence about what was done.
 
+    `axes`: what the sweep varies besides AXES; each part of it is a grid of its own.
     The experiment's name with LAYERS at its end stands for the record of its layers.
     A record is not replaced by one of fewer runs: a quick look at a corner of an experiment must not cost its record.
     """
     folder, path = outputs / "runs" / experiment.removesuffix(LAYERS), record_path(outputs, experiment)
     try:
-        frame = balanced(one_setting(load(folder)))
+        parts = [balanced(one_setting(part)) for part in split(load(folder), axes).values()]
     except FileNotFoundError:
         return None
     if experiment.endswith(LAYERS):
-        frame = (
-            at_best(frame)
-            .drop(columns=[n for n in frame.columns if is_measured(n)])
-            .drop_duplicates(["run_id", "step"])
-        )
-        frame = frame.merge(layers(folder, set(frame["run_id"])), on=["run_id", "step"])
-        if frame.empty:
-            return None
+        parts = [_with_layers(at_best(part), folder) for part in parts]
+    frame = pd.concat(parts)
+    if frame.empty:
+        return None
     count, before = frame["run_id"].nunique(), 0
     with suppress(MissingRecords):
         before = read(outputs, experiment)["run_id"].nunique()
@@ -60,9 +59,11 @@ def refresh(outputs: Path, experiment: str) -> str | None:
         return f"kept {path}: it holds {before} runs and {folder} only {count}; delete the record to replace it"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    (_layers_only(frame) if experiment.endswith(LAYERS) else distill(frame)).to_parquet(
-        new, compression="zstd", index=False
-    )
+    if experiment.endswith(LAYERS):
+        record = _layers_only(frame, axes)
+    else:
+        record = pd.concat([distill(part) for part in parts], ignore_index=True)
+    record.to_parquet(new, compression="zstd", index=False)
     new.replace(path)
     return f"distilled {path}: {count} runs"
 
@@ -107,7 +108,9 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     """
     table = per_run(frame)
     settings = [name for name in table.columns if not name.startswith(NOT_SETTINGS)]
-    varying = [name for name in settings if table[name].nunique(dropna=False) > 1]
+    by_init = table.groupby("init.name")  # which has options that others lack
+    counts = {name: (by_init if name.startswith("init.") else table)[name].nunique(dropna=False) for name in settings}
+    varying = [name for name, count in counts.items() if np.max(count) > 1]
     if not varying:
         return frame
     labels = table[varying].apply(lambda row: ", ".join(f"{name}={value}" for name, value in row.items()), axis=1)
@@ -169,9 +172,18 @@ def at_best(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[best]
 
 
-def _layers_only(frame: pd.DataFrame) -> pd.DataFrame:
+def _with_layers(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with a row for each step and layer, and the layer's columns."""
+    steps = frame.drop(columns=[name for name in frame.columns if is_measured(name)]).drop_duplicates(
+        ["run_id", "step"]
+    )
+    return steps.merge(layers(folder, set(frame["run_id"])), on=["run_id", "step"])
+
+
+def _layers_only(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Thinned curves of a few columns, and of the configuration only what tells runs apart."""
-    return _rounded(frame.loc[_on_curve(frame["step"]), ["run_id", "status", *AXES, "step", "layer", *LAYER_COLUMNS]])
+    columns = ["run_id", "status", *dict.fromkeys((*AXES, *axes)), "step", "layer", *LAYER_COLUMNS]
+    return _rounded(frame.loc[_on_curve(frame["step"]), [*columns, *(name for name in CHANGES if name in frame)]])
 
 
 def _on_curve(step: pd.Series) -> pd.Series:

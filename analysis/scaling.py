@@ -4,13 +4,14 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import factorial
 from scipy.stats import norm, t
 
-from analysis.grid import Grid
+from analysis.grid import Grid, vertex
 from analysis.records import BOTH_MOVED, EARLY
 from analysis.theory import QUANTITIES, RATIO
 
@@ -31,6 +32,20 @@ class Estimate:
     high: float
 
 
+@dataclass(frozen=True)
+class PerSeed:
+    """One value a seed, for `bootstrap`."""
+
+    values: np.ndarray
+
+    @property
+    def seeds(self) -> np.ndarray:
+        return np.arange(len(self.values))
+
+    def resample(self, seeds: np.ndarray) -> "PerSeed":
+        return PerSeed(self.values[seeds])
+
+
 def exponent(widths: np.ndarray, logs: np.ndarray) -> float:
     """Least-squares slope of log values against log width, over the widths that have a value; nan below MIN_WIDTHS."""
     known = np.isfinite(logs)
@@ -39,7 +54,7 @@ def exponent(widths: np.ndarray, logs: np.ndarray) -> float:
     return float(np.polyfit(np.log(widths[known]), logs[known], 1)[0])
 
 
-def bootstrap(grid: Grid, statistic: Callable[[Grid], np.ndarray]) -> list[Estimate]:
+def bootstrap(grid: Grid | PerSeed, statistic: Callable[[Any], np.ndarray]) -> list[Estimate]:
     """Each entry of `statistic(grid)` with its bootstrap interval over seeds.
 
     All inits and widths of a seed are drawn together, so comparisons stay paired. Below MIN_SEEDS there is no interval.
@@ -91,6 +106,26 @@ def best_lrs(grid: Grid, init: str) -> np.ndarray:
     """(W,) log of the best learning rate at every width; nan where it lies at the edge of the grid."""
     bests = [grid.best(init, width) for width in grid.widths]
     return np.array([np.nan if best.edge else np.log(best.lr) for best in bests])
+
+
+def best_ratio(grid: Grid, init: str) -> float:
+    """Log of the best ratio of learning rates, of a grid along `optimizer.lr_ratio`: each ratio at its own best rate of the grid,
+    then as the best rate itself is found. nan where the best ratio is the grid's lowest or highest."""
+    losses = np.array([grid.best(init, ratio).log_loss for ratio in grid.widths])
+    losses = np.where(np.isnan(losses), np.inf, losses)
+    i = int(np.argmin(losses))
+    if not 0 < i < len(losses) - 1:
+        return np.nan
+    around = slice(i - 1, i + 2)
+    return float(np.log(vertex(np.log(grid.widths[around]), losses[around], fallback=np.log(grid.widths[i]))))
+
+
+def rank_grids(frame: pd.DataFrame) -> dict[float, Grid]:
+    """Exponent of s in r -> the sweep with the rank in the place of the width."""
+    power = pd.Series(-0.5, frame.index).where(frame["adapter.name"] == "rslora", -1.0)
+    power = power.mask((frame["adapter.name"] == "lora") & (frame["adapter.alpha"] == frame["adapter.rank"]), 0.0)
+    powers = sorted(power.unique(), reverse=True)
+    return {value: Grid.along(frame[power == value], "adapter.rank") for value in powers}
 
 
 def sizes(grid: Grid, init: str, column: str) -> np.ndarray:

@@ -1,11 +1,14 @@
 """How every figure looks: one size of text, and one colour, marker and line per init, distinct also in greyscale."""
 
+import zlib
 from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 TEXT_WIDTH = 6.75  # inches, a paper's full text width; panels are given as fractions of it
@@ -60,10 +63,15 @@ COLUMNS = {
 }
 
 
+OTHERS = (  # of inits that have no look of their own, by their names
+    ("#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#000000"), ("v", "<", ">", "P", "X", "*", "p"), ("-", "--", "-.", ":")
+)  # fmt: skip
+
+
 def look(init: str) -> Look:
-    if init not in INITS:
-        raise KeyError(f"no style for init {init!r}; add a row to analysis/style.py")
-    return INITS[init]
+    """The init's look; one that follows from its name if it has none in INITS."""
+    number = zlib.crc32(init.encode())
+    return INITS.get(init) or Look(init, *(choices[number % len(choices)] for choices in OTHERS))
 
 
 def subplots(rows: int, columns: int, height: float, width: float = 1.0, **options) -> tuple[Figure, np.ndarray]:
@@ -72,11 +80,18 @@ def subplots(rows: int, columns: int, height: float, width: float = 1.0, **optio
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def width_axis(axes: Axes, widths: np.ndarray) -> None:
+def width_axis(axes: Axes, widths: np.ndarray, label: str = "width $n$") -> None:
     """Logarithmic axis of widths with one labelled tick each."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [str(width) for width in widths])
-    axes.set_xlabel("width $n$")
+    axes.set_xlabel(label)
+
+
+def few_ticks(axis: Axis, decades: float) -> None:
+    """Plain numbers on a logarithmic axis (or a colour bar's), a few to a decade where there are few decades."""
+    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def log_y(axes: Axes) -> None:

@@ -10,6 +10,8 @@ B ≈ lr must satisfy lr·Z_A = n^-1/2, hence lr = n^-3/4, Z_A = n^1/4 and Z_B =
 aligned, so B·ΔA·Z = Θ(1) needs lr = n^-1; then Z_A and δ1 are Θ(1), and δ2 and δ3 are n^-1.
 """
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 PAPER = "Hayou, Ghosh, Yu 2024"
@@ -29,6 +31,11 @@ SOURCES = {"feature_regression": PAPER, "language_model": PAPER, "teacher_studen
 RATIO = "delta_2/delta_1"
 
 
+# muA (Chen, Villar, Hayou 2026): exponents in the rank r of the best learning rate for s = r^-γ, under Adam or SignSGD.
+RANK_POWERS = {("A", 0.0): -1 / 2, ("A", -0.5): -1 / 4, ("A", -1.0): 0.0, ("B", 0.0): 0.0}
+MUA, PLUS = "Chen, Villar, Hayou 2026", "LoRA+, Hayou, Ghosh, Yu 2024"
+
+
 def setting(frame: pd.DataFrame) -> str | None:
     """The task whose exponents apply to these runs, or None where the theory says nothing about them."""
     first = frame.iloc[0]
@@ -37,6 +44,11 @@ def setting(frame: pd.DataFrame) -> str | None:
     if first["task.name"] == "teacher_student" and first["task.out_exponent"] != 1.0:
         return None
     return first["task.name"] if first["task.name"] in SOURCES else None
+
+
+def exponents(task: str | None, inits: Sequence[str], quantity: str) -> dict[str, float | None]:
+    """Init -> predicted exponent in n, None where there is no prediction."""
+    return {init: exponent(task, init, quantity) for init in inits}
 
 
 def exponent(task: str | None, init: str, quantity: str) -> float | None:

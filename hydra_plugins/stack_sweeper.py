@@ -27,16 +27,21 @@ from runner.schema import Config, ConfigError
 class StackSweeperConf:
     _target_: str = "hydra_plugins.stack_sweeper.StackSweeper"
     params: dict[str, str] | None = None
+    grids: list[dict[str, str]] | None = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="stack", node=StackSweeperConf, provider="runner")
 
 
 class StackSweeper(Sweeper):
-    """`hydra.sweeper.params` and the command line give the axes; an axis named twice is the command line's."""
+    """`hydra.sweeper.params` and the command line give the axes; an axis named twice is the command line's.
 
-    def __init__(self, params: dict[str, str] | None = None):
-        self.params = params or {}
+    `hydra.sweeper.grids` lists further axes of several grids, each of which is swept with those of `params`: a sweep whose
+    axes do not all go together, such as an init that one adapter takes and another does not.
+    """
+
+    def __init__(self, params: dict[str, str] | None = None, grids: list[dict[str, str]] | None = None):
+        self.params, self.grids = params or {}, grids or [{}]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config  # no launcher: stacks are not Hydra jobs
@@ -57,14 +62,16 @@ class StackSweeper(Sweeper):
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))
-        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        overrides = parser.parse_overrides(given)
-        if any(override.key_or_group == "experiment" and override.is_sweep_override() for override in overrides):
-            raise ConfigError("experiment: each has axes of its own; run one command for each")
-        for override in overrides:
-            _check_axis(override)
         HydraConfig.instance().set_config(self.config)  # for values that refer to `hydra:`
-        [jobs] = BasicSweeper.split_arguments(overrides, None)
+        jobs: list[list[str]] = []
+        for grid in self.grids:
+            axes = {**self.params, **grid}
+            overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *arguments])
+            if any(override.key_or_group == "experiment" and override.is_sweep_override() for override in overrides):
+                raise ConfigError("experiment: each has axes of its own; run one command for each")
+            for override in overrides:
+                _check_axis(override)
+            jobs += [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
         templates: dict[tuple[str, ...], Template] = {}
         configs = []
         for job in jobs:

@@ -19,34 +19,60 @@ L = uintp(LANES)
 
 @njit(**OPTIONS)
 def _largest_eigenvalue(S):
-    """Of a symmetric S (r, r), which is destroyed: cyclic Jacobi rotations; nan if S is not finite."""
+    """Of a symmetric S (r, r), which is destroyed; nan if S is not finite.
+
+    Householder reflections leave a tridiagonal matrix, of which Sturm's sequence tells how many eigenvalues exceed a number:
+    bisection, down to neighbouring floating-point numbers.
+    """
     r = len(S)
-    for _sweep in range(30):
-        off = 0.0
-        for i in range(r):
-            for j in range(i):
-                off += S[i, j] * S[i, j]
-        trace = 0.0
-        for i in range(r):
-            trace += S[i, i]
-        if not off > 1e-34 * trace * trace:
+    v, w, off = np.zeros(r), np.zeros(r), np.zeros(r)
+    for k in range(r - 1):
+        square = 0.0
+        for i in range(k + 1, r):
+            square += S[i, k] * S[i, k]
+        off[k + 1] = math.sqrt(square)
+        if k == r - 2 or not square > 0.0:
+            continue
+        alpha = -math.copysign(off[k + 1], S[k + 1, k])
+        for i in range(k + 1, r):
+            v[i] = S[i, k]
+        v[k + 1] -= alpha
+        half = square - alpha * S[k + 1, k]  # ‖v‖² / 2
+        inner = 0.0
+        for i in range(k + 1, r):
+            total = 0.0
+            for j in range(k + 1, r):
+                total += S[i, j] * v[j]
+            w[i] = total / half
+            inner += w[i] * v[i]
+        for i in range(k + 1, r):
+            w[i] -= 0.5 * inner / half * v[i]
+        for i in range(k + 1, r):
+            for j in range(k + 1, r):
+                S[i, j] -= v[i] * w[j] + w[i] * v[j]
+    low, high = S[0, 0], S[0, 0]
+    for i in range(r):
+        reach = off[i] + (off[i + 1] if i + 1 < r else 0.0)
+        low, high = max(low, S[i, i]), max(high, S[i, i] + reach)
+        if not math.isfinite(S[i, i] + reach):
+            return math.nan
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
             break
+        above, pivot = False, 1.0
         for i in range(r):
-            for j in range(i):
-                if S[i, j] == 0.0:
-                    continue
-                theta = (S[i, i] - S[j, j]) / (2.0 * S[i, j])
-                t = math.copysign(1.0, theta) / (abs(theta) + math.sqrt(theta * theta + 1.0))
-                cosine = 1.0 / math.sqrt(t * t + 1.0)
-                sine = t * cosine
-                for k in range(r):
-                    S[k, i], S[k, j] = cosine * S[k, i] + sine * S[k, j], cosine * S[k, j] - sine * S[k, i]
-                for k in range(r):
-                    S[i, k], S[j, k] = cosine * S[i, k] + sine * S[j, k], cosine * S[j, k] - sine * S[i, k]
-    largest = S[0, 0]
-    for i in range(1, r):
-        largest = max(largest, S[i, i])
-    return largest
+            pivot = S[i, i] - middle - (off[i] * off[i] / pivot if i else 0.0)
+            if pivot > 0.0:
+                above = True
+                break
+            if pivot == 0.0:
+                pivot = -1e-300
+        if above:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 @njit(**OPTIONS)

@@ -1,5 +1,6 @@
 """Every metric against its definition. Float64 throughout; 1e-9 leaves room for condition numbers of about 1e6."""
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -7,7 +8,7 @@ from conftest import rejects
 
 from runner import metrics
 from runner.adapters import DoRA, LoRA, VeRA
-from runner.metrics_cpu import LANES, TILE
+from runner.metrics_cpu import LANES, TILE, _largest_eigenvalue
 
 RUNS, RANK, N_IN, N_OUT, PROBE = 3, 4, 24, 17, 11
 
@@ -201,3 +202,23 @@ def test_changes_of_lengths_and_directions_are_those_of_the_explicit_weight(tens
     if kind == "dora":
         torch.testing.assert_close(measured["param/m"], parameters[2].norm(dim=1))
         assert not measured["update/m"].any()
+
+
+@pytest.mark.parametrize("kind", ["random", "diagonal", "rank one", "zero", "equal", "near"])
+@pytest.mark.parametrize("r", [1, 2, 3, 4, 7, 16, 64])
+def test_the_largest_eigenvalue_is_lapacks(kind, r):
+    """To 1e-14 of itself, also where eigenvalues coincide or are a millionth apart."""
+    g = np.random.default_rng(r)
+    X = g.standard_normal((r, r))
+    Q, _ = np.linalg.qr(X)
+    S = {
+        "random": X @ X.T, "diagonal": np.diag(g.random(r)), "rank one": np.outer(X[0], X[0]), "zero": np.zeros((r, r)),
+        "equal": 3 * np.eye(r), "near": Q @ np.diag(1 - 1e-6 * np.arange(r)) @ Q.T,
+    }[kind]  # fmt: skip
+
+    def check(found):
+        assert found == pytest.approx(np.linalg.eigvalsh(S)[-1], rel=1e-14 * max(r, 4), abs=1e-300)
+
+    check(_largest_eigenvalue(S.copy()))
+    if kind != "zero":
+        rejects(check, (1 + 1e-11) * _largest_eigenvalue(S.copy()))

@@ -17,6 +17,14 @@ def sources(name: str) -> tuple[str, ...]:
     return import_module(f"analysis.figures.{name}").RECORDS
 
 
+def axes(experiment: str) -> tuple[str, ...]:
+    """What the experiment varies besides init, width, learning rate and seed, as the figures of its records say."""
+    found = [
+        getattr(import_module(f"analysis.figures.{name}"), "AXES", ()) for name in NAMES if experiment in sources(name)
+    ]
+    return max(found, key=len, default=())
+
+
 def draw(name: str, frames: list[pd.DataFrame]) -> Figure:
     """The figure from the records of its experiments, in their order."""
     with mpl.rc_context(RC):

@@ -1,27 +1,29 @@
 """What the figures against width share: points with intervals, the fitted power law, and the predicted one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis import style, theory
+from analysis import style
 from analysis.grid import Grid
 from analysis.scaling import Estimate, bootstrap, exponent
 
 Measure = Callable[[Grid, str], np.ndarray]
 
 
-def against_width(axes: Axes, grid: Grid, task: str | None, quantity: str | None, measure: Measure) -> None:
-    """Measured values (exp of `measure(grid, init)` (W,)) against width for every init, on logarithmic axes.
+def against_width(
+    axes: Axes, grid: Grid, powers: Mapping[str, float | None], measure: Measure, symbol: str = "n", axis: str = "width"
+) -> None:
+    """Measured values (exp of `measure(grid, init)` (W,)) against width, or what stands for it, for every init; log axes.
 
-    Fits stand in the legend with their intervals; the prediction for `quantity`, where there is one, is drawn dotted.
+    Fits stand in the legend with their intervals; the predicted power of an init, where there is one, is drawn dotted.
     """
     for init in grid.inits:
         look = style.look(init)
         *points, slope = _measured(grid, init, measure)
         middle, low, high = (np.exp([getattr(p, name) for p in points]) for name in ("value", "low", "high"))
-        fit = "" if np.isnan(slope.value) else f": $n^{{{slope.value:.2f}}}$"
+        fit = "" if np.isnan(slope.value) else f": ${symbol}^{{{slope.value:.2f}}}$"
         interval = "" if np.isnan(slope.low) else f" [{slope.low:.2f}, {slope.high:.2f}]"
         axes.errorbar(
             grid.widths, middle, [np.maximum(middle - low, 0), np.maximum(high - middle, 0)],
@@ -29,13 +31,13 @@ def against_width(axes: Axes, grid: Grid, task: str | None, quantity: str | None
             label=look.label + fit + interval,
         )  # fmt: skip
         style.power_law(axes, grid.widths, np.log(middle), slope.value, color=look.color, linestyle=look.line)
-        power = theory.exponent(task, init, quantity) if quantity else None
+        power = powers.get(init)
         if power is not None:
             style.power_law(
                 axes, grid.widths, np.log(middle), power, color=look.color, linestyle=":", linewidth=1.0,
-                label=f"theory, {look.label}: $n^{{{power:g}}}$",
+                label=f"theory, {look.label}: ${symbol}^{{{power:g}}}$",
             )  # fmt: skip
-    style.width_axis(axes, grid.widths)
+    style.width_axis(axes, grid.widths, f"{axis} ${symbol}$")
     style.log_y(axes)
     style.legend_below(axes)
 

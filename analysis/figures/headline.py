@@ -12,7 +12,7 @@ from analysis.figures._scaling import against_width
 from analysis.grid import Grid
 from analysis.records import EARLY
 from analysis.scaling import features, sizes
-from analysis.theory import RATIO, setting
+from analysis.theory import RATIO, exponents, setting
 
 RECORDS = ("lr_vs_width", "width_exponents")
 TITLES = (
@@ -26,9 +26,10 @@ def figure(*frames: pd.DataFrame) -> Figure:
     fig, axes = style.subplots(len(frames), 3, height=2.9, width=1.05)
     for frame, (ratio, loss, inner) in zip(frames, axes, strict=True):
         grid, task = Grid.of(frame, features(frame)), setting(frame)
-        against_width(ratio, grid, task, RATIO, lambda g, init: sizes(g, init, RATIO))
-        against_width(loss, grid, task, None, best_losses)
-        against_width(inner, grid, task, "feature/Z_A", lambda g, init: sizes(g, init, "final/feature/Z_A"))
+        against_width(ratio, grid, exponents(task, grid.inits, RATIO), lambda g, init: sizes(g, init, RATIO))
+        against_width(loss, grid, {}, best_losses)
+        predicted = exponents(task, grid.inits, "feature/Z_A")
+        against_width(inner, grid, predicted, lambda g, init: sizes(g, init, "final/feature/Z_A"))
         ratio.set_ylabel(f"{frame['task.name'].iloc[0]}\n\n" r"$\delta_2/\delta_1$")
         loss.set_ylabel("final training loss")
         inner.set_ylabel("size of $Z_A$")

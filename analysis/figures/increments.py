@@ -9,7 +9,7 @@ from analysis.figures._scaling import against_width
 from analysis.grid import Grid
 from analysis.records import EARLY
 from analysis.scaling import features, sizes
-from analysis.theory import RATIO, setting
+from analysis.theory import RATIO, exponents, setting
 
 RECORDS = ("lr_vs_width",)
 DELTAS = {
@@ -39,6 +39,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     axes[0].set_ylabel("size of the increment of $Z_B$")
     style.legend_below(axes[0])
-    against_width(axes[-1], grid, setting(frame), RATIO, lambda g, init: sizes(g, init, RATIO))
+    predicted = exponents(setting(frame), grid.inits, RATIO)
+    against_width(axes[-1], grid, predicted, lambda g, init: sizes(g, init, RATIO))
     axes[-1].set_title(rf"$\delta_2/\delta_1$ at step {EARLY}")
     return fig

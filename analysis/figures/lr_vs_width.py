@@ -7,7 +7,7 @@ from analysis import style
 from analysis.figures._scaling import against_width
 from analysis.grid import Grid
 from analysis.scaling import best_lrs
-from analysis.theory import setting
+from analysis.theory import exponents, setting
 
 RECORDS = ("lr_vs_width",)
 
@@ -15,7 +15,7 @@ RECORDS = ("lr_vs_width",)
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(frame)
     fig, [[axes]] = style.subplots(1, 1, height=3.2, width=0.6)
-    against_width(axes, grid, setting(frame), "lr", best_lrs)
+    against_width(axes, grid, exponents(setting(frame), grid.inits, "lr"), best_lrs)
     for init in grid.inits:
         look, bests = style.look(init), [grid.best(init, width) for width in grid.widths]
         flagged = [(width, best.grid_lr) for width, best in zip(grid.widths, bests, strict=True) if best.edge]

@@ -1,0 +1,121 @@
+"""Claims about inits and variants, by the rules of `analysis.claims`.
+
+A claim about all inits takes those that have a best learning rate off the edge of the grid.
+"""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from analysis import directions, theory
+from analysis.claims import Claim, judge_exponent, judge_identity, judge_sign
+from analysis.grid import Grid, split
+from analysis.load import per_run
+from analysis.scaling import best_lrs, best_ratio, bootstrap, exponent, rank_grids
+
+TUNED = "Learning Rate Matters, 2026"
+
+
+def zoo(frame: pd.DataFrame) -> list[Claim]:
+    """Claim 8: tuned inits differ in their best rate more than in their best loss, and PiSSA's best rate is below LoRA's."""
+    claims = []
+    for (task,), part in split(frame, ["task.name"]).items():
+        grid = Grid.of(part)
+
+        def spreads(g: Grid) -> np.ndarray:
+            bests = [g.best(init, g.widths[0]) for init in g.inits]
+            rates, losses = (np.array([getattr(b, name) for b in bests if not b.edge]) for name in ("lr", "log_loss"))
+            return np.array([np.log(np.std(np.log(rates)) / np.std(losses))]) if len(rates) > 2 else np.array([np.nan])
+
+        text = "spread of log best lr over inits, over that of log best loss"
+        claims.append(_ratio("8a", task, text, "> 1", TUNED, bootstrap(grid, spreads)[0]))
+        if {"pissa", "kaiming_A"} <= set(grid.inits):
+            ratio = bootstrap(grid, lambda g: best_lrs(g, "pissa") - best_lrs(g, "kaiming_A"))[0]
+            claims.append(_ratio("8b", task, "best lr, PiSSA over PEFT's default", "< 1", TUNED, ratio))
+    return claims
+
+
+def parameters(frame: pd.DataFrame) -> list[Claim]:
+    """Claim 9: on one layer of n × n, VeRA trains n + r numbers and LoRA 2·n·r."""
+    table = per_run(frame[frame["task.name"].isin(("teacher_student", "feature_regression"))])
+    n, r, trained = table["task.width"], table["adapter.rank"], table["summary.trainable_parameters"]
+    claims = []
+    for number, adapter, expected, text in (("9a", "lora", 2 * n * r, "2·n·r"), ("9b", "vera", n + r, "n + r")):
+        of_adapter = table["adapter.name"] == adapter
+        if of_adapter.any():
+            held = (trained == expected)[of_adapter].to_numpy()
+            text = f"{'VeRA' if adapter == 'vera' else 'LoRA'} trains {text} numbers a layer"
+            verdict = judge_identity(held)
+            claims.append(Claim(number, "toys", text, "all runs (1)", "algebra", held.mean(), np.nan, np.nan, verdict))
+    return claims
+
+
+def dora(frame: pd.DataFrame) -> list[Claim]:
+    """Claim 10: changes of length and of direction go together under LoRA, and against each other under DoRA."""
+    points, claims = directions.quarters(frame), []
+    for number, adapter, positive in (("10a", "lora", True), ("10b", "dora", False)):
+        part = points[(points["adapter.name"] == adapter) & points["init.name"].map(theory.FAMILY).eq("A")]
+        if part.empty:
+            continue
+        r = bootstrap(directions.correlations(part), lambda seeds: np.array([seeds.values.mean()]))[0]
+        text = f"{directions.NAMES[adapter]}: correlation of changes of length and direction"
+        verdict = judge_sign([r], positive)
+        prediction = "> 0" if positive else "< 0"
+        claims.append(
+            Claim(
+                number, part["task.name"].iloc[0], text, prediction, "Liu et al. 2024", r.value, r.low, r.high, verdict
+            )
+        )
+    return claims
+
+
+def lora_plus(frame: pd.DataFrame) -> list[Claim]:
+    """Claim 11: the best ratio of rates, B's over A's, exceeds 1, and is larger for Init[B]."""
+    claims = []
+    for (task,), part in split(frame, ["task.name"]).items():
+        grid = Grid.along(part, "optimizer.lr_ratio")
+        for init in grid.inits:
+            ratio = bootstrap(grid, lambda g, init=init: np.array([best_ratio(g, init)]))[0]
+            name = {"A": "Init[A]", "B": "Init[B]"}.get(theory.FAMILY.get(init), init)
+            number = {"A": "11a", "B": "11b"}.get(theory.FAMILY.get(init), "11")
+            claims.append(_ratio(number, task, f"{name}: best lr of B over that of A", "> 1", theory.PLUS, ratio))
+        pair = [next((init for init in grid.inits if theory.FAMILY.get(init) == side), None) for side in "BA"]
+        if None not in pair:
+            both = bootstrap(grid, lambda g, pair=pair: np.array([best_ratio(g, pair[0]) - best_ratio(g, pair[1])]))[0]
+            claims.append(_ratio("11c", task, "best ratio, Init[B] over Init[A]", "> 1", theory.PLUS, both))
+    return claims
+
+
+def ranks(frame: pd.DataFrame) -> list[Claim]:
+    """Claim 12: exponents in the rank of the best rate, for each way to scale the product."""
+    claims, task = [], frame["task.name"].iloc[0]
+    for power, grid in rank_grids(frame).items():
+        for init in grid.inits:
+            side = theory.FAMILY.get(init)
+            predicted = theory.RANK_POWERS.get((side, power))
+            if predicted is None:
+                continue
+            slope = bootstrap(grid, partial(_slope, init=init))[0]
+            rival = -1 / 2 if predicted == 0 else 0.0
+            number = f"12{'abc'[[0.0, -0.5, -1.0].index(power)] if side == 'A' else 'd'}"
+            text = (
+                f"Init[{side}], s = r^{power:g}: best lr against rank"
+                if power
+                else f"Init[{side}], s = 1: best lr against rank"
+            )
+            verdict = judge_exponent(slope, predicted, rival)
+            claims.append(
+                Claim(number, task, text, f"r^{predicted:g}", theory.MUA, slope.value, slope.low, slope.high, verdict)
+            )
+    return sorted(claims, key=lambda claim: claim.number)
+
+
+def _slope(grid: Grid, init: str) -> np.ndarray:
+    return np.array([exponent(grid.widths, best_lrs(grid, init))])
+
+
+def _ratio(number: str, task: str, text: str, prediction: str, source: str, log) -> Claim:
+    """A claim on a ratio, given its log."""
+    value, low, high = (float(np.exp(getattr(log, name))) for name in ("value", "low", "high"))
+    return Claim(number, task, text, prediction, source, value, low, high, judge_sign([log], prediction == "> 1"))

@@ -1,0 +1,49 @@
+"""What the figures with one row an arm (an init, or an adapter under an init) share: a dot with its interval in each row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from analysis import style
+from analysis.scaling import Estimate
+
+
+def dots(
+    panel: Axes,
+    estimates: Sequence[Estimate],
+    colors: Sequence[str],
+    hollow: Sequence[bool],
+    offset: float = 0.0,
+    marker: str = "o",
+) -> None:
+    """exp of each estimate and its interval, row by row from the top; hollow where the flag says so, nothing where it is nan."""
+    for row, (estimate, color, empty) in enumerate(zip(estimates, colors, hollow, strict=True)):
+        value, low, high = np.exp([estimate.value, estimate.low, estimate.high])
+        if np.isfinite(value):
+            bars = None if np.isnan(low) else [[max(value - low, 0)], [max(high - value, 0)]]
+            panel.errorbar(
+                value, row + offset, xerr=bars, color=color, marker=marker, fillstyle="none" if empty else "full", markersize=4,
+                elinewidth=0.9, capsize=1.5, linestyle="none",
+            )  # fmt: skip
+
+
+def rows(panel: Axes, labels: Sequence[str] | None) -> None:
+    """Names of the rows, from the top, with faint lines to follow them; None where another panel shows them."""
+    count = len(labels) if labels else None
+    if labels:
+        panel.set_yticks(range(count), labels)
+        panel.set_ylim(count - 0.5, -0.5)
+    panel.grid(axis="y", color="0.9", linewidth=0.5)
+    panel.set_axisbelow(True)
+    panel.tick_params(axis="y", length=0)
+
+
+def log_x(panel: Axes, label: str) -> None:
+    """Logarithmic axis of values; a panel without a positive one says so instead."""
+    panel.set_xlabel(label)
+    if np.isfinite(panel.dataLim.minposx) and panel.containers:
+        panel.set_xscale("log")
+        style.few_ticks(panel.xaxis, np.log10(panel.dataLim.x1 / panel.dataLim.minposx))
+    else:
+        panel.text(0.5, 0.5, "no data", transform=panel.transAxes, ha="center", color="0.4")

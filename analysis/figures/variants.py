@@ -1,0 +1,88 @@
+"""LoRA, rsLoRA, DoRA and VeRA from either side: best loss, best rate, the rate at which they break, and what they train."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import style
+from analysis.claims import lowest_breaking
+from analysis.figures._rows import dots, log_x, rows
+from analysis.grid import BY_HELD_OUT, Grid, split
+from analysis.load import per_run
+from analysis.scaling import START, Estimate, bootstrap, features
+
+RECORDS = ("variants",)
+AXES = ("task.name", "adapter.name")
+ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "vera": "VeRA"}
+SIDES = {
+    "A": ("outer factor starts at zero (Init[A], vera_b0)", "#0072B2"),
+    "B": ("inner factor starts at zero (Init[B], vera_d0)", "#E69F00"),
+}
+SIDE = {"vera_b0": "A", "vera_d0": "B"}
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    tasks = sorted(frame["task.name"].unique(), key=lambda task: (task in BY_HELD_OUT, task))
+    fig, panels = style.subplots(len(tasks), 4, height=1.75, sharey="row")
+    for task, row in zip(tasks, panels, strict=True):
+        arms = _arms(frame[frame["task.name"] == task])
+        colors = [SIDES[side][1] for _, side, _, _ in arms]
+        for panel, measure in zip(row, (_loss, _rate, _edge), strict=False):
+            found = [bootstrap(grid, partial(measure, init=init))[0] for _, _, grid, init in arms]
+            dots(panel, found, colors, [grid.best(init, grid.widths[0]).edge for _, _, grid, init in arms])
+        counts = [Estimate(np.log(_count(grid, init)), np.nan, np.nan) for _, _, grid, init in arms]
+        dots(row[3], counts, colors, [False] * len(arms))
+        rows(row[0], [label for label, *_ in arms])
+        for panel in row[1:]:
+            rows(panel, None)
+        loss = "best held-out loss" if task in BY_HELD_OUT else "best training loss"
+        for panel, label in zip(row, (loss, "best lr", "lowest lr that breaks down", "trained numbers"), strict=True):
+            log_x(panel, label)
+        width = arms[0][2].widths[0]
+        row[0].set_title(f"{task}, n = {width}, {len(arms[0][2].seeds)} seeds", loc="left")
+    handles = [
+        Line2D([], [], color=color, marker="o", linestyle="none", label=label) for label, color in SIDES.values()
+    ]
+    handles.append(
+        Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="none", label="best lr at the grid's edge")
+    )
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    return fig
+
+
+def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
+    """(label, side, grid, init) of every adapter under every init."""
+    arms = []
+    for (adapter,), part in split(frame, ["adapter.name"]).items():
+        columns = features(part).join(per_run(part).set_index("run_id")["summary.trainable_parameters"])
+        if part["task.name"].iloc[0] not in BY_HELD_OUT:
+            columns = columns.drop(columns=START, errors="ignore")
+        grid = Grid.of(part, columns)
+        for init in grid.inits:
+            side = SIDE.get(init, init[-1])
+            name = ADAPTERS.get(adapter, adapter)
+            label = f"{name}, {'b = 0' if side == 'A' else 'd = 0'}" if init in SIDE else f"{name}, Init[{side}]"
+            arms.append((label, side, grid, init))
+    return sorted(arms, key=lambda arm: (list(ADAPTERS.values()).index(arm[0].partition(",")[0]), arm[1]))
+
+
+def _loss(grid: Grid, init: str) -> np.ndarray:
+    return np.array([grid.best(init, grid.widths[0]).log_loss])
+
+
+def _rate(grid: Grid, init: str) -> np.ndarray:
+    best = grid.best(init, grid.widths[0])
+    return np.array([np.log(best.lr)])
+
+
+def _edge(grid: Grid, init: str) -> np.ndarray:
+    """Mean over seeds of the log of the lowest rate that breaks down; nan where most seeds have none."""
+    lowest = lowest_breaking(grid, init)[0]
+    return np.array([np.nanmean(lowest) if np.isfinite(lowest).mean() > 0.5 else np.nan])
+
+
+def _count(grid: Grid, init: str) -> float:
+    return float(np.nanmax(grid.columns["summary.trainable_parameters"][grid.inits.index(init)]))
