@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 TEXT_WIDTH = 6.75  # inches, a paper's full text width; panels are given as fractions of it
@@ -89,7 +89,8 @@ def width_axis(axes: Axes, widths: np.ndarray, label: str = "width $n$") -> None
 
 def few_ticks(axis: Axis, decades: float) -> None:
     """Plain numbers on a logarithmic axis (or a colour bar's), a few to a decade where there are few decades."""
-    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)))
+    subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs) if decades > 0.5 else MaxNLocator(3))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -25,6 +25,7 @@ LARGEST = 2**24
 SIZE = (f"an integer from 1 to {LARGEST}", lambda x: 1 <= x <= LARGEST)
 AT_LEAST_1 = ("an integer of at least 1", lambda x: x >= 1)
 AT_LEAST_0 = ("an integer of at least 0", lambda x: x >= 0)
+SEED = ("an integer from 0 to 2^63 - 1", lambda x: 0 <= x < 2**63)
 FRACTION = ("in [0, 1)", lambda x: 0 <= x < 1)
 ABOVE_1 = ("a number above 1", lambda x: x > 1)
 FINITE = ("a finite number", math.isfinite)
@@ -50,10 +51,10 @@ RANGES = {
     "adapter.rank": SIZE,
     "adapter.alpha": POSITIVE,
     "adapter.dropout": FRACTION,
-    "adapter.projection_key": AT_LEAST_0,
+    "adapter.projection_key": SEED,
     "init.scale": POSITIVE,
     "init.examples": SIZE,
-    "init.rho": ("a finite number of at least 1", lambda x: math.isfinite(x) and x >= 1),
+    "init.rho": ("a number from 1 to 1000", lambda x: 1 <= x <= 1000),
     "init.damping": POSITIVE,
     "init.gamma": POSITIVE,
     "init.iterations": ("an integer from 1 to 100", lambda x: 1 <= x <= 100),
@@ -70,7 +71,7 @@ RANGES = {
     "optimizer.eps": POSITIVE,
     "optimizer.momentum": FRACTION,
     "steps": SIZE,
-    "seed": AT_LEAST_0,
+    "seed": SEED,
     "log.every": AT_LEAST_1,
     "eval.every": AT_LEAST_1,
     "probe.size": SIZE,
@@ -172,6 +173,11 @@ def _check_init(config: Config) -> None:
     if config.init.name not in of_adapter:
         raise ConfigError(
             f"init={config.init.name}: adapter={config.adapter.name} cannot take it; choose one of {', '.join(of_adapter)}"
+        )
+    if config.adapter.dropout and chosen.residual(config.init):
+        raise ConfigError(
+            f"adapter.dropout={config.adapter.dropout}: init={config.init.name} takes 0; what is dropped would have to pass "
+            "what it takes from the frozen weight"
         )
     if config.adapter.start_from is not None and (chosen.needs or chosen.replaces or chosen.residual(config.init)):
         raise ConfigError(

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _of_lora(own: dict[str, Any], ranks: dict[str, int]) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "r": usual,
-        "lora_alpha": peft.alpha(own["name"], scale, usual),
+        "lora_alpha": own["alpha"] if usual == own["rank"] else peft.alpha(own["name"], scale, usual),
         "lora_dropout": own["dropout"],
         "use_rslora": own["name"] == "rslora",
         "use_dora": own["name"] == "dora",
@@ -123,12 +124,25 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = yaml.safe_load((run / "config.yaml").read_bytes())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{run}: is not the folder of a run ({str(error).splitlines()[0]})") from error
+    if (
+        not isinstance(meta, dict)
+        or not isinstance(config, dict)
+        or not {"status", "sha256", "versions"} <= meta.keys()
+    ):
+        raise ConfigError(f"{run}: is not the folder of a run (its meta.json or config.yaml lacks fields)")
     if meta["status"] != "finished":
         raise ConfigError(f"{run}: its run is {meta['status']}; only finished ones have an adapter to export")
-    if config["task"]["name"] not in TASKS:
+    if config.get("task", {}).get("name") not in TASKS:
         raise ConfigError(
-            f"{run}: task={config['task']['name']} has no transformers model on which PEFT could load an adapter"
+            f"{run}: task={config.get('task', {}).get('name')} has no transformers model on which PEFT could load an adapter"
         )
+    if config["task"]["model"] == blueprint.LLAMA_TINY:
+        for name in ("torch", "transformers"):
+            if meta["versions"][name] != version(name):
+                raise ConfigError(
+                    f"{run}: its base was pretrained with {name} {meta['versions'][name]}, and another makes another one; "
+                    "export it with that version installed"
+                )
     if WEIGHTS not in meta["sha256"]:
         raise ConfigError(f"{run}: kept no weights; train it again with log.weights=true")
     try:

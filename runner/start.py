@@ -44,6 +44,8 @@ def build_adapters(
     for k, c in enumerate(configs):
         if c.adapter.start_from is not None:
             load(adapters, k, peft.read(Path(c.adapter.start_from)))
+            for layer in task.layers:
+                adapters[layer].frozen[k] = ()
     return adapters
 
 
@@ -74,21 +76,22 @@ def draw(configs: Sequence[Config], task: Task) -> dict[str, list[Start]]:
     """Layer -> the start of each run, times its `init.scale`. What runs have in common is computed once."""
     shown: dict[int, dict[str, Shown]] = {}
     for examples in {c.init.examples for c in configs if INITS[c.init.name].needs}:
-        gradients = any(INITS[c.init.name].needs == "gradient" and c.init.examples == examples for c in configs)
-        shown[examples] = task.show(examples, gradients)
+        asking = [INITS[c.init.name] for c in configs if getattr(c.init, "examples", None) == examples]
+        shown[examples] = task.show(examples, {init.needs for init in asking})
     of_run = [shown[c.init.examples] if INITS[c.init.name].needs else {} for c in configs]
-    kept: dict[Any, Any] = {}
     streams = [generator(c.seed, "init") for c in configs]
     starts: dict[str, list[Start]] = {}
     with (
         one_thread() if isinstance(task, ToyTask) else nullcontext()
     ):  # a toy's run is the same on any number of threads
-        ranks = [_ranks(c, seen, kept) for c, seen in zip(configs, of_run, strict=True)]
+        spread: dict[str, dict[str, int]] = {}
+        ranks = [_ranks(c, seen, spread) for c, seen in zip(configs, of_run, strict=True)]
         for layer, W0 in task.layers.items():
             W0 = (W0 if W0.dtype == torch.float64 else W0.float()).cpu()
+            kept: dict[int | None, dict[Any, Any]] = {}  # by the examples that were shown
             starts[layer] = []
             for c, seen, rank, stream in zip(configs, of_run, ranks, streams, strict=True):
-                what = kept.setdefault((layer, getattr(c.init, "examples", None)), {})
+                what = kept.setdefault(getattr(c.init, "examples", None), {})
                 site = Site(W0, rank.get(layer, c.adapter.rank), _scale(c), stream, seen.get(layer), what)
                 start = INITS[c.init.name].draw(site, **c.init.options())
                 starts[layer].append(start._replace(A=c.init.scale * start.A, B=c.init.scale * start.B))
@@ -117,15 +120,15 @@ def _scale(config: Config) -> float:
     return rule(config.adapter.alpha, config.adapter.rank) if rule else 1.0
 
 
-def _ranks(config: Config, shown: dict[str, Shown], kept: dict[Any, Any]) -> dict[str, int]:
+def _ranks(config: Config, shown: dict[str, Shown], known: dict[str, dict[str, int]]) -> dict[str, int]:
     """Layer -> rank, of an init that spreads ranks over the layers; {} of any other."""
     spread = INITS[config.init.name].ranks
     if spread is None:
         return {}
-    key = (config.init.name, config.adapter.rank, str(vars(config.init)))
-    if key not in kept:
-        kept[key] = spread(shown, config.adapter.rank, config.init)
-    return kept[key]
+    key = str(vars(config.init))
+    if key not in known:
+        known[key] = spread(shown, config.adapter.rank, config.init)
+    return known[key]
 
 
 def _projections(
@@ -158,7 +161,7 @@ def _stacked(
     offset = (A * residual, B * residual) if residual.any() else None
     if kind is not DoRA:
         return kind(A, B, scale, offset)
-    adapter = DoRA(A, B, scale, offset, W0, configs[0].adapter.norm_gradient)
+    adapter = DoRA(A, B, scale, offset, W0.to(device), configs[0].adapter.norm_gradient)
     if not adapter.m.all():
         raise ConfigError(
             f"adapter=dora: a row of the weight of layer {layer} is zero, which has no direction; choose another adapter or task"

@@ -40,7 +40,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda step, losses: N
     lrs = (learning_rates(configs, adapters) * trains).to(device)
     largest = optim.clipping([c.optimizer for c in configs], device)
     probe = task.probe(shared.probe.size)
-    directions = {layer: W0 for layer, W0 in task.layers.items() if shared.log.directions}
+    directions = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
     gauges = [Gauge(adapters[layer], probe[layer], directions.get(layer)) for layer in task.layers]
     measured = torch.empty(len(gauges), len(gauges[0].columns), len(configs), dtype=torch.float64, device=device)
 

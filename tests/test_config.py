@@ -48,13 +48,28 @@ BAD = {
     "optimizer.name=sgd": "use optimizer=sgd",
     "task.name=linear": "use task=linear",
     "hydra.sweeper.params.foo=1": "error: ",
+    "init=etf init.vectors=columns": "the nearest rank that has one is 127",
+    "init=etf adapter.rank=1": "adapter.rank=1: init=etf takes ranks of at least 2",
+    "init=orthogonal adapter.rank=3": "adapter.rank=3: init=orthogonal takes an even rank; 4 is one",
+    "init=lora_ga adapter.rank=65": "adapter.rank=65: init=lora_ga takes 2r singular vectors of the gradient, so a rank of up",
+    "init=eva task=linear": "init=eva: needs data that the frozen model can be shown, which task=linear has none of",
+    "init=vera_b0": "init=vera_b0: adapter=lora cannot take it; choose one of",
+    "adapter=vera init=gaussian_A": "init=gaussian_A: adapter=vera cannot take it; choose one of vera_b0, vera_d0",
+    "adapter=vera adapter.alpha=2": "unknown key 'adapter.alpha'",
+    "adapter=vera adapter.projection_key=9223372036854775808": "adapter.projection_key=9223372036854775808: must be",
+    "init=eva init.rho=0.5": "init.rho=0.5: must be a number from 1",
+    "init=corda init.mode=all": "init.mode=all: unknown; choose one of ipm, kpm",
+    "init=pissa init.name=eva": "init.name=eva: the fields of another init are in place; use init=eva",
+    "engine=fused adapter=dora": "engine=fused: it does not know adapter=dora",
+    "task=sine adapter=dora": "adapter=dora: the frozen weight of task=sine is zero",
+    "optimizer.lr_ratio=-1": "optimizer.lr_ratio=-1.0: must be a finite number above 0",
     "dtype=int8": "dtype=int8: unknown; choose one of float32, float64",
 }
 
 
 @pytest.mark.parametrize("override", BAD)
 def test_bad_input_is_one_message(override, cli, outputs):
-    code, out, err = cli(override)
+    code, out, err = cli(*override.split())
     assert code == 2 and out == ""
     assert err.startswith("error: ") and BAD[override] in err and "Traceback" not in err
     assert not list(outputs.glob("runs/*"))

@@ -1,5 +1,6 @@
 """Every figure from synthetic records: what is drawn is what is in the records, and the command line around it."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from conftest import rejects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import LRS, START, WIDTHS, first_steps, layers, sweep
+from synthetic_variants import BEST_RATIO, MADE, ranks, ratios, zoo
 
 from analysis import figures, report, style, theory
 from analysis.__main__ import main
@@ -26,6 +28,7 @@ def frames(name, **options):
         "first_step": lambda: first_steps(),
         "lm_lr_sensitivity": lambda: sweep(task="language_model", **options),
         "lm_lr_sensitivity.layers": lambda: layers(**options),
+        **{source: partial(make, **options) for source, make in MADE.items()},
     }
     return [made.get(source, lambda: sweep(**options))() for source in figures.sources(name)]
 
@@ -161,13 +164,13 @@ def test_diverged_runs_stand_at_the_top():
     assert (marks.get_ydata() >= 0.9).all()  # in axes coordinates
 
 
-def test_every_init_has_a_look_of_its_own():
-    assert style.INITS.keys() == INITS.keys()
+def test_the_inits_of_the_curves_have_looks_of_their_own_and_every_init_has_one():
     looks = [(look.color, look.marker, look.line) for look in style.INITS.values()]
     for column in zip(*looks, strict=True):
         assert len(set(map(str, column))) == len(looks)
-    with pytest.raises(KeyError, match="add a row"):
-        style.look("unknown")
+    assert all(style.look(init).label for init in (*INITS, "of mine")) and style.look("of mine") == style.look(
+        "of mine"
+    )
 
 
 def test_missing_records_name_the_command(tmp_path, capsys):
@@ -244,3 +247,38 @@ def test_lm_layers_shows_every_layer_at_every_step_of_the_widest_model():
     assert np.allclose(ratio / ratio[0], [1, 2, 3])
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["0 q_proj", "0 up_proj", "1 up_proj"] and figure.axes[0].yaxis_inverted()
+
+
+def test_the_zoo_is_sorted_by_loss_and_marks_the_band_of_good_rates():
+    frame = zoo(noise=0.0, tasks=("teacher_student",))
+    figure = figures.draw("init_zoo", [frame])
+    loss, rate, *_ = figure.axes
+    assert [t.get_text() for t in loss.get_yticklabels()] == ["pissa", "gaussian_A", "kaiming_A", "eva"]
+    grid = Grid.of(frame)
+    drawn = [line.get_xdata()[0] for line in loss.lines if len(line.get_xdata()) == 1]
+    assert np.allclose(sorted(drawn)[0], np.exp(grid.best("pissa", 128).log_loss))
+    bars = [line.get_xdata() for line in rate.lines if len(line.get_xdata()) == 2]
+    # log loss is 0.1·(log lr - best)², and between rates of the grid a line: from 2 rates beside the best on, above 1.5 times it
+    for low, high in bars:
+        assert np.log(high / low) == pytest.approx(2 * np.sqrt(np.log(1.5) / 0.1), rel=0.15)
+        assert np.log(high / low) != pytest.approx(2 * np.sqrt(np.log(1.2) / 0.1), rel=0.15)
+
+
+def test_lora_plus_stars_the_best_pair_of_rates():
+    frame = ratios(noise=0.0)
+    figure = figures.draw("lora_plus", [frame])
+    panel = figure.axes[0]
+    [star] = [line for line in panel.lines if line.get_marker() == "*"]
+    runs = frame[(frame["init.name"] == "gaussian_A") & (frame["status"] == "finished")]
+    best = runs.loc[runs["summary.final_loss"].idxmin()]
+    assert star.get_xdata()[0] == best["optimizer.lr"]
+    assert star.get_ydata()[0] == best["optimizer.lr"] * best["optimizer.lr_ratio"]
+    assert f"best ratio {BEST_RATIO['A']:.3g}" in panel.get_title()
+
+
+def test_rank_transfer_draws_a_panel_a_scale_with_its_prediction():
+    figure = figures.draw("rank_transfer", [ranks(noise=0.0)])
+    found = [[t.get_text() for t in axes.get_legend().get_texts()] for axes in figure.axes]
+    for labels, power in zip(found, ("-0.5", "-0.25", "0"), strict=True):
+        assert f"theory, Init[A]: $r^{{{power}}}$" in labels
+    assert any("Init[A]: $r^{-0.50}$" in label for label in found[0])

@@ -160,6 +160,11 @@ def test_a_folder_that_does_not_fit_is_refused_with_the_field(override, folder, 
     assert str(refused.value).startswith(MISMATCHES[override]), refused.value
 
 
+def edit(folder, **fields):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 DAMAGES = {
     "no weights": lambda folder: (folder / "adapter_model.safetensors").unlink(),
     "cut weights": lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x08\0\0\0"),
@@ -168,6 +173,12 @@ DAMAGES = {
         {n: t[..., :5].contiguous() for n, t in load_file(folder / "adapter_model.safetensors").items()},
         folder / "adapter_model.safetensors",
     ),
+    "unknown tensors": lambda folder: save_file(
+        load_file(folder / "adapter_model.safetensors") | {"base_model.model.lm_head.weight": torch.zeros(2, 2)},
+        folder / "adapter_model.safetensors",
+    ),
+    "another base": lambda folder: edit(folder, init_lora_weights="pissa_niter_4"),
+    "more than LoRA": lambda folder: edit(folder, bias="all"),
     "another kind": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
 }
 
@@ -175,8 +186,20 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_folder_is_refused(damage, folder, shared):
     DAMAGES[damage](folder)
-    with pytest.raises(ConfigError, match=r"adapter\.start_from="):
+    with pytest.raises(ConfigError, match=r"^(adapter\.start_from=|task\.targets: .*holds lm_head)"):
         configured(shared, "llama", "lora", "task.targets=[q_proj,v_proj]", f"adapter.start_from={folder}")
+
+
+def test_a_head_of_another_size_and_dropout_that_a_product_would_miss_are_refused(shared, tmp_path):
+    run, *_ = stored(configured(shared, "roberta", "lora"), tmp_path)
+    main([str(run), str(tmp_path / "out")])
+    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    name = "base_model.model.classifier.out_proj.weight"
+    save_file(weights | {name: weights[name][:2].contiguous()}, tmp_path / "out" / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match=r"^task.labels: .*out_proj"):
+        configured(shared, "roberta", "lora", f"adapter.start_from={tmp_path / 'out'}")
+    with pytest.raises(ConfigError, match=r"^adapter.dropout=0.1: init=pissa takes 0"):
+        configured(shared, "llama", "lora", "init=pissa", "adapter.dropout=0.1")
 
 
 def test_what_cannot_be_exported_is_said(shared, tmp_path, capsys, cli, outputs):

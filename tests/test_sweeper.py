@@ -53,6 +53,7 @@ SWEEPS = {
     "references to hydra": ["outputs='${hydra:runtime.cwd}/x'", "seed=0,1"],
     "additions": ["++optimizer.lr=0.1,0.2", "++seed=3,4"],
     "one run": ["optimizer.lr=0.5"],
+    "several grids": ["experiment=lora_plus", "seed=3", "optimizer.lr=0.1,0.2", "optimizer.lr_ratio=1,2"],
 }
 
 
@@ -67,18 +68,21 @@ def composed(hydra, overrides):
     """(ours, Hydra's own) configurations of a sweep."""
     master = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
     arguments = OmegaConf.to_container(master.hydra.overrides.task)
-    params = master.hydra.sweeper.params and OmegaConf.to_container(master.hydra.sweeper.params)
-    sweeper = StackSweeper(params)
+    params, grids = (
+        node and OmegaConf.to_container(node) for node in (master.hydra.sweeper.params, master.hydra.sweeper.grids)
+    )
+    sweeper = StackSweeper(params, grids)
     sweeper.setup(hydra_context=HydraContext(hydra.config_loader, None), task_function=None, config=master)
     theirs = []
     HydraConfig.instance().set_config(master)  # as Hydra does before each job
     parser = OverridesParser.create(config_loader=hydra.config_loader)
-    given = [*(f"{key}={value}" for key, value in (params or {}).items()), *arguments]
-    for job in BasicSweeper.split_arguments(parser.parse_overrides(given), None)[0]:
-        config = hydra.config_loader.load_sweep_config(master, list(job))
-        with open_dict(config):
-            del config["hydra"]
-        theirs.append(from_hydra(config))
+    for grid in grids or [{}]:
+        given = [*(f"{key}={value}" for key, value in ((params or {}) | grid).items()), *arguments]
+        for job in BasicSweeper.split_arguments(parser.parse_overrides(given), None)[0]:
+            config = hydra.config_loader.load_sweep_config(master, list(job))
+            with open_dict(config):
+                del config["hydra"]
+            theirs.append(from_hydra(config))
     return sweeper.compose(arguments), theirs
 
 

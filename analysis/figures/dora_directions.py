@@ -28,6 +28,8 @@ def figure(frame: pd.DataFrame) -> Figure:
             lr = part["optimizer.lr"].iloc[0] if len(part) else np.nan
             panel.set_title(f"{name}, {style.look(init).label}, lr {lr:.2g}\ncorrelation {r.value:.2f}{interval}")
             panel.set(xscale="log", yscale="log")
+            for axis in (panel.xaxis, panel.yaxis):
+                style.few_ticks(axis, 1.5)
         row[0].set_ylabel("change of length, $|\\,\\|v\\| - \\|w\\|\\,|$")
     for panel in axes[-1]:
         panel.set_xlabel("change of direction, $1 - \\cos(v, w)$")

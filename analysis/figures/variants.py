@@ -39,7 +39,9 @@ def figure(frame: pd.DataFrame) -> Figure:
         for panel in row[1:]:
             rows(panel, None)
         loss = "best held-out loss" if task in BY_HELD_OUT else "best training loss"
-        for panel, label in zip(row, (loss, "best lr", "lowest lr that breaks down", "trained numbers"), strict=True):
+        for panel, label in zip(
+            row, (loss, "best lr", "lowest lr that breaks down", "trainable parameters"), strict=True
+        ):
             log_x(panel, label)
         width = arms[0][2].widths[0]
         row[0].set_title(f"{task}, n = {width}, {len(arms[0][2].seeds)} seeds", loc="left")
@@ -57,7 +59,7 @@ def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
     """(label, side, grid, init) of every adapter under every init."""
     arms = []
     for (adapter,), part in split(frame, ["adapter.name"]).items():
-        columns = features(part).join(per_run(part).set_index("run_id")["summary.trainable_parameters"])
+        columns = per_run(part).set_index("run_id")[["summary.trainable_parameters"]].join(features(part))
         if part["task.name"].iloc[0] not in BY_HELD_OUT:
             columns = columns.drop(columns=START, errors="ignore")
         grid = Grid.of(part, columns)

@@ -24,7 +24,7 @@ class Adapter(ABC):
 
     parameters: dict[str, Tensor]
     sides: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    frozen: Sequence[tuple[str, ...]] = ()  # of each run, the parameters that do not train
+    frozen: list[tuple[str, ...]] | None = None  # of each run, the parameters that do not train
 
     @abstractmethod
     def folded(self, x: Tensor, y0: Tensor, added: Tensor | None = None) -> Tensor:

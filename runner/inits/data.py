@@ -61,8 +61,8 @@ def corda(at: Site, mode: str, damping: float) -> Start:
         eye, amount = torch.eye(len(C), dtype=C.dtype), damping
         while True:
             damped = C + amount * C.diagonal().mean() * eye
-            inverse = torch.linalg.inv(damped)
-            if torch.dist(damped @ inverse, eye) < 0.05:
+            inverse, singular = torch.linalg.inv_ex(damped)
+            if not singular and torch.dist(damped @ inverse, eye) < 0.05:
                 break
             amount *= 2
         U, S, Vh = torch.linalg.svd(at.W0.to(C.dtype) @ damped, full_matrices=False)
@@ -90,7 +90,7 @@ def lora_ga(at: Site, gamma: float, rule: str) -> Start:
     2407.05000).
 
     rule=authors, as in their code: both times n_out^¼/√γ. rule=peft: B also times diag(S) of its columns, and n_out^¼/√γ for B
-    alone. The subspaces are the same, the sizes are not. γ = 16.
+    alone. The subspaces are the same, the sizes are not. γ = 16. Where G has a rank below 2r, B's columns are any that are left.
     """
     U, S, Vh = _gradient_svd(at)
     r, size = at.rank, len(at.W0) ** 0.25 / gamma**0.5

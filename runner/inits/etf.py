@@ -46,7 +46,8 @@ def _refuses(rank: int, shape: tuple[int, int], options: Any) -> str | None:
         return "takes ranks of at least 2: one vector has no angle" if rank < 2 else None
     if has_frame(rank, n_in):
         return None
-    nearest = min((d for d in range(2, n_in + 1) if has_frame(d, n_in)), key=lambda d: abs(d - rank))
+    known = [d for d in range(2, n_in + 1) if has_frame(d, n_in)]
+    nearest = min(known, key=lambda d: abs(d - rank), default="none")
     return f"knows no equiangular tight frame of {n_in} vectors in {rank} dimensions; the nearest rank that has one is {nearest}"
 
 

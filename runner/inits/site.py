@@ -11,10 +11,10 @@ from torch import Generator, Tensor
 @dataclass(frozen=True)
 class Shown:
     """What a layer of the frozen model saw while it was shown examples: x̄ (n_in,) and the mean of x·xᵀ (n_in, n_in) over what
-    it read, and G = ∂L/∂W (n_out, n_in) of the mean loss, where that was asked for."""
+    it read, and G = ∂L/∂W (n_out, n_in) of the mean loss, each where it was asked for."""
 
-    mean: Tensor
-    moment: Tensor
+    mean: Tensor | None = None
+    moment: Tensor | None = None
     gradient: Tensor | None = None
 
 
@@ -23,7 +23,7 @@ class Site:
     """The layer for which a run draws its start.
 
     `scale` is s, `shown` what an init that needs data asked for. What does not depend on the run is computed once for all
-    runs of a stack by `once`.
+    runs of a stack by `once`, under a key that says what of it depends on.
     """
 
     W0: Tensor  # (n_out, n_in), float32 or float64, on the CPU

@@ -25,6 +25,7 @@ NAMES = {
     "d": "vera_lambda_d",
     "b": "vera_lambda_b",
 }
+ALTERS_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # of PEFT's, those that change the frozen weights
 PROJECTIONS = {"A": "base_model.vera_A", "B": "base_model.vera_B"}
 OF_HEAD = {"W": "weight", "b": "bias"}
 
@@ -41,14 +42,14 @@ def write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> N
         ) from error
 
 
-def check(config: Config, shapes: Mapping[str, tuple[int, int]]) -> None:
+def check(config: Config, shapes: Mapping[str, tuple[int, int]], heads: Mapping[str, tuple[int, int, bool]]) -> None:
     """Raise ConfigError, with the field that disagrees, unless a run can start from the folder that its adapter names."""
     adapter = config.adapter
     folder = Path(adapter.start_from)
     its = _config(folder)
 
     def wants(field: str, ours: Any, theirs: Any, name: str) -> None:
-        if ours != theirs:
+        if ours != theirs and not (isinstance(theirs, float) and math.isclose(ours, theirs)):
             raise ConfigError(
                 f"{field}={ours}: {folder} has {name}={theirs}; set {field}={theirs}, or another adapter.start_from"
             )
@@ -80,6 +81,12 @@ def check(config: Config, shapes: Mapping[str, tuple[int, int]]) -> None:
             raise ConfigError(
                 f"adapter.start_from={folder}: has {field}={its[field]}, which is not supported; it must be {plain}"
             )
+    drawn = str(its.get("init_lora_weights", "")).partition("_niter")[0]
+    if drawn in ALTERS_BASE:
+        raise ConfigError(
+            f"adapter.start_from={folder}: has init_lora_weights={drawn}, and so belongs to another base than the model's; "
+            "convert it in PEFT, by save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        )
     found = _shapes(folder)
     parts = {"vera": "db", "dora": "ABm"}.get(kind, "AB")
     for layer, (n_out, n_in) in shapes.items():
@@ -101,13 +108,18 @@ def check(config: Config, shapes: Mapping[str, tuple[int, int]]) -> None:
                     f"adapter.start_from={folder}: {name} is {'×'.join(map(str, found[name]))}, and layer {layer} needs "
                     f"{'×'.join(map(str, sizes[part]))}; it was made for another model"
                 )
-    of_ours = {f"{PREFIX}{layer}." for layer in shapes}
-    for name in found:
-        layer = next((name.removesuffix(end) for end in NAMES.values() if name.endswith(f".{end}")), None)
-        if layer and layer not in of_ours:
-            raise ConfigError(
-                f"task.targets: {folder} has layer {layer.removeprefix(PREFIX).rstrip('.')}, which is not adapted; name it, too"
-            )
+    for head, (n_out, n_in, _) in heads.items():
+        for part, size in (("W", (n_out, n_in)), ("b", (n_out,))):
+            name = f"{PREFIX}{head}.{OF_HEAD[part]}"
+            if found.get(name, size) != size:
+                raise ConfigError(f"task.labels: {name} in {folder} is {found[name]}, and the task's head needs {size}")
+    names = {f"{PREFIX}{layer}.{NAMES[part]}" for layer in shapes for part in parts} | set(PROJECTIONS.values())
+    names |= {f"{PREFIX}{head}.{name}" for head in heads for name in OF_HEAD.values()}
+    if unknown := sorted(found.keys() - names):
+        raise ConfigError(
+            f"task.targets: {folder} holds {unknown[0].removeprefix(PREFIX)}, which is no part of an adapted layer; name its "
+            "layer, if it is a linear one"
+        )
 
 
 def read(folder: Path) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What inits that look at data are shown: what the layers of a frozen model read, and the gradients of their weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ def shown(
     judge: Callable[[Examples, Tensor], dict[str, Tensor]],
     examples: Examples,
     at_once: int,
-    gradients: bool,
+    needs: Collection[str],
 ) -> dict[str, Shown]:
-    """Module -> what it saw of all the examples, on the CPU, float64. Padding is left out of what it read."""
-    sums: dict[str, list[Any]] = {name: [0, 0.0, 0.0] for name in modules}
+    """Module -> what it saw of all the examples, on the CPU, float64. Padding is left out of what it read, and modules that were
+    not called are left out."""
+    sums: dict[str, list[Any]] = {}
+    gradients = "gradient" in needs
     rows: Tensor
 
     def see(name: str) -> Callable[..., None]:
@@ -27,8 +29,10 @@ def shown(
             if examples.mask is not None and x.shape[:-1] == examples.mask[rows].shape:
                 x = x[examples.mask[rows].bool()]
             x = x.flatten(0, -2).float() if x.dtype.itemsize < 4 else x.flatten(0, -2)
-            count, total, squares = sums[name]
-            sums[name] = [count + len(x), total + x.sum(0).double().cpu(), squares + (x.T @ x).double().cpu()]
+            count, total, squares = sums.get(name, (0, 0.0, 0.0))
+            if "inputs" in needs:
+                total, squares = total + x.sum(0).double().cpu(), squares + (x.T @ x).double().cpu()
+            sums[name] = [count + len(x), total, squares]
 
         return hook
 
@@ -40,14 +44,19 @@ def shown(
             for rows in torch.arange(len(examples), device=examples.tokens.device).split(at_once):
                 loss = judge(examples, rows)["loss"].sum() / len(examples)
                 if gradients:
-                    G = [a + g.double().cpu() for a, g in zip(G, torch.autograd.grad(loss, weights), strict=True)]
+                    new = torch.autograd.grad(loss, weights, allow_unused=True)
+                    G = [a if g is None else a + g.double().cpu() for a, g in zip(G, new, strict=True)]
     finally:
         for handle in handles:
             handle.remove()
         for weight in weights:
             weight.requires_grad_(False)
     result = {}
-    for (name, module), (count, total, squares), g in zip(modules.items(), sums.values(), G, strict=True):
+    for (name, module), g in zip(modules.items(), G, strict=True):
+        if name not in sums:
+            continue
+        count, total, squares = sums[name]
+        inputs = (total / count, squares / count) if "inputs" in needs else (None, None)
         gradient = (g if isinstance(module, nn.Linear) else g.T) if gradients else None  # a Conv1D keeps its transpose
-        result[name] = Shown(total / count, squares / count, gradient)
+        result[name] = Shown(*inputs, gradient)
     return result

@@ -1,7 +1,7 @@
 """What every task answers, and the shape the toy regressions share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -107,8 +107,9 @@ class Task(ABC):
     def to(self, device: torch.device, dtype: torch.dtype) -> "Task":
         """Move base and data to where training happens."""
 
-    def show(self, examples: int, gradients: bool) -> dict[str, Shown]:
-        """Layer -> what it saw while the frozen model was shown that many training examples, evenly spaced; on the CPU."""
+    def show(self, examples: int, needs: Collection[str]) -> dict[str, Shown]:
+        """Layer -> what of "inputs" and "gradient" is needed of what it saw while the frozen model was shown that many training
+        examples, evenly spaced; on the CPU."""
         raise NotImplementedError
 
     @abstractmethod
@@ -183,12 +184,12 @@ class ToyTask(Task):
         self.train, self.test = (batch.map(lambda t: t.to(device, dtype)) for batch in (self.train, self.test))
         return self
 
-    def show(self, examples: int, gradients: bool) -> dict[str, Shown]:
+    def show(self, examples: int, needs: Collection[str]) -> dict[str, Shown]:
         points = len(self.train.Z)
         some = torch.linspace(0, points - 1, min(examples, points), device=self.train.Z.device).round().long()
         batch = self.train.map(lambda t: t[some].double())
         readout, gradient = self.readout, None
-        if gradients:
+        if "gradient" in needs:
             self.readout = None if readout is None else readout.double()
             y = batch.y0[None].clone().requires_grad_()
             [grad] = torch.autograd.grad(self.loss(y.clone(), batch.target).sum(), y)

@@ -1,6 +1,6 @@
 """Finetuning a classifier of texts: adapters in the base, and a head that each run trains in full."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -25,7 +25,7 @@ class Classification(ModelTask):
         # Decoders classify the last token that is not padding, and so must know which is.
         self.model.config.pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
 
-    def show(self, examples: int, gradients: bool) -> dict[str, Shown]:
+    def show(self, examples: int, needs: Collection[str]) -> dict[str, Shown]:
         """With a head that is drawn once for all runs: their own differ, and what they are shown is shared."""
         stream = generator(self.config.base_seed, "head")
         for name, (n_out, n_in, _) in self.heads.items():
@@ -33,7 +33,7 @@ class Classification(ModelTask):
             blueprint.weight(self.modules[name]).copy_(weight)
             if self.modules[name].bias is not None:
                 self.modules[name].bias.zero_()
-        return super().show(examples, gradients)
+        return super().show(examples, needs)
 
     @classmethod
     def labels(cls, task: ClassificationConfig) -> int:

@@ -1,7 +1,7 @@
 """What the tasks on transformers models share: K runs folded into the batch of one frozen model."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -131,7 +131,7 @@ class ModelTask(Task):
         if task.batch_size % task.accumulation:
             raise ConfigError(f"task.accumulation={task.accumulation}: must divide task.batch_size={task.batch_size}")
         if config.adapter.start_from is not None:
-            peft.check(config, cls.shapes(task))
+            peft.check(config, cls.shapes(task), {} if cls.labels(task) is None else plan.heads)
 
     @classmethod
     def prepare(cls, config: Config) -> None:
@@ -204,10 +204,13 @@ class ModelTask(Task):
                 f"{reason}; choose another model, or other task.targets"
             )
 
-    def show(self, examples: int, gradients: bool) -> dict[str, Shown]:
+    def show(self, examples: int, needs: Collection[str]) -> dict[str, Shown]:
         at_once = max(1, self.config.batch_size // self.config.accumulation)
         targets = {name: self.modules[name] for name in self.layers}
-        return shown(targets, self.judge, self.training.pick(examples), at_once, gradients)
+        seen = shown(targets, self.judge, self.training.pick(examples), at_once, needs)
+        if idle := [name for name in targets if name not in seen]:
+            raise self._idle(idle[0])
+        return seen
 
     def replace(self, weights: dict[str, Tensor]) -> None:
         for name, weight in weights.items():
@@ -238,15 +241,18 @@ class ModelTask(Task):
                     sums[name] = sums.get(name, 0.0) + values.view(runs, -1).sum(1, dtype=torch.float64)
         return {f"eval/{name}": total / len(self.held_out) for name, total in sums.items()}
 
+    def _idle(self, layer: str) -> ConfigError:
+        return ConfigError(
+            f"task.targets={self.config.targets}: {layer} is not called as a layer of its own; name others"
+        )
+
     def probe(self, size: int) -> dict[str, Tensor]:
         """Inputs of the target layers in the frozen model, at tokens spread evenly over a few held-out sequences."""
         rows = torch.arange(min(PROBED, len(self.held_out)), device=self.device)
         targets = {name: self.modules[name] for name in self.layers}
         seen = hooks.inputs(targets, lambda: self.judge(self.held_out, rows))
         if idle := [name for name in targets if name not in seen]:
-            raise ConfigError(
-                f"task.targets={self.config.targets}: {idle[0]} is not called as a layer of its own; name others"
-            )
+            raise self._idle(idle[0])
         probe = {}
         for name, x in seen.items():
             x = x.flatten(0, -2)

@@ -3,7 +3,7 @@
 import torch
 
 from runner.rng import generator, normal
-from runner.schema import SineConfig
+from runner.schema import Config, ConfigError, SineConfig
 from runner.tasks.base import Batch
 from runner.tasks.readout import Readout
 
@@ -14,6 +14,14 @@ class Sine(Readout):
 
     W_in ~ N(0, 1), W_out ~ N(0, 1/n), x ~ N(0, I_d); the frozen weight beside B·A is zero.
     """
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        super().check(config)
+        if config.adapter.name == "dora":
+            raise ConfigError(
+                "adapter=dora: the frozen weight of task=sine is zero, and has no directions; choose another adapter"
+            )
 
     def __init__(self, config: SineConfig, seed: int):
         n, d = config.width, config.input_dim

@@ -1,0 +1,109 @@
+"""Records of the sweeps over inits, adapters, ratios of rates and ranks, with what is to be found in them written down here."""
+
+import numpy as np
+import pandas as pd
+from synthetic import layers, sweep
+
+INITS = {
+    "gaussian_A": (0.0, 0.0),
+    "kaiming_A": (0.1, 0.5),
+    "pissa": (-0.1, -1.0),
+    "eva": (0.2, 1.0),
+}  # shifts of log loss, log lr
+RATIOS = tuple(4.0**k for k in range(-2, 6))
+BEST_RATIO = {"A": 4.0, "B": 32.0}
+RANKS = (2, 4, 8, 16)
+RANK_SLOPES = {
+    ("A", 0.0): -0.5,
+    ("A", -0.5): -0.25,
+    ("A", -1.0): 0.0,
+    ("B", 0.0): 0.0,
+    ("B", -0.5): 0.0,
+    ("B", -1.0): 0.0,
+}
+TOYS = ("feature_regression", "teacher_student")
+
+
+def narrow(options: dict) -> dict:
+    return {name: value for name, value in options.items() if name != "widths"} | {"widths": (128,)}
+
+
+def named(frame: pd.DataFrame, name: str, **columns) -> pd.DataFrame:
+    """With other columns, and run ids of its own."""
+    return frame.assign(**columns, run_id=name + "-" + frame["run_id"])
+
+
+def zoo(tasks=TOYS, shifts=None, **options) -> pd.DataFrame:
+    """Every init is Init[A] with its log loss and its log rate shifted (the rate by whole steps of the grid at most)."""
+    tables = []
+    for task in tasks:
+        frame = sweep(task=task, **narrow(options))
+        base = frame[frame["init.name"] == "gaussian_A"]
+        for init, (loss, lr) in (shifts or INITS).items():
+            column = "summary.final_eval_loss" if task == "language_model" else "summary.final_loss"
+            part = named(base, f"{task}-{init}", **{"init.name": init, column: base[column] * np.exp(loss)})
+            moved = part["optimizer.lr"] * 2.0 ** np.round(lr / np.log(2))
+            tables.append(part.assign(**{"optimizer.lr": moved}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def variants(wrong: int = 0, **options) -> pd.DataFrame:
+    """Four adapters on three tasks; `wrong`: how many numbers VeRA trains too many."""
+    tables = []
+    for task in (*TOYS, "language_model"):
+        frame = sweep(task=task, **narrow(options))
+        for i, adapter in enumerate(("lora", "rslora", "dora", "vera")):
+            trained = 128 + 4 + wrong if adapter == "vera" else 2 * 128 * 4 + 128 * (adapter == "dora")
+            part = named(frame, f"{task}-{adapter}", **{"adapter.name": adapter, "adapter.rank": 4, "task.name": task})
+            part["summary.trainable_parameters"] = trained
+            part["summary.final_loss"] *= 1 + 0.1 * i
+            if adapter == "vera":
+                part["init.name"] = part["init.name"].map({"gaussian_A": "vera_b0", "gaussian_B": "vera_d0"})
+            tables.append(part)
+    return pd.concat(tables, ignore_index=True)
+
+
+def ratios(best: dict | None = None, **options) -> pd.DataFrame:
+    """log loss is a parabola in the log of the ratio, around `best` of each init."""
+    tables, best = [], best or BEST_RATIO
+    for ratio in RATIOS:
+        frame = sweep(task="teacher_student", **narrow(options))
+        away = frame["init.name"].str[-1].map({side: (np.log(ratio) - np.log(b)) ** 2 for side, b in best.items()})
+        columns = {"optimizer.lr_ratio": ratio, "summary.final_loss": frame["summary.final_loss"] * np.exp(0.05 * away)}
+        tables.append(named(frame, f"{ratio}", **columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def ranks(slopes: dict | None = None, **options) -> pd.DataFrame:
+    """Best rates are powers of the rank, for three ways to scale the product."""
+    tables, slopes = [], slopes or RANK_SLOPES
+    options = {name: value for name, value in options.items() if name != "widths"}
+    for power, adapter in ((0.0, "lora"), (-0.5, "rslora"), (-1.0, "lora")):
+        changes = {(side, "lr"): slopes[side, power] for side in "AB"}
+        frame = sweep(changes, widths=tuple(64 * rank for rank in RANKS), **options)
+        rank = frame["task.width"] // 64
+        columns = {"adapter.name": adapter, "adapter.rank": rank, "adapter.alpha": rank if power == 0 else 1.0}
+        tables.append(named(frame, f"{power}", **columns, **{"task.width": 512}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def directions(signs: dict | None = None, **options) -> pd.DataFrame:
+    """Changes of length are the changes of direction times +1 (LoRA) or one over them (DoRA), layer by layer."""
+    tables, signs = [], signs or {"lora": 1, "dora": -1}
+    frame = layers(**narrow(options))
+    place = frame.groupby(["run_id", "step"]).cumcount() + 1
+    for adapter, sign in signs.items():
+        moved = place * (1 + 0.01 * frame["step"])
+        columns = {
+            "change/direction": moved,
+            "change/magnitude": moved**sign,
+            "adapter.name": adapter,
+            "task.name": "language_model",
+        }
+        tables.append(named(frame, adapter, **columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+MADE = {
+    "init_zoo": zoo, "variants": variants, "lora_plus": ratios, "rank_transfer": ranks, "variants.layers": directions,
+}  # fmt: skip
