@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 
 import runner.train
 from analysis.report import put_between
-from bench import ceilings, contestants, language, overhead
+from bench import ceilings, contestants, language, overhead, variants
 from bench.memory import peak, resident
 from bench.report import report
 from runner.config import CONF, from_hydra, register, with_values
@@ -66,6 +66,7 @@ def main() -> None:
         ],
         "language_models": [by_language_model(width, options.rounds, options.seconds) for width in options.models],
         "matmul_flops_per_second": language.matmul_flops_per_second(),
+        "variants": variants.measure(race, max(2, options.rounds // 2), 2 * options.seconds),
         "overhead": overhead.measure(),
     }
     options.outputs.mkdir(exist_ok=True)

@@ -45,7 +45,7 @@ def plain_loop(configs: Sequence[Config], tick: Tick) -> Tensor:
     def loss() -> Tensor:
         return (((y0 + adapter.scale * (Z @ A.T) @ B.T).relu() @ w) - target).square().mean()
 
-    return train_one(configs[0], task, A, B, loss, adapter.scale, tick)
+    return train_one(configs[0], task, [A, B], loss, adapter.scale, tick)
 
 
 def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
@@ -62,18 +62,20 @@ def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
         def forward(self, Z: Tensor, Y_in: Tensor) -> Tensor:
             return (Y_in + self.hidden(Z)).relu() @ task.readout
 
-    lora = LoraConfig(r=config.adapter.rank, lora_alpha=config.adapter.alpha, target_modules=["hidden"])
+    own = config.adapter
+    lora = LoraConfig(r=own.rank, lora_alpha=own.alpha, target_modules=["hidden"], use_dora=own.name == "dora")
     model = inject_adapter_in_model(lora, Student())
-    A, B = (getattr(model.hidden, name)["default"].weight for name in ("lora_A", "lora_B"))
+    names = ("lora_A", "lora_B", "lora_magnitude_vector")[: len(adapter.parameters)]
+    parameters = [getattr(model.hidden, name)["default"].weight for name in names]
     with torch.no_grad():
-        A.copy_(adapter.A[0])
-        B.copy_(adapter.B[0])
+        for p, first in zip(parameters, adapter.parameters.values(), strict=True):
+            p.copy_(first[0])
     Y_in = batch.y0 - batch.Z @ task.W0.T
 
     def loss() -> Tensor:
         return (model(batch.Z, Y_in) - batch.target).square().mean()
 
-    return train_one(config, task, A, B, loss, adapter.scale, tick)
+    return train_one(config, task, parameters, loss, adapter.scale, tick)
 
 
 def vmap(configs: Sequence[Config], tick: Tick) -> Tensor:
@@ -101,18 +103,24 @@ def vmap(configs: Sequence[Config], tick: Tick) -> Tensor:
 
 
 def train_one(
-    config: Config, task: TeacherStudent, A: Tensor, B: Tensor, loss: Callable[[], Tensor], scale: Tensor, tick: Tick
+    config: Config,
+    task: TeacherStudent,
+    parameters: list[Tensor],
+    loss: Callable[[], Tensor],
+    scale: Tensor,
+    tick: Tick,
 ) -> Tensor:
-    """The loop of those who train one run at a time."""
+    """The loop of those who train one run at a time. The metrics are those of A and B, which come first."""
     o, measure = config.optimizer, Measure(task, config, scale)
-    optimizer = torch.optim.AdamW([A, B], lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay)
     for _ in range(config.steps):
         value = loss()
         optimizer.zero_grad()
         value.backward()
-        before = [p.detach().clone() for p in (A, B)]
+        before = [p.detach().clone() for p in parameters[:2]]
         optimizer.step()
-        measure(value.detach(), *([t[None] for t in ts] for ts in (before, (A.grad, B.grad), (A.detach(), B.detach()))))
+        factors = [[p.grad for p in parameters[:2]], [p.detach() for p in parameters[:2]]]
+        measure(value.detach(), *([t[None] for t in ts] for ts in (before, *factors)))
         tick()
     return value.detach()[None]
 

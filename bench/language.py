@@ -60,11 +60,14 @@ def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
         build_adapters(configs[:1], task, torch.device("cpu"), torch.float32),
         task.probe(config.probe.size),
     )
-    lora = LoraConfig(r=config.adapter.rank, lora_alpha=config.adapter.alpha, target_modules=list(task.layers))
+    own = config.adapter
+    lora = LoraConfig(r=own.rank, lora_alpha=own.alpha, target_modules=list(task.layers), use_dora=own.name == "dora")
     model = inject_adapter_in_model(lora, task.model).eval()
     modules, factors = dict(model.named_modules()), {}
     for name in task.layers:
         factors[name] = [getattr(modules[name], f"lora_{side}")["default"].weight for side in "AB"]
+        if own.name == "dora":
+            factors[name].append(modules[name].lora_magnitude_vector["default"].weight)
         for p, start in zip(factors[name], adapters[name].parameters.values(), strict=True):
             p.data.copy_(start.detach()[0])
             p.requires_grad_()

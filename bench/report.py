@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import language
+from bench import language, variants
 from bench.language import RUNS
 
 
@@ -59,6 +59,10 @@ def report(result: dict[str, Any]) -> str:
             f"Language models (llama_tiny, 2 layers, 4 × 128 tokens a step), milliseconds per run and step; {RUNS} runs a stack; "
             "the last columns are of two processes with a thread each:",
             table(language.table(result)),
+            f"Adapters of rank {variants.RANK} at n = {variants.WIDTH}, milliseconds per run and step without metrics; "
+            f"{RUNS} runs a stack:",
+            table(variants.table(result["variants"])),
+            variants.sentence(result["variants"]),
             "Overhead: milliseconds a tiny run takes in a sweep:",
             table(result["overhead"]),
         ]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import rejects
 
-from bench import ceilings, contestants, language, overhead
+from bench import ceilings, contestants, language, overhead, variants
 from bench.__main__ import configs, off, turn
 from bench.report import report
 from runner.config import with_values
@@ -75,6 +75,10 @@ def test_the_report_shows_the_best_of_the_rounds():
         "language_models": [model], "matmul_flops_per_second": 2e9, "threads": 2,
         "multiply_adds_per_second": 2 * 1e6 / 0.25e-3, "bytes_per_second": 1e9,
         "widths": [row], "stacks": [stack], "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
+        "variants": {
+            "steps": {"a place": {"lora": [2.0, 3.0], "dora": [4.0, 3.0], "vera": [1.0], "PEFT, dora": [12.0]}},
+            "memory": {"dense": 1000.0, "lora": 10.0, "dora": 20.0},
+        },
     }  # fmt: skip
     text = report(result)
     [ratios] = [line for line in text.splitlines() if line.startswith("| 128 |") and "0.5 |" in line]
@@ -82,6 +86,9 @@ def test_the_report_shows_the_best_of_the_rounds():
     assert cells[:5] == ["128", "8", "1", "0.125", "0.5"]  # 2 / 0.25, 2 / 2, 0.25 / 2, half the ceiling
     assert language.table(result)[0]["PEFT / stack"] == 4 and language.table(result)[0]["metrics on / off"] == 1.5
     assert language.table(result)[0]["2 × 1 thread"] == 2 and language.table(result)[0]["share of matmul peak"] == 0.5
+    [places] = variants.table(result["variants"])
+    assert places["dora / LoRA"] == 1.5 and places["vera / LoRA"] == 0.5 and places["PEFT / stack, DoRA"] == 4
+    assert "10 MB for LoRA, 20 MB for DoRA" in text
     assert "2 (7)" in text and "| 64 | – |" in " ".join(text.split())
 
 

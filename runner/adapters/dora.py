@@ -14,7 +14,7 @@ class Rows:
 
     def __init__(self, W0: Tensor, dtype: torch.dtype):
         self.W0 = W0
-        self.squares = W0.to(dtype).square().sum(1)  # (n_out,)
+        self.squares = torch.linalg.vector_norm(W0, dim=1, dtype=dtype).square()  # (n_out,)
 
     def cross(self, inner: Tensor) -> Tensor:
         """inner·W0ᵀ: (K, q, n_in) -> (K, q, n_out)."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+AT_ONCE = 2**20  # numbers of a product that is only summed
+
 
 class AddProduct(torch.autograd.Function):
     """y0 + Z·outerᵀ for y0 (N, n), which all runs share."""
@@ -106,8 +108,7 @@ def _unfolded(x: Tensor, factor: Tensor, side: int) -> Tensor:
 
 
 def _columns(a: Tensor, b: Tensor) -> Tensor:
-    """Σ over N of a∘b: (K, N, n) and (N, n) or (K, N, n) -> (K, n); run by run, so that a product stays in the cache."""
-    sums = a.new_empty(len(a), a.shape[2])
-    for k in range(len(a)):
-        torch.sum(a[k] * (b if b.dim() == 2 else b[k]), 0, out=sums[k])
-    return sums
+    """Σ over N of a∘b: (K, N, n) and (N, n) or (K, N, n) -> (K, n); a few runs at a time, so that their product stays small."""
+    at_once = max(1, AT_ONCE // a[0].numel())
+    parts = zip(a.split(at_once), b.expand_as(a).split(at_once), strict=True)
+    return torch.cat([(x * y).sum(1) for x, y in parts])
