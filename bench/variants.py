@@ -7,13 +7,12 @@ from hydra import compose, initialize_config_dir
 
 from bench import contestants, language
 from runner.config import CONF, from_hydra, with_values
+from runner.plan import stacks
 from runner.schema import Config
 
 NEVER = 10**6
 WIDTH, RANK, RUNS = 256, 4, 16
-WIDE = (
-    2048  # of the layer on which memory is measured: there a dense change of a weight is large beside a batch's outputs
-)
+WIDE = 4096  # where memory is measured: there a dense change of a weight is large beside the outputs of a batch
 STARTS = {"lora": "gaussian_A", "dora": "gaussian_A", "vera": "vera_b0"}
 PLACES = {
     "toy, fused": ["task=teacher_student", "engine=fused", f"task.width={WIDTH}"],
@@ -43,7 +42,7 @@ def measure(race: Any, rounds: int, seconds: float) -> dict[str, Any]:
     result: dict[str, Any] = {"steps": {}}
     for place, overrides in PLACES.items():
         entries = {
-            name: (contestants.engine, configs(name, *overrides))
+            name: (contestants.engine, stacks(configs(name, *overrides))[0])
             for name in STARTS
             if not (name == "dora" and place == "toy, fused")
         }

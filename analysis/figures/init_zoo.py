@@ -54,15 +54,16 @@ def figure(frame: pd.DataFrame) -> Figure:
 
 def _task(frame: pd.DataFrame, row: np.ndarray) -> None:
     columns = features(frame)
-    first = frame[frame["step"] == 1].set_index("run_id")["train/loss"]
+    step = frame.loc[frame["step"] > 0, "step"].min()  # 1, where every step was logged
+    first = frame[frame["step"] == step].set_index("run_id")["train/loss"]
     if frame["task.name"].iloc[0] not in BY_HELD_OUT:
         columns = columns.drop(columns=START, errors="ignore")
-    grid = Grid.of(frame, columns.assign(**{"step 1": first}))
+    grid = Grid.of(frame, columns.assign(**{"first": first}))
     task, width = frame["task.name"].iloc[0], grid.widths[0]
     inits = sorted(grid.inits, key=lambda init: grid.best(init, width).log_loss)
     colors = [COLORS[KIND.get(init, "plain")] for init in inits]
     edges = [grid.best(init, width).edge for init in inits]
-    first_step, delta_1, delta_2 = (partial(at_best, column=c) for c in ("step 1", *(f"start/{d}" for d in DELTAS)))
+    first_step, delta_1, delta_2 = (partial(at_best, column=c) for c in ("first", *(f"start/{d}" for d in DELTAS)))
     measures = (
         (row[0], best_loss, "o", 0.0), (row[1], best_rate, "o", 0.0), (row[2], first_step, "o", 0.0),
         (row[3], delta_1, "o", -0.15), (row[3], delta_2, "s", 0.15),
@@ -75,10 +76,10 @@ def _task(frame: pd.DataFrame, row: np.ndarray) -> None:
     rows(row[0], inits)
     for panel in row[1:]:
         rows(panel, None)
-    good = f"≤ {GOOD_NATS:g} nats above" if task in BY_HELD_OUT else f"≤ {GOOD:g} ×"
+    good = f"best + {GOOD_NATS:g}" if task in BY_HELD_OUT else f"{GOOD:g} × best"
     log_x(row[0], f"best {'held-out' if task in BY_HELD_OUT else 'training'} loss")
-    log_x(row[1], f"best lr, good lrs ({good} best)")
-    log_x(row[2], "loss after one step")
+    log_x(row[1], f"best lr, good lrs (≤ {good})")
+    log_x(row[2], f"training loss at step {step}")
     log_x(row[3], r"size of $\delta_1$, $\delta_2$")
     row[0].set_title(f"{task}, n = {width}, {len(grid.seeds)} seeds", loc="left")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AT_ONCE = 2**20  # numbers of a product that is only summed
+AT_ONCE = 2**19  # numbers of a product that is only summed
 
 
 class AddProduct(torch.autograd.Function):
@@ -29,13 +29,13 @@ class AddProduct(torch.autograd.Function):
 
 
 class GainProduct(torch.autograd.Function):
-    """added + gain∘(u + Z·outerᵀ) for u, added (N, n), which all runs share."""
+    """y0 + (gain - 1)∘u + gain∘(Z·outerᵀ) for y0, u (N, n), which all runs share."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, Z: Tensor, outer: Tensor, gain: Tensor, added: Tensor | None) -> Tensor:
+    def forward(ctx: Any, y0: Tensor, u: Tensor, Z: Tensor, outer: Tensor, gain: Tensor) -> Tensor:
         ctx.save_for_backward(u, Z, outer, gain)
-        y = torch.baddbmm(u.expand(len(Z), *u.shape), Z, outer.mT)
-        return y.mul_(gain[:, None]) if added is None else torch.addcmul(added, y, gain[:, None], out=y)
+        y = torch.addcmul(y0, u, (gain - 1)[:, None])
+        return y.baddbmm_(Z, (outer * gain[:, :, None]).mT)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -43,7 +43,7 @@ class GainProduct(torch.autograd.Function):
         product = (Z.mT @ grad).mT
         grad_gain = _columns(grad, u) + (product * outer).sum(2)
         grad_Z = ((outer * gain[:, :, None]).mT @ grad.mT).mT
-        return None, grad_Z, product * gain[:, :, None], grad_gain, None
+        return None, None, grad_Z, product * gain[:, :, None], grad_gain
 
 
 class AddFolded(torch.autograd.Function):

@@ -67,7 +67,7 @@ class Factored(Adapter):
         Z = (x @ inner.flatten(0, 1).T).view(-1, runs, q).transpose(0, 1)
         if gain is None:
             return AddProduct.apply(y0, Z, outer)
-        return GainProduct.apply(y0 if added is None else y0 - added, Z, outer, gain, added)
+        return GainProduct.apply(y0, y0 if added is None else y0 - added, Z, outer, gain)
 
     def folded(self, x: Tensor, y0: Tensor, added: Tensor | None = None) -> Tensor:
         inner, outer, gain = self._now()
