@@ -62,7 +62,7 @@ def refresh(outputs: Path, experiment: str, axes: Sequence[str] = ()) -> str | N
     if experiment.endswith(LAYERS):
         record = _layers_only(frame, axes)
     else:
-        record = pd.concat([distill(part) for part in parts], ignore_index=True)
+        record = pd.concat([distill(part, curves=not axes) for part in parts], ignore_index=True)
     record.to_parquet(new, compression="zstd", index=False)
     new.replace(path)
     return f"distilled {path}: {count} runs"
@@ -146,8 +146,9 @@ def balanced(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["run_id"].isin(kept)]
 
 
-def distill(frame: pd.DataFrame) -> pd.DataFrame:
-    """Landmark steps of every run, and thinned curves of the runs at the grid's best learning rate of each init and width.
+def distill(frame: pd.DataFrame, curves: bool = True) -> pd.DataFrame:
+    """Landmark steps of every run, and thinned curves of the runs at the grid's best learning rate of each init and width; without
+    `curves` the start alone, up to where both factors have moved, and the end.
 
     A landmark that was not logged is stood in for by the next step that was. Also kept: the last update and the end.
 
@@ -156,9 +157,13 @@ def distill(frame: pd.DataFrame) -> pd.DataFrame:
     runs, step = frame["run_id"], frame["step"]
     last = step.groupby(runs).transform("max")
     last_update = step.where(step < last).groupby(runs).transform("max")
-    landmarks = [step.where(step >= landmark).groupby(runs).transform("min") for landmark in LANDMARKS]
-    keep = pd.concat([step == kept for kept in (*landmarks, last_update, last)], axis=1).any(axis=1)
-    keep |= runs.isin(at_best(frame)["run_id"]) & _on_curve(step)
+    wanted = LANDMARKS if curves else [landmark for landmark in LANDMARKS if landmark <= BOTH_MOVED]
+    landmarks = [step.where(step >= landmark).groupby(runs).transform("min") for landmark in wanted]
+    keep = pd.concat([step == kept for kept in (*landmarks, *([last_update] if curves else []), last)], axis=1).any(
+        axis=1
+    )
+    if curves:
+        keep |= runs.isin(at_best(frame)["run_id"]) & _on_curve(step)
     return _rounded(frame.loc[keep, [name for name in frame.columns if not name.startswith(PLACES)]])
 
 
