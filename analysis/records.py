@@ -147,8 +147,9 @@ def balanced(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def distill(frame: pd.DataFrame, curves: bool = True) -> pd.DataFrame:
-    """Landmark steps of every run, and thinned curves of the runs at the grid's best learning rate of each init and width; without
-    `curves` the start alone, up to where both factors have moved, and the end.
+    """Landmark steps of every run, and thinned curves of the runs at the grid's best learning rate of each init and width.
+
+    Without `curves`: the start alone, up to where both factors have moved, and the end.
 
     A landmark that was not logged is stood in for by the next step that was. Also kept: the last update and the end.
 
