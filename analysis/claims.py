@@ -138,13 +138,13 @@ def dynamics(frame: pd.DataFrame) -> list[Claim]:
     breaks_down = "diverges" if START not in grid.columns else "diverges or ends above the start"
     final_Z_A = partial(sizes, column="final/feature/Z_A")
     return [
-        _ratio_claim("2a", task, f"best lr, Init[A] over Init[B], at n = {widest}", "> 1", ratios[-1:]),
+        ratio_claim("2a", task, f"best lr, Init[A] over Init[B], at n = {widest}", "> 1", ratios[-1:]),
         _exponent_claim("2b", task, "that ratio grows with n", growth, gap, rival=0.0),
         *exponents("3", "best lr falls with n", "lr", best_lrs),
-        _ratio_claim("4", task, f"best loss, Init[A] over Init[B], at every n; here {widest}", "< 1", losses),
+        ratio_claim("4", task, f"best loss, Init[A] over Init[B], at every n; here {widest}", "< 1", losses),
         *exponents("5", "size of Z_A at the end of training", "feature/Z_A", final_Z_A),
         *exponents("6", "δ2/δ1 a few steps in", theory.RATIO, partial(sizes, column=theory.RATIO)),
-        _ratio_claim("7", task, f"lowest lr that {breaks_down}, Init[A] over Init[B]", "> 1", [edge]),
+        ratio_claim("7", task, f"lowest lr that {breaks_down}, Init[A] over Init[B]", "> 1", [edge]),
     ]
 
 
@@ -154,11 +154,13 @@ def _exponent_claim(number: str, task: str, text: str, slope: Estimate, predicte
     return Claim(number, task, text, f"n^{predicted:g}", source, slope.value, slope.low, slope.high, verdict)
 
 
-def _ratio_claim(number: str, task: str, text: str, prediction: str, logs: list[Estimate]) -> Claim:
+def ratio_claim(
+    number: str, task: str, text: str, prediction: str, logs: list[Estimate], source: str = theory.PAPER
+) -> Claim:
     """A claim on ratios, given their logs; the last is shown, all are judged."""
     verdict = judge_sign(logs, positive=prediction == "> 1")
     value, low, high = (float(np.exp(getattr(logs[-1], name))) for name in ("value", "low", "high"))
-    return Claim(number, task, text, prediction, theory.PAPER, value, low, high, verdict)
+    return Claim(number, task, text, prediction, source, value, low, high, verdict)
 
 
 def breakdown_ratio(grid: Grid, a: str, b: str) -> float:

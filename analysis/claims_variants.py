@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import directions, theory
-from analysis.claims import Claim, judge_exponent, judge_identity, judge_sign
+from analysis.claims import Claim, judge_exponent, judge_identity, judge_sign, ratio_claim
 from analysis.grid import Grid, split
 from analysis.load import per_run
 from analysis.scaling import best_lrs, best_ratio, bootstrap, exponent, rank_grids
@@ -36,7 +36,7 @@ def zoo(frame: pd.DataFrame) -> list[Claim]:
         )
         if {"pissa", "kaiming_A"} <= set(grid.inits):
             ratio = bootstrap(grid, lambda g: best_lrs(g, "pissa") - best_lrs(g, "kaiming_A"))[0]
-            claims.append(_ratio("8b", task, "best lr, PiSSA over PEFT's default", "< 1", TUNED, ratio))
+            claims.append(ratio_claim("8b", task, "best lr, PiSSA over PEFT's default", "< 1", [ratio], TUNED))
     return claims
 
 
@@ -83,11 +83,13 @@ def lora_plus(frame: pd.DataFrame) -> list[Claim]:
             ratio = bootstrap(grid, lambda g, init=init: np.array([best_ratio(g, init)]))[0]
             name = {"A": "Init[A]", "B": "Init[B]"}.get(theory.FAMILY.get(init), init)
             number = {"A": "11a", "B": "11b"}.get(theory.FAMILY.get(init), "11")
-            claims.append(_ratio(number, task, f"{name}: best lr of B over that of A", "> 1", theory.PLUS, ratio))
+            claims.append(
+                ratio_claim(number, task, f"{name}: best lr of B over that of A", "> 1", [ratio], theory.PLUS)
+            )
         pair = [next((init for init in grid.inits if theory.FAMILY.get(init) == side), None) for side in "BA"]
         if None not in pair:
             both = bootstrap(grid, lambda g, pair=pair: np.array([best_ratio(g, pair[0]) - best_ratio(g, pair[1])]))[0]
-            claims.append(_ratio("11c", task, "best ratio, Init[B] over Init[A]", "> 1", theory.PLUS, both))
+            claims.append(ratio_claim("11c", task, "best ratio, Init[B] over Init[A]", "> 1", [both], theory.PLUS))
     return claims
 
 
@@ -117,9 +119,3 @@ def ranks(frame: pd.DataFrame) -> list[Claim]:
 
 def _slope(grid: Grid, init: str) -> np.ndarray:
     return np.array([exponent(grid.widths, best_lrs(grid, init))])
-
-
-def _ratio(number: str, task: str, text: str, prediction: str, source: str, log) -> Claim:
-    """A claim on a ratio, given its log."""
-    value, low, high = (float(np.exp(getattr(log, name))) for name in ("value", "low", "high"))
-    return Claim(number, task, text, prediction, source, value, low, high, judge_sign([log], prediction == "> 1"))

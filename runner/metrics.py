@@ -39,7 +39,7 @@ def is_increment(column: str) -> bool:
 class Gauge:
     """Measures the K runs of an adapter on a fixed probe Z (P, n_in); `columns` names what it measures.
 
-    VeRA's factors are diag(d)·A and B·diag(b) = s·B: features and weights are theirs, norms those of d and b, and `balance` is
+    VeRA's factors are diag(d)·A and diag(b)·B: features and weights are theirs, norms those of d and b, and `balance` is
     |‖b‖² - ‖d‖²|, which gradient flow keeps. Where a weight W0 is given, and for DoRA, it measures `changes` too.
     """
 

@@ -81,9 +81,8 @@ def draw(configs: Sequence[Config], task: Task) -> dict[str, list[Start]]:
     of_run = [shown[c.init.examples] if INITS[c.init.name].needs else {} for c in configs]
     streams = [generator(c.seed, "init") for c in configs]
     starts: dict[str, list[Start]] = {}
-    with (
-        one_thread() if isinstance(task, ToyTask) else nullcontext()
-    ):  # a toy's run is the same on any number of threads
+    # A toy's run is the same on any number of threads.
+    with one_thread() if isinstance(task, ToyTask) else nullcontext():
         spread: dict[str, dict[str, int]] = {}
         ranks = [_ranks(c, seen, spread) for c, seen in zip(configs, of_run, strict=True)]
         for layer, W0 in task.layers.items():

@@ -6,7 +6,18 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from analysis import style
+from analysis.grid import Grid
 from analysis.scaling import Estimate
+
+
+def best_loss(grid: Grid, init: str) -> np.ndarray:
+    """Log of the best loss, at the smallest width."""
+    return np.array([grid.best(init, grid.widths[0]).log_loss])
+
+
+def best_rate(grid: Grid, init: str) -> np.ndarray:
+    """Log of the best learning rate, at the smallest width."""
+    return np.array([np.log(grid.best(init, grid.widths[0]).lr)])
 
 
 def dots(

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.figures._rows import dots, log_x, rows
+from analysis.figures._rows import best_loss, best_rate, dots, log_x, rows
 from analysis.grid import BY_HELD_OUT, Grid, split
 from analysis.records import BOTH_MOVED
 from analysis.scaling import START, bootstrap, features
@@ -78,18 +78,10 @@ def _task(frame: pd.DataFrame, row: np.ndarray) -> None:
         rows(panel, None)
     good = f"best + {GOOD_NATS:g}" if task in BY_HELD_OUT else f"{GOOD:g} × best"
     log_x(row[0], f"best {'held-out' if task in BY_HELD_OUT else 'training'} loss")
-    log_x(row[1], f"best lr, good lrs (≤ {good})")
-    log_x(row[2], f"training loss at step {step}")
+    log_x(row[1], f"lr: best, ≤ {good}")
+    log_x(row[2], f"loss at step {step}")
     log_x(row[3], r"size of $\delta_1$, $\delta_2$")
     row[0].set_title(f"{task}, n = {width}, {len(grid.seeds)} seeds", loc="left")
-
-
-def best_loss(grid: Grid, init: str) -> np.ndarray:
-    return np.array([grid.best(init, grid.widths[0]).log_loss])
-
-
-def best_rate(grid: Grid, init: str) -> np.ndarray:
-    return np.array([np.log(grid.best(init, grid.widths[0]).lr)])
 
 
 def at_best(grid: Grid, init: str, column: str) -> np.ndarray:

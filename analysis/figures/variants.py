@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.claims import lowest_breaking
-from analysis.figures._rows import dots, log_x, rows
+from analysis.figures._rows import best_loss, best_rate, dots, log_x, rows
 from analysis.grid import BY_HELD_OUT, Grid, split
 from analysis.load import per_run
 from analysis.scaling import START, Estimate, bootstrap, features
@@ -30,7 +30,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     for task, row in zip(tasks, panels, strict=True):
         arms = _arms(frame[frame["task.name"] == task])
         colors = [SIDES[side][1] for _, side, _, _ in arms]
-        for panel, measure in zip(row, (_loss, _rate, _edge), strict=False):
+        for panel, measure in zip(row, (best_loss, best_rate, _edge), strict=False):
             found = [bootstrap(grid, partial(measure, init=init))[0] for _, _, grid, init in arms]
             dots(panel, found, colors, [grid.best(init, grid.widths[0]).edge for _, _, grid, init in arms])
         counts = [Estimate(np.log(_count(grid, init)), np.nan, np.nan) for _, _, grid, init in arms]
@@ -69,15 +69,6 @@ def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
             label = f"{name}, {'b = 0' if side == 'A' else 'd = 0'}" if init in SIDE else f"{name}, Init[{side}]"
             arms.append((label, side, grid, init))
     return sorted(arms, key=lambda arm: (list(ADAPTERS.values()).index(arm[0].partition(",")[0]), arm[1]))
-
-
-def _loss(grid: Grid, init: str) -> np.ndarray:
-    return np.array([grid.best(init, grid.widths[0]).log_loss])
-
-
-def _rate(grid: Grid, init: str) -> np.ndarray:
-    best = grid.best(init, grid.widths[0])
-    return np.array([np.log(best.lr)])
 
 
 def _edge(grid: Grid, init: str) -> np.ndarray:
