@@ -10,7 +10,6 @@ adapter, to OUT/base.
 import argparse
 import json
 import sys
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor
 from runner.adapters import SCALES
 from runner.inits import INITS, Site
 from runner.models import bases, blueprint, library, peft
+from runner.models.text import Source
 from runner.schema import ClassificationConfig, ConfigError, LanguageModelConfig, ModelConfig
 from runner.store import WEIGHTS
 
@@ -92,7 +92,7 @@ def export(run: Path, out: Path) -> str:
         description |= {"peft_type": "VERA", "r": own["rank"], "projection_prng_key": key, "save_projection": True}
         description["vera_dropout"] = own["dropout"]
     else:
-        description |= _of_lora(own, ranks)
+        description |= _of_lora(own, ranks, 1 + any(name.endswith(".A0") for name in weights))
     peft.write(out, description, tensors)
     if INITS[config["init"]["name"]].replaces:
         _write_base(out / "base", config, task, labels, adapted)
@@ -100,15 +100,15 @@ def export(run: Path, out: Path) -> str:
     return f"wrote {out}: {own['name']} on {len(adapted)} layers of {base}{more}"
 
 
-def _of_lora(own: dict[str, Any], ranks: dict[str, int]) -> dict[str, Any]:
-    """PEFT's description of LoRA, rsLoRA or DoRA with these ranks and one scale."""
+def _of_lora(own: dict[str, Any], ranks: dict[str, int], pairs: int) -> dict[str, Any]:
+    """PEFT's description of LoRA, rsLoRA or DoRA with these ranks and one scale; `pairs` of factors a layer."""
     scale = SCALES[own["name"]](own["alpha"], own["rank"])
-    [(usual, _)] = Counter(ranks.values()).most_common(1)
+    usual = own["rank"] * pairs
     others = {layer: rank for layer, rank in ranks.items() if rank != usual}
     return {
         "peft_type": "LORA",
         "r": usual,
-        "lora_alpha": own["alpha"] if usual == own["rank"] else peft.alpha(own["name"], scale, usual),
+        "lora_alpha": own["alpha"] if pairs == 1 else peft.alpha(own["name"], scale, usual),
         "lora_dropout": own["dropout"],
         "use_rslora": own["name"] == "rslora",
         "use_dora": own["name"] == "dora",
@@ -164,6 +164,8 @@ def _write_base(folder: Path, config: dict[str, Any], task: ModelConfig, labels:
         site = Site(W0 if W0.dtype == torch.float64 else W0.float(), config["adapter"]["rank"], 1.0, torch.Generator())
         W0.copy_(INITS[config["init"]["name"]].draw(site, **init).base)
     model.save_pretrained(folder)
+    if (tokenizer := Source.of(task).tokenizer()) is not None:
+        tokenizer.save_pretrained(folder)
 
 
 def _conv1d() -> type:

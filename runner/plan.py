@@ -24,7 +24,7 @@ from runner.tasks.base import ToyTask, padded, pairs
 
 ITEM_SIZE = {"float32": 4, "float64": 8}
 CACHE = 12 * 2**20  # bytes
-PER_RUN = {"optimizer": {"name"}, "adapter": {"name", "rank", "norm_gradient"}}
+PER_RUN = {"optimizer": {"name"}, "adapter": {"name", "rank", "norm_gradient", "start_from"}}
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,6 @@ def build_adapters(
     for k, c in enumerate(configs):
         if c.adapter.start_from is not None:
             load(adapters, k, peft.read(Path(c.adapter.start_from)))
-            for layer in task.layers:
-                adapters[layer].frozen[k] = ()
     return adapters
 
 
@@ -92,7 +90,10 @@ def draw(configs: Sequence[Config], task: Task) -> dict[str, list[Start]]:
             for c, seen, rank, stream in zip(configs, of_run, ranks, streams, strict=True):
                 what = kept.setdefault(getattr(c.init, "examples", None), {})
                 site = Site(W0, rank.get(layer, c.adapter.rank), _scale(c), stream, seen.get(layer), what)
-                start = INITS[c.init.name].draw(site, **c.init.options())
+                if c.adapter.start_from is None:
+                    start = INITS[c.init.name].draw(site, **c.init.options())
+                else:
+                    start = _blank(c, site)
                 starts[layer].append(start._replace(A=c.init.scale * start.A, B=c.init.scale * start.B))
     return starts
 
@@ -119,8 +120,18 @@ def _scale(config: Config) -> float:
     return rule(config.adapter.alpha, config.adapter.rank) if rule else 1.0
 
 
+def _blank(config: Config, at: Site) -> Start:
+    """Room for what a PEFT folder holds."""
+    n_out, n_in = at.W0.shape
+    if config.adapter.name == "vera":
+        return Start(torch.zeros(at.rank), torch.zeros(n_out))
+    return Start(torch.zeros(at.rank, n_in), torch.zeros(n_out, at.rank))
+
+
 def _ranks(config: Config, shown: dict[str, Shown], known: dict[str, dict[str, int]]) -> dict[str, int]:
-    """Layer -> rank, of an init that spreads ranks over the layers; {} of any other."""
+    """Layer -> rank, where layers have ranks of their own: in a PEFT folder, or from an init that spreads them; {} otherwise."""
+    if config.adapter.start_from is not None:
+        return peft.ranks(Path(config.adapter.start_from))
     spread = INITS[config.init.name].ranks
     if spread is None:
         return {}

@@ -72,15 +72,27 @@ def by_peft(config, base, folder):
     return peft.PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False).eval()
 
 
+def logits_at_the_start(shared, kind, adapter, base, folder):
+    """Of a run that starts from the folder on that base, with the rank and alpha that the folder names."""
+    its = json.loads((folder / "adapter_config.json").read_text())
+    alpha = [] if adapter == "vera" else [f"adapter.alpha={its['lora_alpha']}"]
+    fields = [f"adapter.rank={its['r']}", *alpha, f"adapter.start_from={folder}", f"task.model={base}"]
+    config = configured(shared, kind, adapter, *fields)
+    task = build_task([config]).to(CPU, DOUBLE)
+    with hooks.attached(task.modules, build_adapters([config], task, CPU, DOUBLE)):
+        return logits(task.model, task)
+
+
 @pytest.mark.parametrize(("adapter", "init"), STARTS, ids=str)
 @pytest.mark.parametrize("kind", MODELS)
-def test_an_exported_run_has_its_logits_in_peft(kind, adapter, init, shared, tmp_path, capsys):
+def test_an_exported_run_has_its_logits_in_peft_and_where_another_starts(kind, adapter, init, shared, tmp_path, capsys):
     config = configured(shared, kind, adapter, f"init={init}", *(["init.examples=8"] if INITS[init].needs else []))
     run, task, expected = stored(config, tmp_path)
     assert main([str(run), str(tmp_path / "out")]) == 0, capsys.readouterr().err
     base = tmp_path / "out" / "base" if INITS[init].replaces else config.task.model
     model = by_peft(config, base, tmp_path / "out")
     same(logits(model, task), expected)
+    same(logits_at_the_start(shared, kind, adapter, base, tmp_path / "out"), expected)
     if init != "zero" or kind == "roberta":  # whose head trains
         with model.disable_adapter():
             rejects(same, logits(model, task), expected)
@@ -179,6 +191,10 @@ DAMAGES = {
     ),
     "another base": lambda folder: edit(folder, init_lora_weights="pissa_niter_4"),
     "more than LoRA": lambda folder: edit(folder, bias="all"),
+    "a scale a layer": lambda folder: edit(folder, alpha_pattern={"q_proj": 2.0}),
+    "a rank a layer that is not": lambda folder: edit(
+        folder, rank_pattern={"q_proj": 2}, alpha_pattern={"q_proj": 3.0}
+    ),
     "another kind": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
 }
 

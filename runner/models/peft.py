@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from runner.adapters import SCALES
 from runner.schema import Config, ConfigError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -76,7 +77,7 @@ def check(config: Config, shapes: Mapping[str, tuple[int, int]], heads: Mapping[
         wants("adapter.projection_key", key, its.get("projection_prng_key", 0), "projection_prng_key")
     else:
         wants("adapter.alpha", adapter.alpha, its.get("lora_alpha"), "lora_alpha")
-    for field, plain in (("bias", "none"), ("lora_bias", False), ("rank_pattern", {}), ("alpha_pattern", {})):
+    for field, plain in (("bias", "none"), ("lora_bias", False)):
         if its.get(field, plain) not in (plain, None):
             raise ConfigError(
                 f"adapter.start_from={folder}: has {field}={its[field]}, which is not supported; it must be {plain}"
@@ -90,13 +91,15 @@ def check(config: Config, shapes: Mapping[str, tuple[int, int]], heads: Mapping[
     found = _shapes(folder)
     parts = {"vera": "db", "dora": "ABm"}.get(kind, "AB")
     for layer, (n_out, n_in) in shapes.items():
-        sizes = {
-            "A": (adapter.rank, n_in),
-            "B": (n_out, adapter.rank),
-            "m": (n_out,),
-            "d": (adapter.rank,),
-            "b": (n_out,),
-        }
+        rank = _of_layer(its.get("rank_pattern"), layer, adapter.rank)
+        if kind != "vera":
+            alpha_there = _of_layer(its.get("alpha_pattern"), layer, its["lora_alpha"])
+            if not math.isclose(SCALES[kind](alpha_there, rank), SCALES[kind](adapter.alpha, adapter.rank)):
+                raise ConfigError(
+                    f"adapter.start_from={folder}: has alpha_pattern={alpha_there} at layer {layer}, a scale of its own, "
+                    "which is not supported; all layers must have one"
+                )
+        sizes = {"A": (rank, n_in), "B": (n_out, rank), "m": (n_out,), "d": (rank,), "b": (n_out,)}
         for part in parts:
             name = f"{PREFIX}{layer}.{NAMES[part]}"
             if name not in found:
@@ -120,6 +123,22 @@ def check(config: Config, shapes: Mapping[str, tuple[int, int]], heads: Mapping[
             f"task.targets: {folder} holds {unknown[0].removeprefix(PREFIX)}, which is no part of an adapted layer; name its "
             "layer, if it is a linear one"
         )
+
+
+def ranks(folder: Path) -> dict[str, int]:
+    """Layer -> rank of its factors in the folder; none of VeRA's."""
+    end = f".{NAMES['A']}"
+    return {
+        name.removeprefix(PREFIX).removesuffix(end): shape[0]
+        for name, shape in _shapes(folder).items()
+        if name.endswith(end)
+    }
+
+
+def _of_layer(pattern: Mapping[str, Any] | None, layer: str, otherwise: Any) -> Any:
+    """What a pattern of PEFT's says of a layer, by its name or the last parts of it."""
+    found = (value for key, value in (pattern or {}).items() if layer == key or layer.endswith(f".{key}"))
+    return next(found, otherwise)
 
 
 def read(folder: Path) -> dict[str, Tensor]:
