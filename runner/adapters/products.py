@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AT_ONCE = 2**19  # numbers of a product that is only summed
+AT_ONCE = 2**17  # numbers of a product that is only summed: they stay in the cache
 
 
 class AddProduct(torch.autograd.Function):
@@ -108,7 +108,10 @@ def _unfolded(x: Tensor, factor: Tensor, side: int) -> Tensor:
 
 
 def _columns(a: Tensor, b: Tensor) -> Tensor:
-    """Σ over N of a∘b: (K, N, n) and (N, n) or (K, N, n) -> (K, n); a few runs at a time, so that their product stays small."""
-    at_once = max(1, AT_ONCE // a[0].numel())
-    parts = zip(a.split(at_once), b.expand_as(a).split(at_once), strict=True)
-    return torch.cat([(x * y).sum(1) for x, y in parts])
+    """Σ over N of a∘b: (K, N, n) and (N, n) or (K, N, n) -> (K, n), a few of the N at a time, so that each is read once."""
+    at_once = max(1, AT_ONCE // (a.shape[0] * a.shape[2]))
+    first, *parts = zip(a.split(at_once, 1), b.expand_as(a).split(at_once, 1), strict=True)
+    total = first[0] * first[1]
+    for x, y in parts:
+        total[:, : x.shape[1]].addcmul_(x, y)
+    return total.sum(1)
