@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from analysis import figures, records, report, style
+from analysis.grid import Mixture
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
         return build(options)
     except OSError as error:
         print(f"error: {error.filename or options.outputs}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except Mixture as error:
+        print(f"error: {options.experiment or options.outputs}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -33,7 +37,7 @@ def build(options: argparse.Namespace) -> int:
         }
     frames = {}
     for experiment in sorted({source for group in sources.values() for source in group}):
-        axes = figures.axes(experiment) if not options.experiment else figures.axes(figures.sources(names[0])[0])
+        axes = figures.axes(experiment) or figures.axes(figures.sources(names[0])[0])
         if done := records.refresh(outputs, experiment, axes):
             print(done)
         try:

@@ -4,7 +4,9 @@ Rules, in one place:
 - an exponent is *reproduced* if it lies within half the distance to the other init's prediction and its interval excludes
   that other prediction. It is *direction only* if its whole interval lies more than 0.05 on the predicted side of 0 (where
   0 is predicted: on the side away from the other init's prediction). Otherwise, an interval that holds both predictions is
-  *not enough data*, as are fewer than 3 widths with a best learning rate off the grid's edge.
+  *not enough data*, as are fewer than 3 widths with a best learning rate off the grid's edge. For an exponent in the rank,
+  the nearest other exponent that is predicted for any scale stands in for the other init's (of two as near, that on the
+  measured side), and ranks at which not a tenth of the loss is learned are left out.
 - a comparison is *reproduced* if its interval lies on the predicted side (at every width, where it is made per width),
   *direction only* if only its value does.
 - an exact statement is *reproduced* if it holds in every run.

@@ -1,6 +1,6 @@
 """Claims about inits and variants, by the rules of `analysis.claims`.
 
-A claim about all inits takes those that have a best learning rate off the edge of the grid.
+A claim about all inits takes those whose best learning rate lies off the edge of the grid, and says how many these are.
 """
 
 from functools import partial
@@ -12,9 +12,10 @@ from analysis import directions, theory
 from analysis.claims import Claim, judge_exponent, judge_identity, judge_sign, ratio_claim
 from analysis.grid import Grid, split
 from analysis.load import per_run
-from analysis.scaling import best_lrs, best_ratio, bootstrap, exponent, rank_grids
+from analysis.scaling import Estimate, best_lrs, best_ratio, bootstrap, exponent, learning_lrs, rank_grids, spread_gap
 
 TUNED = "Learning Rate Matters, 2026"
+MIN_INITS = 3  # of which a spread is taken
 
 
 def zoo(frame: pd.DataFrame) -> list[Claim]:
@@ -23,14 +24,9 @@ def zoo(frame: pd.DataFrame) -> list[Claim]:
     for (task,), part in split(frame, ["task.name"]).items():
         grid = Grid.of(part)
 
-        def spreads(g: Grid) -> np.ndarray:
-            bests = [best for best in (g.best(init, g.widths[0]) for init in g.inits) if not best.edge]
-            if len(bests) < 3:
-                return np.array([np.nan])
-            return np.array([np.std([np.log(best.lr) for best in bests]) - np.std([best.log_loss for best in bests])])
-
-        gap = bootstrap(grid, spreads)[0]
-        text = "std over inits of log best lr, minus that of log best loss"
+        tuned = [init for init in grid.inits if not grid.best(init, grid.widths[0]).edge]
+        gap = spread_gap(grid, tuned) if len(tuned) >= MIN_INITS else Estimate(np.nan, np.nan, np.nan)
+        text = f"std over {len(tuned)} inits of log best lr, minus that of log best loss"
         claims.append(
             Claim("8a", task, text, "> 0", TUNED, gap.value, gap.low, gap.high, judge_sign([gap], positive=True))
         )
@@ -58,12 +54,18 @@ def parameters(frame: pd.DataFrame) -> list[Claim]:
 def dora(frame: pd.DataFrame) -> list[Claim]:
     """Claim 10: changes of length and of direction go together under LoRA, and against each other under DoRA."""
     points, claims = directions.quarters(frame), []
-    for number, adapter, positive in (("10a", "lora", True), ("10b", "dora", False)):
+    for number, adapter, within, positive in (
+        ("10a", "lora", False, True),
+        ("10b", "dora", False, False),
+        ("10c", "lora", True, True),
+        ("10d", "dora", True, False),
+    ):
         part = points[(points["adapter.name"] == adapter) & points["init.name"].map(theory.FAMILY).eq("A")]
         if part.empty:
             continue
-        r = bootstrap(directions.correlations(part), lambda seeds: np.array([seeds.values.mean()]))[0]
-        text = f"{directions.NAMES[adapter]}: correlation of changes of length and direction"
+        r = bootstrap(directions.correlations(part, within), lambda seeds: np.array([seeds.values.mean()]))[0]
+        among = "layers" if within else "layers and quarters of training"
+        text = f"{directions.NAMES[adapter]}: changes of length and direction, correlation over {among}"
         verdict = judge_sign([r], positive)
         prediction = "> 0" if positive else "< 0"
         claims.append(
@@ -94,7 +96,7 @@ def lora_plus(frame: pd.DataFrame) -> list[Claim]:
 
 
 def ranks(frame: pd.DataFrame) -> list[Claim]:
-    """Claim 12: exponents in the rank of the best rate, for each way to scale the product."""
+    """Claim 12: exponents in the rank of the best rate, for each way to scale the product, over the ranks that learn."""
     claims, task = [], frame["task.name"].iloc[0]
     for power, grid in rank_grids(frame).items():
         for init in grid.inits:
@@ -103,7 +105,7 @@ def ranks(frame: pd.DataFrame) -> list[Claim]:
             if predicted is None:
                 continue
             slope = bootstrap(grid, partial(_slope, init=init))[0]
-            rival = -1 / 2 if predicted == 0 else 0.0
+            rival = theory.rank_rival(predicted, slope.value)
             number = f"12{'abc'[[0.0, -0.5, -1.0].index(power)] if side == 'A' else 'd'}"
             text = (
                 f"Init[{side}], s = r^{power:g}: best lr against rank"
@@ -118,4 +120,4 @@ def ranks(frame: pd.DataFrame) -> list[Claim]:
 
 
 def _slope(grid: Grid, init: str) -> np.ndarray:
-    return np.array([exponent(grid.widths, best_lrs(grid, init))])
+    return np.array([exponent(grid.widths, learning_lrs(grid, init))])

@@ -17,7 +17,9 @@ def quarters(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["step"].isin([end for end in ends if end > 0])]
 
 
-def correlations(points: pd.DataFrame) -> PerSeed:
-    """Of each seed, over its layers and quarters: Pearson's between the two changes."""
-    found = [of_seed["change/direction"].corr(of_seed["change/magnitude"]) for _, of_seed in points.groupby("seed")]
-    return PerSeed(np.array(found))
+def correlations(points: pd.DataFrame, within: bool = False) -> PerSeed:
+    """Of each seed, over its layers and quarters: Pearson's between the two changes. Both grow while one trains, which alone
+    makes them go together; `within`: over the layers of a quarter, the mean of the quarters."""
+    parts = points.groupby(["seed", "step"] if within else ["seed"])
+    found = parts[["change/direction", "change/magnitude"]].apply(lambda part: part.corr().iloc[0, 1])
+    return PerSeed(found.groupby("seed").mean().to_numpy())

@@ -28,12 +28,26 @@ def objective(frame: pd.DataFrame) -> str:
     return "summary.final_eval_loss" if by_held_out else "summary.final_loss"
 
 
+class Mixture(Exception):
+    """Several runs for one place of a grid; the message names what they differ in."""
+
+    def __init__(self, runs: pd.DataFrame):
+        settings = [name for name in runs.columns if not name.startswith(("run_id", "status", "summary.", *AXES))]
+        first = runs.groupby(list(AXES)).nunique(dropna=False)[settings].max()
+        varying = ", ".join(first.index[first > 1]) or "nothing that is recorded"
+        super().__init__(
+            f"runs of one init, width, learning rate and seed differ in {varying}, and this figure shows a single setting; "
+            "draw one that shows several, or keep the runs of each under another `outputs`"
+        )
+
+
 @dataclass(frozen=True)
 class Best:
     """The best learning rate of one init at one width.
 
     `lr` from a local quadratic, `grid_lr` the best of the grid, `log_loss` there (mean over seeds of log final loss);
-    `edge`: the best lies at the end of the grid, so the true one may lie outside and `lr` must not be trusted.
+    `edge`: the best lies at an end of the grid (both, if it has one rate), so the true one may lie outside and `lr` must not be
+    trusted.
     """
 
     lr: float
@@ -58,8 +72,11 @@ class Grid:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
-        """From a loaded table; `columns` is indexed by run_id and gives further quantities, one row per run."""
+        """From a loaded table; `columns` is indexed by run_id and gives further quantities, one row per run. Raises Mixture."""
         table = per_run(frame)
+        twice = table.duplicated(list(AXES), keep=False)
+        if twice.any():
+            raise Mixture(table[twice])
         axes = [sorted(table[name].unique()) for name in AXES]
         shape = tuple(map(len, axes))
         place = tuple(pd.Categorical(table[name], axis).codes for name, axis in zip(AXES, axes, strict=True))
@@ -76,9 +93,9 @@ class Grid:
         return cls(axes[0], *map(np.array, axes[1:]), spread(losses), extra)
 
     @classmethod
-    def along(cls, frame: pd.DataFrame, column: str) -> "Grid":
+    def along(cls, frame: pd.DataFrame, column: str, columns: pd.DataFrame | None = None) -> "Grid":
         """With the values of another column, such as the rank, in the place of the widths."""
-        return cls.of(frame.assign(**{"task.width": frame[column]}))
+        return cls.of(frame.assign(**{"task.width": frame[column]}), columns)
 
     def resample(self, seeds: np.ndarray) -> "Grid":
         """The same grid with the seeds at these positions (with repetition): one bootstrap sample."""
@@ -104,7 +121,7 @@ class Grid:
             return Best(np.nan, np.nan, np.nan, edge=True)
         place = int(np.argmin(scores[run]))
         i, lr = run[place], self.lrs[run[place]]
-        edge = len(run) > 1 and place in (0, len(run) - 1)
+        edge = place in (0, len(run) - 1)
         if 0 < place < len(run) - 1:
             around = run[place - 1 : place + 2]
             lr = vertex(np.log(self.lrs[around]), scores[around], fallback=np.log(lr))

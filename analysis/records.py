@@ -101,16 +101,22 @@ def read(outputs: Path, experiment: str) -> pd.DataFrame:
 
 
 def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep runs that differ only along the sweep's axes (init, width, lr, seed).
+    """Keep runs that differ only along the sweep's axes (init, width, lr, seed), and those of one init in no option of it.
 
     A folder may also hold trial runs (fewer steps, another rank). Mixing settings would average unlike things: the
     setting with the most runs is kept, with a warning that says what was left out.
     """
+    settings = [name for name in per_run(frame).columns if not name.startswith(NOT_SETTINGS)]
+    options = [name for name in settings if name.startswith("init.")]
+    frame = _commonest(frame, [name for name in settings if name not in options])
+    kept = pd.concat([_commonest(part, options)["run_id"] for _, part in frame.groupby("init.name")])
+    return frame[frame["run_id"].isin(kept)]
+
+
+def _commonest(frame: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """The runs of the setting that most runs have."""
     table = per_run(frame)
-    settings = [name for name in table.columns if not name.startswith(NOT_SETTINGS)]
-    by_init = table.groupby("init.name")  # which has options that others lack
-    counts = {name: (by_init if name.startswith("init.") else table)[name].nunique(dropna=False) for name in settings}
-    varying = [name for name, count in counts.items() if np.max(count) > 1]
+    varying = [name for name in settings if table[name].nunique(dropna=False) > 1]
     if not varying:
         return frame
     labels = table[varying].apply(lambda row: ", ".join(f"{name}={value}" for name, value in row.items()), axis=1)
@@ -119,7 +125,7 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     warnings.warn(
         f"runs differ in {', '.join(varying)}: using the {len(kept)} with {most} and leaving out {len(table) - len(kept)}; "
         "keep runs of another setting under another `outputs`",
-        stacklevel=2,
+        stacklevel=3,
     )
     return frame[frame["run_id"].isin(kept)]
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ MIN_WIDTHS = 3  # fewer give no exponent
 MIN_SEEDS = 5  # fewer give no interval: of 3 seeds a bootstrap interval covers 74%, of 4 87%
 FEATURES = QUANTITIES[1:]  # all but the learning rate
 START = "start/eval/loss"
+BEGIN = "start/train/loss"
+LEARNS = 0.9  # of the loss at the start: the best rate of runs that stay above it says nothing of those that learn
 
 
 @dataclass(frozen=True)
@@ -108,16 +110,51 @@ def best_lrs(grid: Grid, init: str) -> np.ndarray:
     return np.array([np.nan if best.edge else np.log(best.lr) for best in bests])
 
 
+def learning_lrs(grid: Grid, init: str) -> np.ndarray:
+    """`best_lrs`, nan also where not even the best rate takes the loss to LEARNS times that at the start (column BEGIN)."""
+    logs = np.array([grid.best(init, width).log_loss for width in grid.widths])
+    begin = np.log(grid.columns[BEGIN][grid.inits.index(init)])
+    return np.where(logs <= np.log(LEARNS) + np.nanmean(begin, axis=(1, 2)), best_lrs(grid, init), np.nan)
+
+
 def best_ratio(grid: Grid, init: str) -> float:
     """Log of the best ratio of learning rates, of a grid along `optimizer.lr_ratio`: each ratio at its own best rate of the grid,
-    then as the best rate itself is found. nan where the best ratio is the grid's lowest or highest."""
-    losses = np.array([grid.best(init, ratio).log_loss for ratio in grid.widths])
-    losses = np.where(np.isnan(losses), np.inf, losses)
+    then as the best rate itself is found. nan where the best ratio is the grid's lowest or highest, or where its best rate or
+    that of a neighbour, against which it is judged, lies at the edge."""
+    bests = [grid.best(init, ratio) for ratio in grid.widths]
+    losses = np.array([np.inf if np.isnan(best.log_loss) else best.log_loss for best in bests])
     i = int(np.argmin(losses))
-    if not 0 < i < len(losses) - 1:
-        return np.nan
     around = slice(i - 1, i + 2)
+    if not 0 < i < len(losses) - 1 or any(best.edge and np.isfinite(best.log_loss) for best in bests[around]):
+        return np.nan
     return float(np.log(vertex(np.log(grid.widths[around]), losses[around], fallback=np.log(grid.widths[i]))))
+
+
+def spread_gap(grid: Grid, inits: Sequence[str]) -> Estimate:
+    """std over inits of log best rate, minus that of log best loss, of what the inits truly differ by, at the first width.
+
+    Noise spreads even alike inits, and a resample holds it twice, its own and the sample's. With the noise's variance v, that of
+    the resamples around the sample (S / (S - 1) times it), the spreads are (V - v)^(1/2) in the sample and (V - 2v)^(1/2) in a
+    resample, 0 where that is negative. Rates at the grid's edge stand as they are.
+    """
+
+    def values(g: Grid) -> np.ndarray:  # (2, inits)
+        bests = [g.best(init, g.widths[0]) for init in inits]
+        both = np.array([[np.log(best.lr) for best in bests], [best.log_loss for best in bests]])
+        return both - both.mean(1, keepdims=True)
+
+    def gap(variances: np.ndarray) -> np.ndarray:
+        lr, loss = np.sqrt(np.maximum(variances, 0))
+        return lr - loss
+
+    sample, seeds = values(grid), len(grid.seeds)
+    if seeds < MIN_SEEDS:
+        return Estimate(float(gap((sample**2).mean(1))), np.nan, np.nan)
+    draws, weights = _resamples(seeds)
+    resamples = np.array([values(grid.resample(draw)) for draw in draws])  # (R, 2, inits)
+    noise = seeds / (seeds - 1) * np.einsum("r,rij->i", weights, (resamples - sample) ** 2) / len(inits)
+    gaps = gap(((resamples**2).mean(2) - 2 * noise).T)
+    return Estimate(float(gap((sample**2).mean(1) - noise)), *_interval(gaps, weights, _tail(seeds)))
 
 
 def rank_grids(frame: pd.DataFrame) -> dict[float, Grid]:
@@ -125,7 +162,8 @@ def rank_grids(frame: pd.DataFrame) -> dict[float, Grid]:
     power = pd.Series(-0.5, frame.index).where(frame["adapter.name"] == "rslora", -1.0)
     power = power.mask((frame["adapter.name"] == "lora") & (frame["adapter.alpha"] == frame["adapter.rank"]), 0.0)
     powers = sorted(power.unique(), reverse=True)
-    return {value: Grid.along(frame[power == value], "adapter.rank") for value in powers}
+    begin = frame[frame["step"] == 0].set_index("run_id")[["train/loss"]].set_axis([BEGIN], axis=1)
+    return {value: Grid.along(frame[power == value], "adapter.rank", begin) for value in powers}
 
 
 def sizes(grid: Grid, init: str, column: str) -> np.ndarray:

@@ -36,6 +36,12 @@ RANK_POWERS = {("A", 0.0): -1 / 2, ("A", -0.5): -1 / 4, ("A", -1.0): 0.0, ("B", 
 MUA, PLUS = "Chen, Villar, Hayou 2026", "LoRA+, Hayou, Ghosh, Yu 2024"
 
 
+def rank_rival(predicted: float, measured: float) -> float:
+    """The nearest other exponent of RANK_POWERS, from which a measured one must be told; of two as near, that on its side."""
+    others = [power for power in RANK_POWERS.values() if power != predicted]
+    return min(others, key=lambda power: (abs(power - predicted), abs(power - measured)))
+
+
 def setting(frame: pd.DataFrame) -> str | None:
     """The task whose exponents apply to these runs, or None where the theory says nothing about them."""
     first = frame.iloc[0]

@@ -74,14 +74,18 @@ def ratios(best: dict | None = None, **options) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def ranks(slopes: dict | None = None, **options) -> pd.DataFrame:
-    """Best rates are powers of the rank, for three ways to scale the product."""
+def ranks(slopes: dict | None = None, stuck: int = 0, **options) -> pd.DataFrame:
+    """Best rates are powers of the rank, for three ways to scale the product; up to rank `stuck` runs end near where they began,
+    with a best rate of 16 times that."""
     tables, slopes = [], slopes or RANK_SLOPES
     options = {name: value for name, value in options.items() if name != "widths"}
     for power, adapter in ((0.0, "lora"), (-0.5, "rslora"), (-1.0, "lora")):
         changes = {(side, "lr"): slopes[side, power] for side in "AB"}
         frame = sweep(changes, widths=tuple(64 * rank for rank in RANKS), **options)
         rank = frame["task.width"] // 64
+        frame["train/loss"] = frame["train/loss"].mask(frame["step"] == 0, 1.0)
+        frame.loc[rank <= stuck, "optimizer.lr"] *= 16
+        frame.loc[rank <= stuck, "summary.final_loss"] = 0.95 + 0.01 * frame["summary.final_loss"]
         columns = {"adapter.name": adapter, "adapter.rank": rank, "adapter.alpha": rank if power == 0 else 1.0}
         tables.append(named(frame, f"{power}", **columns, **{"task.width": 512}))
     return pd.concat(tables, ignore_index=True)

@@ -1,11 +1,14 @@
 """Claims about inits and variants, on records in which they hold and on records in which they do not."""
 
 import numpy as np
+import pandas as pd
 import pytest
-from synthetic_variants import BEST_RATIO, INITS, RANK_SLOPES, RATIOS, directions, ranks, ratios, variants, zoo
+from synthetic import LRS, sweep
+from synthetic_variants import BEST_RATIO, INITS, RANK_SLOPES, RATIOS, directions, named, ranks, ratios, variants, zoo
 
 from analysis import claims_variants as claims
-from analysis.claims import NOT, REPRODUCED, UNKNOWN
+from analysis.claims import DIRECTION, NOT, REPRODUCED, UNKNOWN
+from analysis.grid import Grid
 
 
 def verdicts(rows):
@@ -20,6 +23,44 @@ def test_inits_that_differ_in_rate_more_than_in_loss():
     assert found["8a", "teacher_student"] == NOT and found["8b", "teacher_student"] == NOT
 
 
+def test_inits_that_differ_by_their_noise_alone_do_not_differ():
+    """Each is Init[A] with seeds of its own; losses are less noisy than rates, so that plain spreads would differ for sure."""
+    rates = lambda seed: [0.3 * x for x in np.random.default_rng(seed).standard_normal(5)]  # noqa: E731
+    for seed in range(5):
+        frame = sweep(task="teacher_student", widths=(128,), noise=0.001)
+        base, tables = frame[frame["init.name"] == "gaussian_A"], []
+        for i in range(12):
+            log_lr, noise = np.log(base["optimizer.lr"]), base["seed"].map(dict(enumerate(rates(100 * seed + i))))
+            losses = np.exp(-5 + 0.1 * (log_lr - np.log(0.02) - noise) ** 2)
+            tables.append(
+                named(base, f"{i}", **{"init.name": f"{i}", "summary.final_loss": losses, "status": "finished"})
+            )
+        frame = pd.concat(tables, ignore_index=True)
+        [claim] = claims.zoo(frame)
+        assert claim.verdict != REPRODUCED, claim
+        grid = Grid.of(frame)
+        logs = [[np.log(best.lr), best.log_loss] for best in (grid.best(init, 128) for init in grid.inits)]
+        assert np.subtract(*np.std(logs, axis=0)) > 0.05 > claim.low  # what noise does to the plain spreads
+
+
+def test_an_init_whose_best_rate_is_at_the_edge_is_not_counted():
+    away = INITS | {"mica": (0.0, 3.0)}
+    frame = zoo(shifts=away, noise=0.01, tasks=("teacher_student",), edge={"A": 1e9})
+    kept = frame[(frame["init.name"] != "mica") | (frame["optimizer.lr"] < 0.5)]
+    assert {c.number: c.claim.split()[2] for c in claims.zoo(frame)}["8a"] == "5"
+    assert {c.number: c.claim.split()[2] for c in claims.zoo(kept)}["8a"] == "4"
+
+
+def test_one_rate_is_not_enough_data():
+    for judge, frame in (
+        (claims.zoo, zoo(lrs=LRS[3:4])),
+        (claims.lora_plus, ratios(lrs=LRS[3:4])),
+        (claims.ranks, ranks(lrs=LRS[3:4])),
+    ):
+        rows = judge(frame)
+        assert rows and {row.verdict for row in rows} == {UNKNOWN}
+
+
 def test_what_vera_and_lora_train():
     assert verdicts(claims.parameters(variants())) == {("9a", "toys"): REPRODUCED, ("9b", "toys"): REPRODUCED}
     assert verdicts(claims.parameters(variants(wrong=1)))["9b", "toys"] == NOT
@@ -27,7 +68,7 @@ def test_what_vera_and_lora_train():
 
 def test_directions_and_lengths():
     found = verdicts(claims.dora(directions()))
-    assert found == {("10a", "language_model"): REPRODUCED, ("10b", "language_model"): REPRODUCED}
+    assert found == {(f"10{letter}", "language_model"): REPRODUCED for letter in "abcd"}
     found = verdicts(claims.dora(directions(signs={"lora": -1, "dora": 1})))
     assert set(found.values()) == {NOT}
 
@@ -40,6 +81,27 @@ def test_ratios_of_rates():
     assert found["11a", "teacher_student"] == found["11b", "teacher_student"] == NOT
     at_the_edge = verdicts(claims.lora_plus(ratios(best={"A": 4.0, "B": 100 * RATIOS[-1]}, noise=0.01)))
     assert at_the_edge["11b", "teacher_student"] == at_the_edge["11c", "teacher_student"] == UNKNOWN
+
+
+def test_ratios_whose_best_rate_is_at_the_edge_are_not_enough_data():
+    lr = 0.05 / np.sqrt(128 / 128)  # Init[A]'s best
+    frame = ratios(noise=0.01)
+    verdict = lambda rows: verdicts(rows)["11a", "teacher_student"]  # noqa: E731
+    assert verdict(claims.lora_plus(frame[frame["optimizer.lr"] > lr / 8])) == REPRODUCED
+    assert verdict(claims.lora_plus(frame[frame["optimizer.lr"] > lr])) == UNKNOWN
+
+
+def test_ranks_that_do_not_learn_are_left_out():
+    slopes = {row.number: row.value for row in claims.ranks(ranks(stuck=2, noise=0.01))}
+    assert slopes == pytest.approx({"12a": -0.5, "12b": -0.25, "12c": 0.0, "12d": 0.0}, abs=0.02)
+    assert {row.verdict for row in claims.ranks(ranks(stuck=4, noise=0.01))} == {UNKNOWN}  # two of four are left
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(0.10, REPRODUCED), (0.15, DIRECTION)])
+def test_an_exponent_nearer_to_another_scales_is_not_reproduced(off, verdict):
+    """Predictions lie 1/4 apart, so that half the distance is 1/8."""
+    slopes = RANK_SLOPES | {("A", -1.0): off}
+    assert verdicts(claims.ranks(ranks(slopes=slopes, noise=0.001)))["12c", "feature_regression"] == verdict
 
 
 def test_exponents_in_the_rank():

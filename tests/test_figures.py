@@ -8,7 +8,7 @@ import pytest
 from conftest import rejects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import LRS, START, WIDTHS, first_steps, layers, sweep
-from synthetic_variants import BEST_RATIO, MADE, ranks, ratios, zoo
+from synthetic_variants import BEST_RATIO, MADE, directions, ranks, ratios, variants, zoo
 
 from analysis import figures, report, style, theory
 from analysis.__main__ import main
@@ -276,3 +276,45 @@ def test_rank_transfer_draws_a_panel_a_scale_with_its_prediction():
     for labels, power in zip(found, ("-0.5", "-0.25", "0"), strict=True):
         assert f"theory, Init[A]: $r^{{{power}}}$" in labels
     assert any("Init[A]: $r^{-0.50}$" in label for label in found[0])
+
+
+def test_variants_draws_the_rates_that_break_and_what_trains():
+    frame = variants(noise=0.0, edge={"A": 1e9, "B": 4.0})
+    figure = figures.draw("variants", [frame])
+    loss, rate, edge, count = figure.axes[:4]
+    rows = [t.get_text() for t in loss.get_yticklabels()]
+    assert rows[:2] == ["LoRA, Init[A]", "LoRA, Init[B]"] and rows[-2:] == ["VeRA, b = 0", "VeRA, d = 0"]
+    dot = lambda panel, row: next(line for line in panel.lines if line.get_ydata()[0] == row)  # noqa: E731
+    part = frame[(frame["task.name"] == "feature_regression") & (frame["adapter.name"] == "lora")]
+    grid = Grid.of(part)
+    assert dot(rate, 1).get_xdata()[0] == pytest.approx(grid.best("gaussian_B", 128).lr)
+    breaks = part[(part["init.name"] == "gaussian_B") & (part["status"] == "diverged")]["optimizer.lr"].min()
+    assert dot(edge, 1).get_xdata()[0] == pytest.approx(breaks) and dot(edge, 1).get_fillstyle() == "full"
+    assert (
+        dot(edge, 0).get_xdata()[0] == pytest.approx(1.0) and dot(edge, 0).get_fillstyle() == "none"
+    )  # 1/2 breaks none
+    assert dot(count, 0).get_xdata()[0] == pytest.approx(2 * 128 * 4)
+    assert dot(count, 7).get_xdata()[0] == pytest.approx(128 + 4)
+
+
+def test_dora_directions_draws_a_point_a_layer_and_quarter():
+    frame = directions()
+    figure = figures.draw("dora_directions", [frame])
+    for panel, adapter in zip(figure.axes, ("lora", "dora"), strict=False):
+        drawn = {(x, y) for line in panel.lines for x, y in zip(*line.get_data(), strict=True)}
+        part = frame[(frame["adapter.name"] == adapter) & (frame["init.name"] == "gaussian_A")]
+        ends = part[part["step"].isin((1, 10, 20))]  # step 10 stands for the third quarter, too
+        assert drawn == set(zip(ends["change/direction"], ends["change/magnitude"], strict=True))
+        r = ends[ends["seed"] == 0][["change/direction", "change/magnitude"]].corr().iloc[0, 1]  # all seeds are alike
+        assert f"correlation {r:.2f}" in panel.get_title()
+
+
+def test_one_scale_of_colours_for_both_inits_on_a_task():
+    figure = figures.draw("lora_plus", [ratios(noise=0.0)])
+    norms = {
+        (mesh.norm.vmin, mesh.norm.vmax)
+        for axes in figure.axes[:2]
+        for mesh in axes.collections
+        if mesh.get_array() is not None
+    }
+    assert len(norms) == 1

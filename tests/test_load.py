@@ -11,7 +11,7 @@ from synthetic import sweep
 
 import analysis
 from analysis import records
-from analysis.grid import Grid
+from analysis.grid import Grid, Mixture
 from analysis.load import DamagedRun, layers, load
 from analysis.scaling import features
 
@@ -106,7 +106,24 @@ def test_unlike_settings_are_not_averaged():
     rejects(check, pd.concat([frame, trial]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert records.one_setting(frame) is frame  # inits, widths, rates and seeds are axes, not settings
+        assert records.one_setting(frame).equals(frame)  # inits, widths, rates and seeds are axes, not settings
+
+
+def test_an_init_keeps_its_commonest_options_whatever_others_have():
+    frame = sweep(noise=0.0)
+    is_B = frame["init.name"] == "gaussian_B"
+    frame["init.subtract"] = pd.Series(True, frame.index, dtype=object).where(is_B, None)
+    trial = frame[is_B & (frame["seed"] == 0)].assign(**{"init.subtract": False})
+    trial["run_id"] = "trial-" + trial["run_id"]
+    with pytest.warns(UserWarning, match="runs differ in init.subtract: using the .* with init.subtract=True"):
+        kept = records.one_setting(pd.concat([frame, trial]))
+    assert set(kept["run_id"]) == set(frame["run_id"])
+
+
+def test_runs_for_one_place_of_a_grid_are_refused_with_what_they_differ_in():
+    frame = sweep()
+    with pytest.raises(Mixture, match=r"differ in adapter\.rank, and this figure"):
+        Grid.of(pd.concat([frame.assign(**{"adapter.rank": r}, run_id=f"{r}" + frame["run_id"]) for r in (4, 8)]))
 
 
 def test_a_seed_with_missing_runs_is_left_out_and_told():

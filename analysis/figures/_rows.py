@@ -26,10 +26,11 @@ def dots(
     colors: Sequence[str],
     hollow: Sequence[bool],
     offset: float = 0.0,
-    marker: str = "o",
+    markers: Sequence[str] | None = None,
 ) -> None:
     """exp of each estimate and its interval, row by row from the top; hollow where the flag says so, nothing where it is nan."""
-    for row, (estimate, color, empty) in enumerate(zip(estimates, colors, hollow, strict=True)):
+    markers = markers or ["o"] * len(estimates)
+    for row, (estimate, color, empty, marker) in enumerate(zip(estimates, colors, hollow, markers, strict=True)):
         value, low, high = np.exp([estimate.value, estimate.low, estimate.high])
         if np.isfinite(value):
             bars = None if np.isnan(low) else [[max(value - low, 0)], [max(high - value, 0)]]

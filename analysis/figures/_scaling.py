@@ -42,6 +42,23 @@ def against_width(
     style.legend_below(axes)
 
 
+def not_fitted(axes: Axes, grid: Grid, measure: Measure, why: str) -> None:
+    """The grid's best rates, hollow, where `measure` gives none."""
+    for init in grid.inits:
+        look, rates = style.look(init), [grid.best(init, width).grid_lr for width in grid.widths]
+        left = np.where(np.isnan(measure(grid, init)), rates, np.nan)
+        if np.isfinite(left).any():
+            axes.plot(
+                grid.widths,
+                left,
+                look.marker,
+                color=look.color,
+                fillstyle="none",
+                label=f"{look.label}: {why}, not fitted",
+            )
+    style.legend_below(axes)
+
+
 def _measured(grid: Grid, init: str, measure: Measure) -> list[Estimate]:
     """The value at every width, and their exponent last."""
 

@@ -1,4 +1,7 @@
-"""Every init at its own best rate: best loss, the band of good rates around the best, the loss after one step, δ1 and δ2."""
+"""Every init at its own best rate: best loss, the band of good rates around the best, the loss after one step, δ1 and δ2.
+
+The loss after one step is that of one batch, the same for all inits of a seed: it is shown over the geometric mean of the inits.
+"""
 
 from functools import partial
 
@@ -18,7 +21,7 @@ AXES = ("task.name",)
 GOOD = 1.5  # times the best loss (on language models, GOOD_NATS above it): a rate within is a good one
 GOOD_NATS = 0.05
 DELTAS = ("feature/delta_1", "feature/delta_2")
-COLORS = {"plain": "#000000", "residual": "#0072B2", "data": "#D55E00", "both": "#CC79A7"}
+LOOKS = {"plain": ("#000000", "o"), "residual": ("#0072B2", "s"), "data": ("#D55E00", "D"), "both": ("#CC79A7", "^")}
 KINDS = {
     "plain": "frozen weight as it was", "residual": "product taken from the frozen weight (loftq: rounded)",
     "data": "drawn from data", "both": "drawn from data, taken from the frozen weight",
@@ -41,12 +44,14 @@ def figure(frame: pd.DataFrame) -> Figure:
     for part, row in zip(parts, panels, strict=True):
         _task(part, row)
     handles = [
-        Line2D([], [], color=COLORS[kind], marker="o", linestyle="none", label=label) for kind, label in KINDS.items()
+        Line2D([], [], color=color, marker=marker, linestyle="none", label=KINDS[kind])
+        for kind, (color, marker) in LOOKS.items()
     ]
     handles += [
         Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="none", label="best lr at the grid's edge"),
-        Line2D([], [], color="0.4", marker="o", linestyle="none", label=rf"$\delta_1$ at step {BOTH_MOVED}"),
-        Line2D([], [], color="0.4", marker="s", linestyle="none", label=rf"$\delta_2$ at step {BOTH_MOVED}"),
+        Line2D([], [], color="0.4", linewidth=3, alpha=0.4, label="rates that are nearly as good"),
+        Line2D([], [], color="0.4", marker="<", linestyle="none", label=rf"$\delta_1$ at step {BOTH_MOVED}"),
+        Line2D([], [], color="0.4", marker=">", linestyle="none", label=rf"$\delta_2$ at step {BOTH_MOVED}"),
     ]  # fmt: skip
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
@@ -61,15 +66,22 @@ def _task(frame: pd.DataFrame, row: np.ndarray) -> None:
     grid = Grid.of(frame, columns.assign(**{"first": first}))
     task, width = frame["task.name"].iloc[0], grid.widths[0]
     inits = sorted(grid.inits, key=lambda init: grid.best(init, width).log_loss)
-    colors = [COLORS[KIND.get(init, "plain")] for init in inits]
+    colors, markers = zip(*(LOOKS[KIND.get(init, "plain")] for init in inits), strict=True)
     edges = [grid.best(init, width).edge for init in inits]
     first_step, delta_1, delta_2 = (partial(at_best, column=c) for c in ("first", *(f"start/{d}" for d in DELTAS)))
     measures = (
-        (row[0], best_loss, "o", 0.0), (row[1], best_rate, "o", 0.0), (row[2], first_step, "o", 0.0),
-        (row[3], delta_1, "o", -0.15), (row[3], delta_2, "s", 0.15),
+        (row[0], best_loss, None, 0.0), (row[1], best_rate, None, 0.0),
+        (row[3], delta_1, "<", -0.15), (row[3], delta_2, ">", 0.15),
     )  # fmt: skip
     for panel, measure, marker, offset in measures:
-        dots(panel, [bootstrap(grid, partial(measure, init=init))[0] for init in inits], colors, edges, offset, marker)
+        found = [bootstrap(grid, partial(measure, init=init))[0] for init in inits]
+        dots(panel, found, colors, edges, offset, [marker] * len(inits) if marker else markers)
+
+    def against_mean(sample: Grid) -> np.ndarray:
+        logs = np.concatenate([first_step(sample, init) for init in inits])
+        return logs - np.nanmean(logs) if np.isfinite(logs).any() else logs
+
+    dots(row[2], bootstrap(grid, against_mean), colors, edges, 0.0, markers)
     for i, init in enumerate(inits):
         low, high = np.exp(band(grid, init))
         row[1].plot([low, high], [i, i], color=colors[i], linewidth=3, alpha=0.3, solid_capstyle="butt")
@@ -78,8 +90,8 @@ def _task(frame: pd.DataFrame, row: np.ndarray) -> None:
         rows(panel, None)
     good = f"best + {GOOD_NATS:g}" if task in BY_HELD_OUT else f"{GOOD:g} × best"
     log_x(row[0], f"best {'held-out' if task in BY_HELD_OUT else 'training'} loss")
-    log_x(row[1], f"lr: best, ≤ {good}")
-    log_x(row[2], f"loss at step {step}")
+    log_x(row[1], f"best lr; loss ≤ {good}")
+    log_x(row[2], f"loss at step {step} / mean")
     log_x(row[3], r"size of $\delta_1$, $\delta_2$")
     row[0].set_title(f"{task}, n = {width}, {len(grid.seeds)} seeds", loc="left")
 

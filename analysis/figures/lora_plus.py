@@ -18,8 +18,9 @@ AXES = ("task.name", "optimizer.lr_ratio")
 def figure(frame: pd.DataFrame) -> Figure:
     parts = [(*names, part) for names, part in split(frame, ["task.name", "init.name"]).items()]
     fig, [axes] = style.subplots(1, len(parts), height=2.9)
+    norms = {task: _norm(part) for (task,), part in split(frame, ["task.name"]).items()}
     for panel, (task, init, part) in zip(axes, parts, strict=True):
-        _map(panel, fig, part)
+        _map(panel, fig, part, norms[task])
         grid = Grid.along(part, "optimizer.lr_ratio")
         best = bootstrap(grid, lambda g, init=init: np.array([best_ratio(g, init)]))[0]
         value, low, high = np.exp([best.value, best.low, best.high])
@@ -31,18 +32,24 @@ def figure(frame: pd.DataFrame) -> Figure:
     return fig
 
 
-def _map(panel: Axes, fig: Figure, frame: pd.DataFrame) -> None:
+def _means(frame: pd.DataFrame) -> pd.Series:
+    """Mean over seeds of the log of the final loss, by init and rates; +inf where a seed diverged."""
     table = per_run(frame)
     losses = np.where(table["status"] == "diverged", np.inf, table["summary.final_loss"])
     cells = table.assign(log=np.log(losses), lr_B=table["optimizer.lr"] * table["optimizer.lr_ratio"])
-    means = cells.groupby(["lr_B", "optimizer.lr"])["log"].mean().unstack()
-    known = means.to_numpy()
-    finite = np.exp(known[np.isfinite(known)])
-    norm = (
-        LogNorm(finite.min(), np.quantile(finite, 0.9))
-        if len(finite) and finite.min() < np.quantile(finite, 0.9)
-        else None
-    )
+    return cells.groupby(["init.name", "lr_B", "optimizer.lr"])["log"].mean()
+
+
+def _norm(frame: pd.DataFrame) -> LogNorm | None:
+    """One scale of colours for all inits on a task."""
+    means = _means(frame)
+    finite = np.exp(means[np.isfinite(means)])
+    low, high = (finite.min(), finite.quantile(0.9)) if len(finite) else (1.0, 1.0)
+    return LogNorm(low, high) if low < high else None
+
+
+def _map(panel: Axes, fig: Figure, frame: pd.DataFrame, norm: LogNorm | None) -> None:
+    means = _means(frame).droplevel("init.name").unstack()
     width, height = (
         _spacing(frame["optimizer.lr"]),
         _spacing(frame["optimizer.lr_ratio"]),
@@ -55,7 +62,7 @@ def _map(panel: Axes, fig: Figure, frame: pd.DataFrame) -> None:
             panel.fill_between(x, y[0], y[1], facecolor="1.0", hatch="////", edgecolor="0.7", linewidth=0)
         else:
             mesh = panel.pcolormesh(x, y, [[np.exp(value)]], norm=norm, cmap="cividis_r", rasterized=True)
-    if len(finite):
+    if np.isfinite(means).any(axis=None):
         (lr_B, lr_A) = means.stack(future_stack=True).idxmin()
         panel.plot(lr_A, lr_B, "*", color="#D55E00", markersize=9, markeredgecolor="white", markeredgewidth=0.6)
         bar = fig.colorbar(mesh, ax=panel, location="bottom", label="final training loss", extend="max", pad=0.02)
@@ -64,7 +71,12 @@ def _map(panel: Axes, fig: Figure, frame: pd.DataFrame) -> None:
     panel.plot([low, high], [low, high], color="0.2", linestyle="--", linewidth=0.8)
     panel.set_ylim(float(means.index.min()) / 2, float(means.index.max()) * 8)
     panel.text(
-        0.03, 0.97, "hatched: diverged\ndashed: one rate for both", transform=panel.transAxes, va="top", fontsize=6
+        0.03,
+        0.97,
+        "hatched: a seed diverged\ndashed: one rate for both",
+        transform=panel.transAxes,
+        va="top",
+        fontsize=6,
     )
 
 

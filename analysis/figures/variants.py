@@ -1,5 +1,6 @@
 """LoRA, rsLoRA, DoRA and VeRA from either side: best loss, best rate, the rate at which they break, and what they train."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -32,7 +33,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         colors = [SIDES[side][1] for _, side, _, _ in arms]
         for panel, measure in zip(row, (best_loss, best_rate, _edge), strict=False):
             found = [bootstrap(grid, partial(measure, init=init))[0] for _, _, grid, init in arms]
-            dots(panel, found, colors, [grid.best(init, grid.widths[0]).edge for _, _, grid, init in arms])
+            dots(panel, found, colors, [_open(measure, grid, init) for _, _, grid, init in arms])
         counts = [Estimate(np.log(_count(grid, init)), np.nan, np.nan) for _, _, grid, init in arms]
         dots(row[3], counts, colors, [False] * len(arms))
         rows(row[0], [label for label, *_ in arms])
@@ -49,7 +50,15 @@ def figure(frame: pd.DataFrame) -> Figure:
         Line2D([], [], color=color, marker="o", linestyle="none", label=label) for label, color in SIDES.values()
     ]
     handles.append(
-        Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="none", label="best lr at the grid's edge")
+        Line2D(
+            [],
+            [],
+            color="0.4",
+            marker="o",
+            fillstyle="none",
+            linestyle="none",
+            label="at or beyond the grid's edge: a bound",
+        )
     )
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig
@@ -72,9 +81,17 @@ def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
 
 
 def _edge(grid: Grid, init: str) -> np.ndarray:
-    """Mean over seeds of the log of the lowest rate that breaks down; nan where most seeds have none."""
-    lowest = lowest_breaking(grid, init)[0]
-    return np.array([np.nanmean(lowest) if np.isfinite(lowest).mean() > 0.5 else np.nan])
+    """Mean over seeds of the log of the lowest rate that breaks down; the next beyond those tried where none breaks a seed."""
+    tried = np.log(grid.lrs[~np.isnan(grid.scores(init, grid.widths[0]))])
+    beyond = 2 * tried[-1] - tried[-2] if len(tried) > 1 else np.nan
+    return np.array([np.minimum(lowest_breaking(grid, init)[0], beyond).mean()])
+
+
+def _open(measure: Callable[[Grid, str], np.ndarray], grid: Grid, init: str) -> bool:
+    """Whether the true value may lie beyond the grid."""
+    if measure is _edge:
+        return bool(np.isposinf(lowest_breaking(grid, init)).any())
+    return grid.best(init, grid.widths[0]).edge
 
 
 def _count(grid: Grid, init: str) -> float:
