@@ -37,7 +37,7 @@ def build(options: argparse.Namespace) -> int:
         }
     frames = {}
     for experiment in sorted({source for group in sources.values() for source in group}):
-        axes = figures.axes(experiment) or figures.axes(figures.sources(names[0])[0])
+        axes = figures.axes(experiment if experiment in figures.drawn() else figures.sources(names[0])[0])
         if done := records.refresh(outputs, experiment, axes):
             print(done)
         try:

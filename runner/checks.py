@@ -122,7 +122,8 @@ def validate(config: Config) -> None:
     task = TASKS[config.task.name]
     task.check(config)
     for layer, shape in task.shapes(config.task).items():
-        if config.adapter.name != "vera":  # whose r is the length of d, and no rank
+        # VeRA's r is the length of d, and no rank; a folder may hold factors of twice a run's rank.
+        if config.adapter.name != "vera" and config.adapter.start_from is None:
             _check_rank("adapter.rank", config.adapter.rank, layer, shape)
         if (rank := _get(config, "task.target_rank")) is not None:
             _check_rank("task.target_rank", rank, layer, shape)
@@ -179,9 +180,11 @@ def _check_init(config: Config) -> None:
             f"adapter.dropout={config.adapter.dropout}: init={config.init.name} takes 0; what is dropped would have to pass "
             "what it takes from the frozen weight"
         )
-    if config.adapter.start_from is not None and (chosen.needs or chosen.replaces or chosen.residual(config.init)):
+    default = "vera_b0" if config.adapter.name == "vera" else "gaussian_A"
+    if config.adapter.start_from is not None and config.init.name != default:
         raise ConfigError(
-            f"init={config.init.name}: a run that starts from adapter.start_from draws nothing; leave init at its default"
+            f"init={config.init.name}: a run that starts from adapter.start_from draws nothing; leave init at its default, "
+            f"{default}"
         )
     if chosen.needs and not task.shows:
         others = ", ".join(name for name in of_adapter if not INITS[name].needs)

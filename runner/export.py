@@ -8,16 +8,18 @@ adapter, to OUT/base.
 """
 
 import argparse
+import hashlib
 import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from runner.adapters import SCALES
@@ -25,7 +27,7 @@ from runner.inits import INITS, Site
 from runner.models import bases, blueprint, library, peft
 from runner.models.text import Source
 from runner.schema import ClassificationConfig, ConfigError, LanguageModelConfig, ModelConfig
-from runner.store import WEIGHTS
+from runner.store import CONFIG, WEIGHTS
 
 TASKS = {"language_model": LanguageModelConfig, "classification": ClassificationConfig}
 
@@ -48,9 +50,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 def export(run: Path, out: Path) -> str:
     """Write the adapter of a run; returns a sentence about it. Raises ConfigError."""
-    config, weights = _read(run)
     if out.exists():
         raise ConfigError(f"{out}: is there already; name a folder that is not")
+    config, weights = _read(run)
+    new = out.with_name(f".{out.name}-new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        new.mkdir(parents=True)
+        sentence = _write(new, out, config, weights)
+        new.rename(out)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{out}: cannot be written ({reason}); name a folder that you can write to") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{run}: was made by another version of this project ({error}); export it with that one"
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return sentence
+
+
+def _write(new: Path, out: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> str:
+    """Fill the folder `new`, which is to become `out`."""
     task = TASKS[config["task"]["name"]](**config["task"])
     labels = task.labels if isinstance(task, ClassificationConfig) else None
     own = config["adapter"]
@@ -59,9 +81,9 @@ def export(run: Path, out: Path) -> str:
     adapted = [layer for layer in layers if layer not in heads]
     model = blueprint.skeleton(blueprint.configuration(task.model, task.width, task.layers), labels)
     transposed = isinstance(blueprint.linear_layers(model)[adapted[0]], _conv1d())
-    base = str(bases.pretrained(task, config["bases"])) if task.model == blueprint.LLAMA_TINY else task.model
-    if INITS[config["init"]["name"]].replaces:
-        base = str(out / "base")
+    replaces = INITS[config["init"]["name"]].replaces
+    base = bases.pretrained(task, config["bases"]) if task.model == blueprint.LLAMA_TINY else Path(task.model)
+    base = str(out.resolve() / "base" if replaces else base.resolve() if base.is_dir() else base)
     tensors, ranks = {}, {}
     for layer in adapted:
         of_layer = {part: weights[f"{layer}.{part}"] for part in peft.NAMES if f"{layer}.{part}" in weights}
@@ -93,10 +115,10 @@ def export(run: Path, out: Path) -> str:
         description["vera_dropout"] = own["dropout"]
     else:
         description |= _of_lora(own, ranks, 1 + any(name.endswith(".A0") for name in weights))
-    peft.write(out, description, tensors)
-    if INITS[config["init"]["name"]].replaces:
-        _write_base(out / "base", config, task, labels, adapted)
-    more = ", and the base that it adapts beside it" if INITS[config["init"]["name"]].replaces else ""
+    peft.write(new, description, tensors)
+    if replaces:
+        _write_base(new / "base", config, task, labels, adapted)
+    more = ", and the base that it adapts beside it" if replaces else ""
     return f"wrote {out}: {own['name']} on {len(adapted)} layers of {base}{more}"
 
 
@@ -118,18 +140,18 @@ def _of_lora(own: dict[str, Any], ranks: dict[str, int], pairs: int) -> dict[str
 
 
 def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A finished run's configuration, and what it trained."""
+    """A finished run's configuration, and what it trained; both as the run's checksums say."""
     try:
         meta = json.loads((run / "meta.json").read_bytes())
-        config = yaml.safe_load((run / "config.yaml").read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{run}: is not the folder of a run ({str(error).splitlines()[0]})") from error
-    if (
-        not isinstance(meta, dict)
-        or not isinstance(config, dict)
-        or not {"status", "sha256", "versions"} <= meta.keys()
-    ):
-        raise ConfigError(f"{run}: is not the folder of a run (its meta.json or config.yaml lacks fields)")
+        checksums, versions = meta["sha256"], dict(meta["versions"])
+        its = {name: (run / name).read_bytes() for name in (CONFIG, WEIGHTS) if name in checksums}
+        config = yaml.safe_load(its[CONFIG])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{run}: is not the folder of a run, or is damaged ({reason})") from error
+    for name, contents in its.items():
+        if hashlib.sha256(contents).hexdigest() != checksums[name]:
+            raise ConfigError(f"{run}: {name} is damaged or was edited; delete the folder and train the run again")
     if meta["status"] != "finished":
         raise ConfigError(f"{run}: its run is {meta['status']}; only finished ones have an adapter to export")
     if config.get("task", {}).get("name") not in TASKS:
@@ -138,19 +160,14 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if config["task"]["model"] == blueprint.LLAMA_TINY:
         for name in ("torch", "transformers"):
-            if meta["versions"][name] != version(name):
+            if versions.get(name) != version(name):
                 raise ConfigError(
-                    f"{run}: its base was pretrained with {name} {meta['versions'][name]}, and another makes another one; "
+                    f"{run}: its base was pretrained with {name} {versions.get(name)}, and another makes another one; "
                     "export it with that version installed"
                 )
-    if WEIGHTS not in meta["sha256"]:
+    if WEIGHTS not in its:
         raise ConfigError(f"{run}: kept no weights; train it again with log.weights=true")
-    try:
-        return config, load_file(run / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"{run}: {WEIGHTS} is damaged ({str(error).splitlines()[0]}); delete the folder and train the run again"
-        ) from error
+    return config, safetensors.torch.load(its[WEIGHTS])
 
 
 def _write_base(folder: Path, config: dict[str, Any], task: ModelConfig, labels: int | None, layers: list[str]) -> None:
@@ -163,9 +180,12 @@ def _write_base(folder: Path, config: dict[str, Any], task: ModelConfig, labels:
         W0 = blueprint.weight(modules[layer]).detach()
         site = Site(W0 if W0.dtype == torch.float64 else W0.float(), config["adapter"]["rank"], 1.0, torch.Generator())
         W0.copy_(INITS[config["init"]["name"]].draw(site, **init).base)
-    model.save_pretrained(folder)
-    if (tokenizer := Source.of(task).tokenizer()) is not None:
+    tokenizer = Source.of(task).tokenizer()
+    if tokenizer is None:
+        model.config.tokens = blueprint.BYTES
+    else:
         tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def _conv1d() -> type:

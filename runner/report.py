@@ -29,7 +29,8 @@ class Results:
                 "run_id": run_id(config),
                 "experiment": config.experiment,
                 "task": " ".join(filter(None, (config.task.name, Path(getattr(config.task, "model", "")).name))),
-                "init": config.init.name,
+                "adapter": config.adapter.name,
+                "init": config.init.name if config.adapter.start_from is None else Path(config.adapter.start_from).name,
                 "width": config.task.width,
                 "lr": config.optimizer.lr,
                 "status": status,
@@ -80,18 +81,18 @@ def _next_command(experiment: str, outputs: str) -> str:
 
 
 def best_learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per task, init and width: the grid's learning rate with the lowest geometric-mean final loss over the other axes.
+    """Per task, adapter, init and width: the grid's learning rate with the lowest geometric-mean final loss over the other axes.
 
     A learning rate at which any run has no final loss (it diverged, failed or is missing) does not compete.
     """
     with np.errstate(divide="ignore"):  # a final loss of 0 has the lowest logarithm of all
         rows = rows.assign(log_loss=np.log(rows["loss"].astype(float)))
     best = []
-    for key, group in rows.groupby(["task", "init", "width"], sort=True):
+    for key, group in rows.groupby(["task", "adapter", "init", "width"], sort=True):
         scores = group.groupby("lr")["log_loss"].agg(lambda x: x.mean(skipna=False)).dropna()
         if scores.empty:
             continue
         lrs, lr = sorted(group["lr"].unique()), scores.idxmin()
         edge = "edge of the grid" if len(lrs) > 1 and lr in (lrs[0], lrs[-1]) else ""
         best.append([*key, f"{lr:.3g}", f"{math.exp(scores[lr]):.3g}", len(lrs), edge])
-    return pd.DataFrame(best, columns=["task", "init", "width", "best lr", "final loss", "lrs", ""])
+    return pd.DataFrame(best, columns=["task", "adapter", "init", "width", "best lr", "final loss", "lrs", ""])

@@ -148,8 +148,16 @@ def _projections(
     n_out, n_in = (max(W0.shape[side] for W0 in task.layers.values()) for side in (0, 1))
     keys = [c.seed if c.adapter.projection_key is None else c.adapter.projection_key for c in configs]
     drawn = {key: projections(key, configs[0].adapter.rank, n_out, n_in) for key in set(keys)}
-    A, B = (torch.stack([drawn[key][side] for key in keys]).to(device, dtype) for side in (0, 1))
+    pairs = [_pair_in(c.adapter.start_from) or drawn[key] for c, key in zip(configs, keys, strict=True)]
+    A, B = (torch.stack([pair[side] for pair in pairs]).to(device, dtype) for side in (0, 1))
     return A, B
+
+
+def _pair_in(folder: str | None) -> tuple[Tensor, Tensor] | None:
+    """VeRA's frozen pair, where the folder holds it."""
+    tensors = {} if folder is None else peft.read(Path(folder))
+    A, B = (tensors.get(name) for name in peft.PROJECTIONS.values())
+    return None if A is None or B is None else (A, B)
 
 
 def _stacked(

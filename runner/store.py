@@ -37,8 +37,8 @@ from runner.schema import Config, ConfigError
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 DONE = (FINISHED, DIVERGED)
-LAYERS, WEIGHTS = "layers.parquet", "adapter.safetensors"
-FILES = ("config.yaml", "steps.parquet", "summary.json")  # of a run that is done, besides meta.json
+CONFIG, LAYERS, WEIGHTS = "config.yaml", "layers.parquet", "adapter.safetensors"
+FILES = (CONFIG, "steps.parquet", "summary.json")  # of a run that is done, besides meta.json
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Store:
             for name in files:
                 if hashlib.sha256(contents[name]).hexdigest() != meta["sha256"][name]:
                     raise DamagedRun(f"{path}: {name} differs from its checksum")
-            if WEIGHTS in meta["sha256"] and not (path / WEIGHTS).exists():  # large: runner.export looks into it
+            if WEIGHTS in meta["sha256"] and not (path / WEIGHTS).exists():  # large: runner.export reads it
                 raise DamagedRun(f"{path}: {WEIGHTS} is missing")
             return {"status": meta["status"], **json.loads(contents["summary.json"])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -66,3 +66,26 @@ def undisturbed(tmp_path_factory) -> Path:
     subprocess.run(command, check=True, capture_output=True)
     assert len(list(outputs.glob("runs/scratch/*/meta.json"))) == RUNS
     return outputs
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> dict[str, list[str]]:
+    """What configures a run on a small Llama and on a small RoBERTa."""
+    from folders import MODELS  # it imports torch and peft, which few tests need
+    from models import overrides
+
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in MODELS}
+    return {kind: overrides(folders[kind], task, kind, adapter="vera") for kind, task in MODELS.items()}
+
+
+@pytest.fixture
+def folder(shared, tmp_path) -> Path:
+    """An exported LoRA of rank 4 on two layers of each block."""
+    from folders import configured, stored
+
+    from runner.export import main as export
+
+    config = configured(shared, "llama", "lora", "task.targets=[q_proj,v_proj]")
+    run, *_ = stored(config, tmp_path)
+    assert export([str(run), str(tmp_path / "out")]) == 0
+    return tmp_path / "out"

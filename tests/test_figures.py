@@ -53,6 +53,10 @@ def test_it_draws_whatever_records_it_is_given(name, options):
                 assert canvas.x0 - 1 <= box.x0 and box.x1 <= canvas.x1 + 1, f"{item} leaves the figure"
                 assert canvas.y0 - 1 <= box.y0 and box.y1 <= canvas.y1 + 1, f"{item} leaves the figure"
                 boxes.append((item, box.shrunk(0.98, 0.98)))
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert canvas.x0 - 1 <= box.x0 and box.x1 <= canvas.x1 + 1, "the figure's legend leaves it"
+        boxes.append((legend, box.shrunk(0.98, 0.98)))
     for i, (item, box) in enumerate(boxes):
         for other, its in boxes[:i]:
             assert not box.overlaps(its), f"{item} covers {other}"
@@ -203,7 +207,7 @@ def test_figures_need_no_runs_and_no_training(monkeypatch, tmp_path):
     """The committed records are enough, and analysis does not import the runner or torch."""
     for source in (ROOT / "analysis").rglob("*.py"):
         assert "import torch" not in source.read_text() and "runner import" not in source.read_text(), source
-    for experiment in {source for name in figures.NAMES for source in figures.sources(name)}:
+    for experiment in figures.drawn():
         assert len(load(record_path(ROOT / "outputs", experiment)))
 
 

@@ -17,6 +17,11 @@ def sources(name: str) -> tuple[str, ...]:
     return import_module(f"analysis.figures.{name}").RECORDS
 
 
+def drawn() -> set[str]:
+    """All experiments whose records a figure needs."""
+    return {experiment for name in NAMES for experiment in sources(name)}
+
+
 def axes(experiment: str) -> tuple[str, ...]:
     """What the experiment varies besides init, width, learning rate and seed, as the figures of its records say."""
     found = [

@@ -60,7 +60,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             label="at or beyond the grid's edge: a bound",
         )
     )
-    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from runner.inits.site import Shown, Site, Start, always, init
+from runner.schema import ConfigError
 
 
 def _ranks(shown: dict[str, Shown], rank: int, options: Any) -> dict[str, int]:
@@ -58,6 +59,11 @@ def corda(at: Site, mode: str, damping: float) -> Start:
 
     def factors() -> tuple[Tensor, Tensor, Tensor]:
         C = at.shown.moment
+        if not C.diagonal().mean() > 0 or not C.isfinite().all():
+            raise ConfigError(
+                "init=corda: a layer reads nothing but zeros, or numbers that are not finite, in the examples that it is shown; "
+                "raise init.examples or choose another init"
+            )
         eye, amount = torch.eye(len(C), dtype=C.dtype), damping
         while True:
             damped = C + amount * C.diagonal().mean() * eye

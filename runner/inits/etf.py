@@ -41,14 +41,15 @@ def frame(d: int, N: int) -> Tensor:
 
 
 def _refuses(rank: int, shape: tuple[int, int], options: Any) -> str | None:
-    n_in = shape[1]
+    n_in, most = shape[1], min(shape)
     if options.vectors == "rows":
         return "takes ranks of at least 2: one vector has no angle" if rank < 2 else None
     if has_frame(rank, n_in):
         return None
-    known = [d for d in range(2, n_in + 1) if has_frame(d, n_in)]
-    nearest = min(known, key=lambda d: abs(d - rank), default="none")
-    return f"knows no equiangular tight frame of {n_in} vectors in {rank} dimensions; the nearest rank that has one is {nearest}"
+    known = [d for d in range(2, most + 1) if has_frame(d, n_in)]
+    nearest = min(known, key=lambda d: abs(d - rank), default=None)
+    there = "no rank of this layer has one" if nearest is None else f"the nearest rank that has one is {nearest}"
+    return f"knows no equiangular tight frame of {n_in} vectors in {rank} dimensions; {there}"
 
 
 @init(refuses=_refuses)

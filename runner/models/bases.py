@@ -71,19 +71,13 @@ def _without_weights(task: ModelConfig, reason: str) -> ConfigError:
 
 def pretrained(task: ModelConfig, bases: str) -> Path:
     """The folder of llama_tiny as the task wants it, pretrained if it is not there yet; one process does, others wait."""
-    shaped_by = {
-        "model": task.model, "width": task.width, "layers": task.layers, "seed": task.base_seed,
-        "steps": task.pretrain_steps, "recipe": RECIPE, "corpus": hashlib.sha256(english()).hexdigest(),
-        "torch": torch.__version__, "transformers": library().__version__,
-    }  # fmt: skip
-    key = hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(bases) / f"{task.model}-n{task.width}-l{task.layers}-{key}"
+    folder = Path(bases) / name(task)
     if _is_intact(folder):
         return folder
     try:
         with _only_one(folder):
             if not _is_intact(folder):
-                _make(folder, task, shaped_by)
+                _make(folder, task)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
@@ -92,7 +86,21 @@ def pretrained(task: ModelConfig, bases: str) -> Path:
     return folder
 
 
-def _make(folder: Path, task: ModelConfig, shaped_by: dict[str, Any]) -> None:
+def name(task: ModelConfig) -> str:
+    """Of llama_tiny's folder: the same for what is the same base."""
+    key = hashlib.sha256(json.dumps(_shaped_by(task), sort_keys=True).encode()).hexdigest()[:12]
+    return f"{task.model}-n{task.width}-l{task.layers}-{key}"
+
+
+def _shaped_by(task: ModelConfig) -> dict[str, Any]:
+    return {
+        "model": task.model, "width": task.width, "layers": task.layers, "seed": task.base_seed,
+        "steps": task.pretrain_steps, "recipe": RECIPE, "corpus": hashlib.sha256(english()).hexdigest(),
+        "torch": torch.__version__, "transformers": library().__version__,
+    }  # fmt: skip
+
+
+def _make(folder: Path, task: ModelConfig) -> None:
     """Pretrain into a hidden folder, and rename it when it is whole."""
     if folder.exists():
         say(f"damaged base, pretraining it again: {folder}")
@@ -105,7 +113,7 @@ def _make(folder: Path, task: ModelConfig, shaped_by: dict[str, Any]) -> None:
         model, loss = pretrain(task)
         model.save_pretrained(new)
         checksums = {path.name: _sha256(path) for path in sorted(new.iterdir())}
-        (new / BASE).write_text(json.dumps({**shaped_by, "loss": loss, "sha256": checksums}, indent=1) + "\n")
+        (new / BASE).write_text(json.dumps({**_shaped_by(task), "loss": loss, "sha256": checksums}, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
     finally:

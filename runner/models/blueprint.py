@@ -14,6 +14,7 @@ from runner.models import library
 from runner.schema import ConfigError, ModelConfig
 
 LLAMA_TINY = "llama_tiny"
+BYTES = "bytes"  # what a checkpoint without a tokenizer says of its `tokens`
 HEAD_DIM = 32  # of llama_tiny
 WIDEST = 4096  # llama_tiny
 OWN = {"width": 64, "layers": 2}  # of llama_tiny, where the task does not say

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from runner.models import corpora, library
-from runner.models.blueprint import LLAMA_TINY, first_line
+from runner.models.blueprint import BYTES, LLAMA_TINY, configuration, first_line
 from runner.rng import generator
 from runner.schema import ClassificationConfig, ConfigError, ModelConfig
 
@@ -76,8 +76,8 @@ class Source:
         return cls(repr(task), task)
 
     def tokenizer(self) -> Any:
-        """The checkpoint's own; None for llama_tiny, whose tokens are bytes. Raises ConfigError."""
-        if self.task.model == LLAMA_TINY:
+        """The checkpoint's own; None for llama_tiny and bases made of it, whose tokens are bytes. Raises ConfigError."""
+        if self.task.model == LLAMA_TINY or getattr(configuration(self.task.model), "tokens", None) == BYTES:
             return None
         try:
             tokenizer = library().AutoTokenizer.from_pretrained(self.task.model, trust_remote_code=False)

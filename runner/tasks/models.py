@@ -9,7 +9,7 @@ from torch import Tensor
 
 from runner.adapters import LoRA
 from runner.inits import Shown
-from runner.models import bases, blueprint, hooks, peft
+from runner.models import bases, blueprint, fits, hooks
 from runner.models.shown import shown
 from runner.models.text import Examples, Order
 from runner.rng import generator, normal
@@ -131,7 +131,7 @@ class ModelTask(Task):
         if task.batch_size % task.accumulation:
             raise ConfigError(f"task.accumulation={task.accumulation}: must divide task.batch_size={task.batch_size}")
         if config.adapter.start_from is not None:
-            peft.check(config, cls.shapes(task), {} if cls.labels(task) is None else plan.heads)
+            fits.check(config, cls.shapes(task), {} if cls.labels(task) is None else plan.heads)
 
     @classmethod
     def prepare(cls, config: Config) -> None:
