@@ -102,6 +102,14 @@ def test_what_hydra_cannot_read_is_told_with_what_to_do(cli, override):
     assert code == 2 and err.startswith(f"error: {override}: ") and "quotes" in err and err.count("\n") == 1
 
 
+def test_the_report_has_a_row_an_adapter(cli):
+    _, out, _ = cli(
+        "-m", "adapter=lora,dora", "optimizer.lr=0.01,0.02", "task.width=8", "task.train_points=4", "steps=2"
+    )
+    rows = [line.split()[1:3] for line in out.splitlines() if line.strip().startswith("teacher_student")]
+    assert rows == [["dora", "gaussian_A"], ["lora", "gaussian_A"]]
+
+
 def test_a_report_that_cannot_be_printed_costs_no_run(tmp_path):
     command = [sys.executable, "-m", "runner", *TINY, f"outputs={tmp_path}"]
     with open("/dev/full", "w") as full:

@@ -26,7 +26,7 @@ CORNERS = {
     "first_step": [(TOYS, 6)],
     "init_zoo": [([*TOYS, "task=teacher_student"], 68), ([*MODELS, "task=language_model", "init=pissa,lora_ga"], 8)],
     "variants": [([*TOYS, "task=feature_regression"], 32), ([*MODELS, "task=language_model", "adapter.rank=4"], 32)],
-    "dora_directions": [([*TOYS, "task=teacher_student", "init=gaussian_A", "adapter=lora,dora"], 16)],
+    "dora_directions": [([*TOYS, "task=teacher_student", "init=gaussian_A", "adapter=lora,dora"], 20)],
     "lora_plus": [([*TOYS, "optimizer.lr_ratio=1,4"], 12)],
     "rank_transfer": [([*TOYS, "adapter.rank=2,4", "task.target_rank=4"], 24)],
 }  # fmt: skip

@@ -1,6 +1,8 @@
 """The algebra that inits declare: triplets, frames, levels of nf4, ranks."""
 
 import math
+from argparse import Namespace
+from functools import partial
 
 import pytest
 import scipy.stats
@@ -11,6 +13,7 @@ from test_inits import DOUBLE, N_IN, RANK, site
 from runner.inits import INITS, Shown
 from runner.inits.etf import frame, has_frame
 from runner.inits.spectral import NF4, nf4
+from runner.schema import ConfigError
 
 
 def close(a, b, digits=1e-10):
@@ -36,6 +39,14 @@ def test_corda_takes_triplets_of_the_weight_on_the_data():
         start = INITS["corda"].draw(at, mode=mode, damping=0.01)
         close(2.0 * start.B @ start.A @ C, U[:, which] * S[which] @ Vh[which], 1e-7)  # C has a condition number of 1e4
         rejects(close, start.B @ start.A @ C, U[:, which] * S[which] @ Vh[which], 1e-7)
+
+
+@pytest.mark.parametrize("factor", [0.0, math.inf])
+def test_corda_refuses_data_of_which_no_multiple_is_invertible(factor):
+    at = site()
+    at.shown = Shown(moment=factor * at.shown.moment)
+    with pytest.raises(ConfigError, match=r"^init=corda: a layer reads nothing but zeros"):
+        INITS["corda"].draw(at, mode="ipm", damping=0.01)
 
 
 def test_orthogonal_factors_annihilate_each_other():
@@ -76,6 +87,12 @@ def test_frames_are_equiangular_and_tight(d, N):
 
 def test_there_are_few_frames():
     assert [N for N in range(2, 70) if has_frame(6, N)] == [6, 7, 16] and not has_frame(4, 128)
+
+
+def test_the_nearest_frame_is_one_that_the_layer_can_take():
+    refuses = partial(INITS["etf"].refuses, options=Namespace(vectors="columns"))
+    assert "the nearest rank that has one is 6" in refuses(7, (32, 16))
+    assert "no rank of this layer has one" in refuses(4, (32, 96))
 
 
 def test_etf_rows_are_a_simplex_and_columns_a_frame():
