@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error.filename or options.outputs}: {error.strerror or error}", file=sys.stderr)
         return 2
     except Mixture as error:
-        print(f"error: {options.experiment or options.outputs}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -38,11 +38,11 @@ def build(options: argparse.Namespace) -> int:
     frames = {}
     for experiment in sorted({source for group in sources.values() for source in group}):
         axes = figures.axes(experiment if experiment in figures.drawn() else figures.sources(names[0])[0])
-        if done := records.refresh(outputs, experiment, axes):
-            print(done)
         try:
+            if done := records.refresh(outputs, experiment, axes):
+                print(done)
             frames[experiment] = records.read(outputs, experiment)
-        except records.MissingRecords as error:
+        except (records.MissingRecords, Mixture) as error:
             if options.figures or options.experiment:
                 print(f"error: {error}", file=sys.stderr)
                 return 2

@@ -7,6 +7,9 @@ Rules, in one place:
   *not enough data*, as are fewer than 3 widths with a best learning rate off the grid's edge. For an exponent in the rank,
   the nearest other exponent that is predicted for any scale stands in for the other init's (of two as near, that on the
   measured side), and ranks at which not a tenth of the loss is learned are left out.
+- what inits differ by is the spread of their best rates and losses beyond what the seeds' noise alone would give.
+- a best rate at the edge of its grid is no best rate, and neither is a best ratio of two rates; a resample's best ratio at the
+  edge stands as the bound that it is. Intervals count resamples without a value as lying beyond either end.
 - a comparison is *reproduced* if its interval lies on the predicted side (at every width, where it is made per width),
   *direction only* if only its value does.
 - an exact statement is *reproduced* if it holds in every run.

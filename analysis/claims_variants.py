@@ -12,7 +12,7 @@ from analysis import directions, theory
 from analysis.claims import Claim, judge_exponent, judge_identity, judge_sign, ratio_claim
 from analysis.grid import Grid, split
 from analysis.load import per_run
-from analysis.scaling import Estimate, best_lrs, best_ratio, bootstrap, exponent, learning_lrs, rank_grids, spread_gap
+from analysis.scaling import Estimate, best_lrs, best_ratios, bootstrap, exponent, learning_lrs, rank_grids, spread_gap
 
 TUNED = "Learning Rate Matters, 2026"
 MIN_INITS = 3  # of which a spread is taken
@@ -26,7 +26,7 @@ def zoo(frame: pd.DataFrame) -> list[Claim]:
 
         tuned = [init for init in grid.inits if not grid.best(init, grid.widths[0]).edge]
         gap = spread_gap(grid, tuned) if len(tuned) >= MIN_INITS else Estimate(np.nan, np.nan, np.nan)
-        text = f"std over {len(tuned)} inits of log best lr, minus that of log best loss"
+        text = f"std over {len(tuned)} inits of log best lr, minus that of log best loss, noise taken out"
         claims.append(
             Claim("8a", task, text, "> 0", TUNED, gap.value, gap.low, gap.high, judge_sign([gap], positive=True))
         )
@@ -52,7 +52,7 @@ def parameters(frame: pd.DataFrame) -> list[Claim]:
 
 
 def dora(frame: pd.DataFrame) -> list[Claim]:
-    """Claim 10: changes of length and of direction go together under LoRA, and against each other under DoRA."""
+    """Claim 10: changes of length and of direction go together under LoRA, against each other under DoRA (Init[A], as there)."""
     points, claims = directions.quarters(frame), []
     for number, adapter, within, positive in (
         ("10a", "lora", False, True),
@@ -64,8 +64,8 @@ def dora(frame: pd.DataFrame) -> list[Claim]:
         if part.empty:
             continue
         r = bootstrap(directions.correlations(part, within), lambda seeds: np.array([seeds.values.mean()]))[0]
-        among = "layers" if within else "layers and quarters of training"
-        text = f"{directions.NAMES[adapter]}: changes of length and direction, correlation over {among}"
+        among = "layers of a quarter of training" if within else "layers and quarters"
+        text = f"{directions.NAMES[adapter]}, Init[A]: changes of length and direction, correlation over {among}"
         verdict = judge_sign([r], positive)
         prediction = "> 0" if positive else "< 0"
         claims.append(
@@ -82,7 +82,7 @@ def lora_plus(frame: pd.DataFrame) -> list[Claim]:
     for (task,), part in split(frame, ["task.name"]).items():
         grid = Grid.along(part, "optimizer.lr_ratio")
         for init in grid.inits:
-            ratio = bootstrap(grid, lambda g, init=init: np.array([best_ratio(g, init)]))[0]
+            ratio = best_ratios(grid, init)
             name = {"A": "Init[A]", "B": "Init[B]"}.get(theory.FAMILY.get(init), init)
             number = {"A": "11a", "B": "11b"}.get(theory.FAMILY.get(init), "11")
             claims.append(
@@ -90,7 +90,7 @@ def lora_plus(frame: pd.DataFrame) -> list[Claim]:
             )
         pair = [next((init for init in grid.inits if theory.FAMILY.get(init) == side), None) for side in "BA"]
         if None not in pair:
-            both = bootstrap(grid, lambda g, pair=pair: np.array([best_ratio(g, pair[0]) - best_ratio(g, pair[1])]))[0]
+            both = best_ratios(grid, *pair)
             claims.append(ratio_claim("11c", task, "best ratio, Init[B] over Init[A]", "> 1", [both], theory.PLUS))
     return claims
 

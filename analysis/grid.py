@@ -11,6 +11,14 @@ from analysis.load import per_run
 # Where a step sees few of the data, its loss is noise, and runs are compared by their held-out loss.
 BY_HELD_OUT = ("language_model", "classification")
 AXES = ("init.name", "task.width", "optimizer.lr", "seed")
+PLACES = (
+    "outputs",
+    "bases",
+    "tracker.",
+    "stack.",
+    "workers",
+    "checkpoint.",
+)  # where and how runs were made, on one machine
 
 
 def split(frame: pd.DataFrame, axes: Sequence[str]) -> dict[tuple, pd.DataFrame]:
@@ -28,16 +36,21 @@ def objective(frame: pd.DataFrame) -> str:
     return "summary.final_eval_loss" if by_held_out else "summary.final_loss"
 
 
+def is_setting(column: str) -> bool:
+    """Whether a run-level column says how a run was configured, besides AXES and where it ran."""
+    return column not in (*AXES, "run_id", "status", "experiment") and not column.startswith(("summary.", *PLACES))
+
+
 class Mixture(Exception):
     """Several runs for one place of a grid; the message names what they differ in."""
 
     def __init__(self, runs: pd.DataFrame):
-        settings = [name for name in runs.columns if not name.startswith(("run_id", "status", "summary.", *AXES))]
+        settings = [name for name in runs.columns if is_setting(name)]
         first = runs.groupby(list(AXES)).nunique(dropna=False)[settings].max()
         varying = ", ".join(first.index[first > 1]) or "nothing that is recorded"
         super().__init__(
-            f"runs of one init, width, learning rate and seed differ in {varying}, and this figure shows a single setting; "
-            "draw one that shows several, or keep the runs of each under another `outputs`"
+            f"{runs['experiment'].iloc[0]}: runs of one init, width, learning rate and seed differ in {varying}, and this figure "
+            "shows a single setting; draw one that shows several, or keep the runs of each under another `outputs`"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.grid import AXES, Grid, split
+from analysis.grid import AXES, PLACES, Grid, is_setting, split
 from analysis.load import is_measured, layers, load, per_run
 
 EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
@@ -20,15 +20,6 @@ LAYER_COLUMNS = ["feature/Z_A", "feature/delta_1", "feature/delta_2"]
 CHANGES = ["change/magnitude", "change/direction"]  # kept where they were logged
 LANDMARKS = (0, 1, BOTH_MOVED, EARLY)  # steps kept for every run, besides the last
 CURVE_POINTS = 60  # rows kept of a run at the best learning rate, besides its first EARLY
-PLACES = (
-    "outputs",
-    "bases",
-    "tracker.",
-    "stack.",
-    "workers",
-    "checkpoint.",
-)  # where and how runs were made, on one machine
-NOT_SETTINGS = ("experiment", *PLACES, "summary.", "run_id", "status", *AXES)
 
 
 class MissingRecords(Exception):
@@ -106,7 +97,7 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     A folder may also hold trial runs (fewer steps, another rank). Mixing settings would average unlike things: the
     setting with the most runs is kept, with a warning that says what was left out.
     """
-    settings = [name for name in per_run(frame).columns if not name.startswith(NOT_SETTINGS)]
+    settings = [name for name in per_run(frame).columns if is_setting(name)]
     options = [name for name in settings if name.startswith("init.")]
     frame = _commonest(frame, [name for name in settings if name not in options])
     kept = pd.concat([_commonest(part, options)["run_id"] for _, part in frame.groupby("init.name")])

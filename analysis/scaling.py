@@ -96,11 +96,14 @@ def _tail(seeds: int) -> float:
 
 
 def _interval(sample: np.ndarray, weights: np.ndarray, tail: float) -> tuple[float, float]:
-    """Weighted percentile interval of one statistic; nan where too many resamples do not give it."""
+    """Weighted percentile interval of one statistic. Resamples that do not give it count as lying beyond either end, and make
+    the interval nan where that is more than lies beyond it anyway."""
     known = np.isfinite(sample)
-    if weights[known].sum() < LEVEL:
+    missing = 1 - weights[known].sum() / weights.sum()
+    if missing > tail:
         return np.nan, np.nan
-    low, high = np.quantile(sample[known], [tail, 1 - tail], weights=weights[known], method="inverted_cdf")
+    shares = [(tail - missing) / (1 - missing), (1 - tail) / (1 - missing)]
+    low, high = np.quantile(sample[known], shares, weights=weights[known], method="inverted_cdf")
     return float(low), float(high)
 
 
@@ -119,14 +122,19 @@ def learning_lrs(grid: Grid, init: str) -> np.ndarray:
 
 def best_ratio(grid: Grid, init: str) -> float:
     """Log of the best ratio of learning rates, of a grid along `optimizer.lr_ratio`: each ratio at its own best rate of the grid,
-    then as the best rate itself is found. nan where the best ratio is the grid's lowest or highest, or where its best rate or
-    that of a neighbour, against which it is judged, lies at the edge."""
+    then as the best rate itself is found.
+
+    Where it is the grid's lowest or highest, the true one lies there or beyond: it is a bound, on which a percentile may stand.
+    nan where the best rate of the best ratio, or of a neighbour, against which it is judged, lies at the edge.
+    """
     bests = [grid.best(init, ratio) for ratio in grid.widths]
     losses = np.array([np.inf if np.isnan(best.log_loss) else best.log_loss for best in bests])
     i = int(np.argmin(losses))
-    around = slice(i - 1, i + 2)
-    if not 0 < i < len(losses) - 1 or any(best.edge and np.isfinite(best.log_loss) for best in bests[around]):
+    around = slice(max(0, i - 1), i + 2)
+    if not np.isfinite(losses[i]) or any(best.edge and np.isfinite(best.log_loss) for best in bests[around]):
         return np.nan
+    if i in (0, len(losses) - 1):
+        return float(np.log(grid.widths[i]))
     return float(np.log(vertex(np.log(grid.widths[around]), losses[around], fallback=np.log(grid.widths[i]))))
 
 
@@ -155,6 +163,18 @@ def spread_gap(grid: Grid, inits: Sequence[str]) -> Estimate:
     noise = seeds / (seeds - 1) * np.einsum("r,rij->i", weights, (resamples - sample) ** 2) / len(inits)
     gaps = gap(((resamples**2).mean(2) - 2 * noise).T)
     return Estimate(float(gap((sample**2).mean(1) - noise)), *_interval(gaps, weights, _tail(seeds)))
+
+
+def best_ratios(grid: Grid, init: str, other: str | None = None) -> Estimate:
+    """Log of the best ratio of `init`, or of that over the best of `other`; nan where one is the grid's lowest or highest."""
+    inits = [init] if other is None else [init, other]
+
+    def values(g: Grid) -> list[float]:
+        return [best_ratio(g, name) for name in inits]
+
+    if any(value in np.log(grid.widths[[0, -1]]) for value in values(grid)):
+        return Estimate(np.nan, np.nan, np.nan)
+    return bootstrap(grid, lambda g: np.array([-np.diff(values(g))[0] if other else values(g)[0]]))[0]
 
 
 def rank_grids(frame: pd.DataFrame) -> dict[float, Grid]:

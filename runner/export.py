@@ -53,27 +53,29 @@ def export(run: Path, out: Path) -> str:
     if out.exists():
         raise ConfigError(f"{out}: is there already; name a folder that is not")
     config, weights = _read(run)
+    try:
+        task = TASKS[config["task"]["name"]](**config["task"])
+    except TypeError as error:
+        raise ConfigError(
+            f"{run}: another version of this project made it ({error}); export it with that one"
+        ) from error
     new = out.with_name(f".{out.name}-new")
     try:
         shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
         new.mkdir(parents=True)
-        sentence = _write(new, out, config, weights)
+        sentence = _write(new, out, config, task, weights)
         new.rename(out)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{out}: cannot be written ({reason}); name a folder that you can write to") from error
-    except (KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{run}: was made by another version of this project ({error}); export it with that one"
-        ) from error
+        place = getattr(error, "filename", None) or out
+        raise ConfigError(f"{out}: cannot be made ({place}: {reason}); mend that, or name another folder") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return sentence
 
 
-def _write(new: Path, out: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> str:
+def _write(new: Path, out: Path, config: dict[str, Any], task: ModelConfig, weights: dict[str, Tensor]) -> str:
     """Fill the folder `new`, which is to become `out`."""
-    task = TASKS[config["task"]["name"]](**config["task"])
     labels = task.labels if isinstance(task, ClassificationConfig) else None
     own = config["adapter"]
     layers = sorted({name.rpartition(".")[0] for name in weights} - {"projection"})

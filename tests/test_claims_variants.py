@@ -83,8 +83,17 @@ def test_ratios_of_rates():
     assert at_the_edge["11b", "teacher_student"] == at_the_edge["11c", "teacher_student"] == UNKNOWN
 
 
+def test_a_seed_that_wants_the_lowest_ratio_widens_the_interval():
+    frame = ratios(noise=0.01)
+    ratio = frame["optimizer.lr_ratio"]
+    low = np.exp(0.05 * (4 * np.log(ratio / RATIOS[0]) - (np.log(ratio) - np.log(BEST_RATIO["A"])) ** 2))
+    frame["summary.final_loss"] *= np.where(frame["seed"] == 0, low, 1.0)
+    claim = next(row for row in claims.lora_plus(frame) if row.number == "11a")
+    assert claim.value > 1 and claim.low == RATIOS[0] and claim.verdict == DIRECTION
+
+
 def test_ratios_whose_best_rate_is_at_the_edge_are_not_enough_data():
-    lr = 0.05 / np.sqrt(128 / 128)  # Init[A]'s best
+    lr = 0.05  # Init[A]'s best
     frame = ratios(noise=0.01)
     verdict = lambda rows: verdicts(rows)["11a", "teacher_student"]  # noqa: E731
     assert verdict(claims.lora_plus(frame[frame["optimizer.lr"] > lr / 8])) == REPRODUCED

@@ -1,6 +1,7 @@
 """From run directories to tables and records: nothing lost, damage named, settings not mixed."""
 
 import json
+import re
 import shutil
 import warnings
 
@@ -122,8 +123,12 @@ def test_an_init_keeps_its_commonest_options_whatever_others_have():
 
 def test_runs_for_one_place_of_a_grid_are_refused_with_what_they_differ_in():
     frame = sweep()
-    with pytest.raises(Mixture, match=r"differ in adapter\.rank, and this figure"):
-        Grid.of(pd.concat([frame.assign(**{"adapter.rank": r}, run_id=f"{r}" + frame["run_id"]) for r in (4, 8)]))
+    for field in ("adapter.rank", "optimizer.lr_ratio"):
+        mixed = pd.concat([frame.assign(**{field: r}, run_id=f"{r}" + frame["run_id"]) for r in (4, 8)])
+        with pytest.raises(Mixture, match=rf"differ in {re.escape(field)}, and this figure"):
+            Grid.of(mixed)
+        with pytest.warns(UserWarning, match=f"runs differ in {field}"):
+            Grid.of(records.one_setting(mixed))
 
 
 def test_a_seed_with_missing_runs_is_left_out_and_told():

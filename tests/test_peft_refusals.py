@@ -1,5 +1,7 @@
 """Adapter folders that do not fit or are damaged, and runs that cannot be exported: each is refused with what is wrong."""
 
+import re
+
 import pytest
 import torch
 from conftest import configure
@@ -40,40 +42,50 @@ def test_a_folder_that_does_not_fit_is_refused_with_the_field(override, folder, 
     assert str(refused.value).startswith(MISMATCHES[override]), refused.value
 
 
-DAMAGES = {
-    "no weights": lambda folder: (folder / "adapter_model.safetensors").unlink(),
-    "cut weights": lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x08\0\0\0"),
-    "cut config": lambda folder: (folder / "adapter_config.json").write_text('{"r": 4'),
-    "another model": lambda folder: save_file(
-        {n: t[..., :5].contiguous() for n, t in load_file(folder / "adapter_model.safetensors").items()},
-        folder / "adapter_model.safetensors",
+def resave(folder, change):
+    path = folder / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path)
+
+
+def without(name):
+    return lambda tensors: {n: t for n, t in tensors.items() if not n.endswith(name)}
+
+
+VALUE = "layers.1.self_attn.v_proj"
+EXTRA = {f"base_model.model.model.{VALUE}.lora_magnitude_vector": torch.zeros(16)}
+HEAD = {"base_model.model.lm_head.weight": torch.zeros(2, 2)}
+DAMAGES = {  # what is said -> what is wrong
+    "there is no adapter_model.safetensors": lambda folder: (folder / "adapter_model.safetensors").unlink(),
+    "adapter_model.safetensors cannot": lambda folder: (folder / "adapter_model.safetensors").write_bytes(
+        b"\x08\0\0\0"
     ),
-    "unknown tensors": lambda folder: save_file(
-        load_file(folder / "adapter_model.safetensors") | {"base_model.model.lm_head.weight": torch.zeros(2, 2)},
-        folder / "adapter_model.safetensors",
+    "adapter_config.json cannot be read (Exp": lambda folder: (folder / "adapter_config.json").write_text('{"r": 4'),
+    "adapter_config.json cannot be read (max": lambda folder: (folder / "adapter_config.json").write_text(10**5 * "["),
+    "lora_A.weight (4×5)": lambda folder: resave(
+        folder, lambda ts: {n: t[..., :5].contiguous() for n, t in ts.items()}
     ),
-    "another base": lambda folder: edit(folder, init_lora_weights="pissa_niter_4"),
-    "more than LoRA": lambda folder: edit(folder, bias="all"),
-    "a scale a layer": lambda folder: edit(folder, alpha_pattern={"q_proj": 2.0}),
-    "a rank a layer that is not": lambda folder: edit(
-        folder, rank_pattern={"q_proj": 2}, alpha_pattern={"q_proj": 3.0}
-    ),
-    "no rank": lambda folder: edit(folder, r=None),
-    "a rank that is text": lambda folder: edit(folder, r="4"),
-    "a pattern that is a list": lambda folder: edit(folder, rank_pattern=[1]),
-    "a pattern of text": lambda folder: edit(folder, alpha_pattern={"q_proj": "8"}),
-    "a rank of zero": lambda folder: edit(folder, rank_pattern={"q_proj": 0}),
-    "no regular expression": lambda folder: edit(folder, rank_pattern={"(": 4}),
-    "deep": lambda folder: (folder / "adapter_config.json").write_text(10**5 * "["),
-    "layers in another order": lambda folder: edit(folder, layer_replication=[[0, 2]]),
-    "another kind": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
+    "has lm_head.weight, with": lambda folder: resave(folder, lambda ts: ts | HEAD),
+    f"has model.{VALUE}.lora_magnitude_vector, with": lambda folder: resave(folder, lambda ts: ts | EXTRA),
+    f"has no model.{VALUE}.lora_B.weight": lambda folder: resave(folder, without(f"{VALUE}.lora_B.weight")),
+    "has init_lora_weights=pissa": lambda folder: edit(folder, init_lora_weights="pissa_niter_4"),
+    "has bias=all": lambda folder: edit(folder, bias="all"),
+    "has layer_replication=[[0, 2]]": lambda folder: edit(folder, layer_replication=[[0, 2]]),
+    "has alpha_pattern=2.0 at layer": lambda folder: edit(folder, alpha_pattern={"q_proj": 2.0}),
+    "it must be 2×32": lambda folder: edit(folder, rank_pattern={"q_proj": 2}, alpha_pattern={"q_proj": 3.0}),
+    "has r=None": lambda folder: edit(folder, r=None),
+    "has r='4'": lambda folder: edit(folder, r="4"),
+    "has rank_pattern=[1]": lambda folder: edit(folder, rank_pattern=[1]),
+    "has alpha_pattern={'q_proj': '8'}": lambda folder: edit(folder, alpha_pattern={"q_proj": "8"}),
+    "has rank_pattern={'q_proj': 0}": lambda folder: edit(folder, rank_pattern={"q_proj": 0}),
+    "its keys must be regular expressions": lambda folder: edit(folder, rank_pattern={"(": 4}),
+    "has peft_type=IA3": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_folder_is_refused(damage, folder, shared):
-    DAMAGES[damage](folder)
-    with pytest.raises(ConfigError, match=r"^adapter\.start_from="):
+@pytest.mark.parametrize("said", DAMAGES)
+def test_a_damaged_folder_is_refused(said, folder, shared):
+    DAMAGES[said](folder)
+    with pytest.raises(ConfigError, match=rf"^adapter\.start_from=.*{re.escape(said)}"):
         configured(shared, "llama", "lora", "task.targets=[q_proj,v_proj]", f"adapter.start_from={folder}")
 
 
@@ -119,7 +131,7 @@ def test_an_export_that_fails_leaves_nothing_and_can_be_tried_again(shared, tmp_
     with monkeypatch.context() as patch:
         patch.setattr("runner.models.peft.save_file", full)
         assert main([str(run), str(tmp_path / "out")]) == 2
-    assert "cannot be written (I/O error: File too large" in capsys.readouterr().err
+    assert "cannot be made (" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "out" in path.name and path.name != "outputs"]
     assert main([str(run), str(tmp_path / "out")]) == 0
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.grid import Grid, split
 from analysis.load import per_run
-from analysis.scaling import best_ratio, bootstrap
+from analysis.scaling import best_ratios
 
 RECORDS = ("lora_plus",)
 AXES = ("task.name", "optimizer.lr_ratio")
@@ -22,11 +22,11 @@ def figure(frame: pd.DataFrame) -> Figure:
     for panel, (task, init, part) in zip(axes, parts, strict=True):
         _map(panel, fig, part, norms[task])
         grid = Grid.along(part, "optimizer.lr_ratio")
-        best = bootstrap(grid, lambda g, init=init: np.array([best_ratio(g, init)]))[0]
+        best = best_ratios(grid, init)
         value, low, high = np.exp([best.value, best.low, best.high])
         interval = "" if np.isnan(low) else f" [{low:.3g}, {high:.3g}]"
         name = style.look(init).label if init in style.INITS else "A, B random"
-        ratio = f"best ratio {value:.3g}{interval}" if np.isfinite(value) else "best ratio at the grid's edge"
+        ratio = f"best ratio {value:.3g}{interval}" if np.isfinite(value) else "best rates at the grid's edge"
         panel.set_title(f"{task}, {name}\n{ratio}")
     axes[0].set_ylabel("learning rate of B")
     return fig

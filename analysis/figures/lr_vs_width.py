@@ -18,6 +18,5 @@ def figure(frame: pd.DataFrame) -> Figure:
     against_width(axes, grid, exponents(setting(frame), grid.inits, "lr"), best_lrs)
     not_fitted(axes, grid, best_lrs, "at the grid's edge")
     axes.set_ylabel("best learning rate")
-    style.legend_below(axes)
     axes.set_title(f"{frame['task.name'].iloc[0]}, {len(grid.seeds)} seeds, 95% intervals", loc="left")
     return fig

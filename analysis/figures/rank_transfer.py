@@ -21,7 +21,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     for panel, (power, grid) in zip(axes, grids.items(), strict=True):
         predicted = {init: theory.RANK_POWERS.get((theory.FAMILY.get(init), power)) for init in grid.inits}
         against_width(panel, grid, predicted, learning_lrs, symbol="r", axis="rank")
-        not_fitted(panel, grid, learning_lrs, "learns little")
+        not_fitted(panel, grid, learning_lrs, "learns little, or at the edge")
         panel.set_title(LABELS[power])
     style.few_ticks(axes[0].yaxis, 1.5)
     axes[0].set_ylabel("best learning rate")

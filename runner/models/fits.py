@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -133,27 +133,34 @@ def _warn(sentence: str) -> None:
 def _check_targets(config: Config, folder: Path, found: Mapping[str, Any], names: set[str], of_heads: set[str]) -> None:
     """That the folder and the task adapt the same layers, and that there is nothing else in the folder."""
     others = found.keys() - names - of_heads - set(peft.PROJECTIONS.values())
-    adapts = re.compile(rf"{re.escape(peft.PREFIX)}(.+)\.(?:{'|'.join(map(re.escape, peft.NAMES.values()))})")
-    layers = sorted({match[1] for match in map(adapts.fullmatch, found) if match})
-    if names - found.keys() or any(adapts.fullmatch(name) for name in others):
-        missing = sorted(name.removeprefix(peft.PREFIX) for name in names - found.keys())
-        more = f" and lacks {missing[0]}" if missing else ""
+    theirs, ours = _adapted(found), _adapted(names)
+    if theirs != ours:
+        there = ", ".join(sorted({layer.rpartition(".")[2] for layer in theirs})) or "none"
+        more = f"not {min(ours - theirs)}" if ours - theirs else f"{min(theirs - ours)} among them"
         raise ConfigError(
-            f"task.targets={config.task.targets}: {folder} adapts {', '.join(layers) or 'no layer'}{more}; name the layers that "
-            "it adapts, or another adapter.start_from"
+            f"task.targets={config.task.targets}: {folder} adapts {len(theirs)} layers (by their last names {there}), {more}; "
+            "name those that it adapts, or another adapter.start_from"
         )
+    if missing := names - found.keys():
+        raise _refused(folder, f"no {min(missing).removeprefix(peft.PREFIX)}", "the folder is damaged")
     if others:
         raise _refused(
             folder,
             min(others).removeprefix(peft.PREFIX),
-            "beside adapters only the heads of task=classification can be read",
+            f"it is no part of adapter={config.adapter.name}, and beside adapters only heads of task=classification can be read",
         )
+
+
+def _adapted(names: Iterable[str]) -> set[str]:
+    """The layers of which tensors of these names are adapters."""
+    parts = re.compile(rf"{re.escape(peft.PREFIX)}(.+)\.(?:{'|'.join(map(re.escape, peft.NAMES.values()))})")
+    return {match[1] for match in map(parts.fullmatch, names) if match}
 
 
 def _check_size(folder: Path, found: Mapping[str, tuple[int, ...]], name: str, size: tuple[int, ...]) -> None:
     if found.get(name) != size:
-        there = _by(found[name]) if name in found else "missing"
-        raise _refused(folder, f"{name} ({there})", f"it must be {_by(size)}; the folder was made for another model")
+        there = f"{name} ({_by(found[name])})" if name in found else f"no {name}"
+        raise _refused(folder, there, f"it must be {_by(size)}; the folder was made for another model, or is damaged")
 
 
 def _of_layer(folder: Path, its: Mapping[str, Any], pattern: str, layer: str, otherwise: Any) -> Any:
@@ -172,4 +179,4 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _refused(folder: Path, what: str, why: str) -> ConfigError:
-    return ConfigError(f"adapter.start_from={folder}: has {what}, which is not supported; {why}")
+    return ConfigError(f"adapter.start_from={folder}: has {what}, with which no run can start; {why}")
