@@ -46,6 +46,8 @@ def test_it_draws_whatever_records_it_is_given(name, options):
     canvas = figure.bbox
     boxes = []
     for axes in figure.axes:
+        if (place := axes.get_subplotspec()) is not None:  # a legend that is too wide squeezes its panel
+            assert axes.bbox.width > 0.4 * canvas.width / place.get_gridspec().ncols, f"{axes} is squeezed"
         items = [axes.title, axes.xaxis.label, axes.yaxis.label, *([axes.get_legend()] if axes.get_legend() else [])]
         for item in items:
             box = item.get_window_extent()
@@ -53,10 +55,10 @@ def test_it_draws_whatever_records_it_is_given(name, options):
                 assert canvas.x0 - 1 <= box.x0 and box.x1 <= canvas.x1 + 1, f"{item} leaves the figure"
                 assert canvas.y0 - 1 <= box.y0 and box.y1 <= canvas.y1 + 1, f"{item} leaves the figure"
                 boxes.append((item, box.shrunk(0.98, 0.98)))
-    for legend in figure.legends:
-        box = legend.get_window_extent()
-        assert canvas.x0 - 1 <= box.x0 and box.x1 <= canvas.x1 + 1, "the figure's legend leaves it"
-        boxes.append((legend, box.shrunk(0.98, 0.98)))
+    for item in (*figure.legends, *figure.texts):
+        box = item.get_window_extent()
+        assert canvas.x0 - 1 <= box.x0 and box.x1 <= canvas.x1 + 1, f"{item} leaves the figure"
+        boxes.append((item, box.shrunk(0.98, 0.98)))
     for i, (item, box) in enumerate(boxes):
         for other, its in boxes[:i]:
             assert not box.overlaps(its), f"{item} covers {other}"

@@ -42,7 +42,7 @@ def against_width(
     style.legend_below(axes)
 
 
-def not_fitted(axes: Axes, grid: Grid, measure: Measure, why: str) -> None:
+def not_fitted(axes: Axes, grid: Grid, measure: Measure, why: str = "") -> None:
     """The grid's best rates, hollow, where `measure` gives none."""
     for init in grid.inits:
         look, rates = style.look(init), [grid.best(init, width).grid_lr for width in grid.widths]
@@ -54,7 +54,7 @@ def not_fitted(axes: Axes, grid: Grid, measure: Measure, why: str) -> None:
                 look.marker,
                 color=look.color,
                 fillstyle="none",
-                label=f"{look.label}: {why}, not fitted",
+                label=f"{look.label}, not fitted{why}",
             )
     style.legend_below(axes)
 

@@ -16,7 +16,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(frame)
     fig, [[axes]] = style.subplots(1, 1, height=3.2, width=0.6)
     against_width(axes, grid, exponents(setting(frame), grid.inits, "lr"), best_lrs)
-    not_fitted(axes, grid, best_lrs, "at the grid's edge")
+    not_fitted(axes, grid, best_lrs, " (at the grid's edge)")
     axes.set_ylabel("best learning rate")
     axes.set_title(f"{frame['task.name'].iloc[0]}, {len(grid.seeds)} seeds, 95% intervals", loc="left")
     return fig

@@ -21,13 +21,14 @@ def figure(frame: pd.DataFrame) -> Figure:
     for panel, (power, grid) in zip(axes, grids.items(), strict=True):
         predicted = {init: theory.RANK_POWERS.get((theory.FAMILY.get(init), power)) for init in grid.inits}
         against_width(panel, grid, predicted, learning_lrs, symbol="r", axis="rank")
-        not_fitted(panel, grid, learning_lrs, "learns little, or at the edge")
+        not_fitted(panel, grid, learning_lrs)
         panel.set_title(LABELS[power])
     style.few_ticks(axes[0].yaxis, 1.5)
     axes[0].set_ylabel("best learning rate")
     first = next(iter(grids.values()))
     fig.suptitle(
-        f"{frame['task.name'].iloc[0]}, n = {frame['task.width'].iloc[0]}, {len(first.seeds)} seeds, 95% intervals",
+        f"{frame['task.name'].iloc[0]}, n = {frame['task.width'].iloc[0]}, {len(first.seeds)} seeds, 95% intervals\n"
+        "hollow: less than a tenth of the loss is learned, or the best lr is at the grid's edge",
         fontsize=8,
     )
     return fig
