@@ -43,10 +43,13 @@ def build(options: argparse.Namespace) -> int:
                 print(done)
             frames[experiment] = records.read(outputs, experiment)
         except (records.MissingRecords, Mixture) as error:
+            reason, folder = error, outputs / "runs" / experiment
+            if experiment not in figures.drawn() and not folder.exists():
+                reason = f"{folder}: is not there; name a folder of {folder.parent} with finished runs"
             if options.figures or options.experiment:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {reason}", file=sys.stderr)
                 return 2
-            print(f"skipped: {error}")
+            print(f"skipped: {reason}")
             continue
         for sentence in () if experiment.endswith(records.LAYERS) else report.flags(frames[experiment], axes):
             print(f"flagged: {sentence}")

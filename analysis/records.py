@@ -35,7 +35,8 @@ def refresh(outputs: Path, experiment: str, axes: Sequence[str] = ()) -> str | N
     """
     folder, path = outputs / "runs" / experiment.removesuffix(LAYERS), record_path(outputs, experiment)
     try:
-        parts = [balanced(one_setting(part)) for part in split(load(folder), axes).values()]
+        loaded = load(folder)
+        parts = [balanced(one_setting(part)) for part in split(loaded, axes).values()]
     except FileNotFoundError:
         return None
     if experiment.endswith(LAYERS):
@@ -44,10 +45,11 @@ def refresh(outputs: Path, experiment: str, axes: Sequence[str] = ()) -> str | N
     if frame.empty:
         return None
     count, before = frame["run_id"].nunique(), 0
+    there = count if experiment.endswith(LAYERS) else loaded["run_id"].nunique()  # of all settings
     with suppress(MissingRecords):
         before = read(outputs, experiment)["run_id"].nunique()
-    if count < before:
-        return f"kept {path}: it holds {before} runs and {folder} only {count}; delete the record to replace it"
+    if there < before:
+        return f"kept {path}: it holds {before} runs and {folder} only {there}; delete the record to replace it"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     if experiment.endswith(LAYERS):

@@ -68,7 +68,8 @@ def print_report(results: Results, outputs: str) -> None:
     if not table.empty:
         print(table.to_string(index=False))
     experiment = results.rows[0]["experiment"]
-    print(f"files: {Path(outputs) / 'runs' / experiment}")
+    only = results.rows[0]["run_id"] if len(results.rows) == 1 else ""
+    print(f"files: {Path(outputs) / 'runs' / experiment / only}")
     print(f"next:  {_next_command(experiment, outputs)}")
 
 

@@ -303,6 +303,14 @@ def test_variants_draws_the_rates_that_break_and_what_trains():
     assert dot(count, 7).get_xdata()[0] == pytest.approx(128 + 4)
 
 
+def test_variants_draws_any_init():
+    frame = variants(noise=0.0)
+    frame["init.name"] = frame["init.name"].replace({"gaussian_B": "pissa"})
+    figure = figures.draw("variants", [frame])
+    rows = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert "LoRA, pissa" in rows and "another start" in [t.get_text() for t in figure.legends[0].get_texts()]
+
+
 def test_dora_directions_draws_a_point_a_layer_and_quarter():
     frame = directions()
     figure = figures.draw("dora_directions", [frame])

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import style
+from analysis import style, theory
 from analysis.claims import lowest_breaking
 from analysis.figures._rows import best_loss, best_rate, dots, log_x, rows
 from analysis.grid import BY_HELD_OUT, Grid, split
@@ -22,7 +22,8 @@ SIDES = {
     "A": ("outer factor starts at zero (Init[A], vera_b0)", "#0072B2"),
     "B": ("inner factor starts at zero (Init[B], vera_d0)", "#E69F00"),
 }
-SIDE = {"vera_b0": "A", "vera_d0": "B"}
+SIDE = {"vera_b0": "A", "vera_d0": "B"} | theory.FAMILY
+OTHER = ("another start", "#7F7F7F")
 
 
 def figure(frame: pd.DataFrame) -> Figure:
@@ -30,7 +31,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, panels = style.subplots(len(tasks), 4, height=1.75, sharey="row")
     for task, row in zip(tasks, panels, strict=True):
         arms = _arms(frame[frame["task.name"] == task])
-        colors = [SIDES[side][1] for _, side, _, _ in arms]
+        colors = [SIDES.get(side, OTHER)[1] for _, side, _, _ in arms]
         for panel, measure in zip(row, (best_loss, best_rate, _edge), strict=False):
             found = [bootstrap(grid, partial(measure, init=init))[0] for _, _, grid, init in arms]
             dots(panel, found, colors, [_open(measure, grid, init) for _, _, grid, init in arms])
@@ -46,9 +47,8 @@ def figure(frame: pd.DataFrame) -> Figure:
             log_x(panel, label)
         width = arms[0][2].widths[0]
         row[0].set_title(f"{task}, n = {width}, {len(arms[0][2].seeds)} seeds", loc="left")
-    handles = [
-        Line2D([], [], color=color, marker="o", linestyle="none", label=label) for label, color in SIDES.values()
-    ]
+    starts = [*SIDES.values(), *([OTHER] if set(frame["init.name"]) - SIDE.keys() else [])]
+    handles = [Line2D([], [], color=color, marker="o", linestyle="none", label=label) for label, color in starts]
     handles.append(
         Line2D(
             [],
@@ -73,9 +73,10 @@ def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
             columns = columns.drop(columns=START, errors="ignore")
         grid = Grid.of(part, columns)
         for init in grid.inits:
-            side = SIDE.get(init, init[-1])
+            side = SIDE.get(init, "")
             name = ADAPTERS.get(adapter, adapter)
-            label = f"{name}, {'b = 0' if side == 'A' else 'd = 0'}" if init in SIDE else f"{name}, Init[{side}]"
+            of_vera = {"vera_b0": "b = 0", "vera_d0": "d = 0"}
+            label = f"{name}, {of_vera.get(init) or style.look(init).label}"
             arms.append((label, side, grid, init))
     return sorted(arms, key=lambda arm: (list(ADAPTERS.values()).index(arm[0].partition(",")[0]), arm[1]))
 
