@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from analysis import figures, records, report, style
-from analysis.grid import Mixture
+from analysis.grid import Mixture, NotShown
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or options.outputs}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except Mixture as error:
+    except NotShown as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -30,6 +30,17 @@ def split(frame: pd.DataFrame, axes: Sequence[str]) -> dict[tuple, pd.DataFrame]
     }  # in the order of their values
 
 
+def held_out(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table, of runs that are compared by their held-out loss. Raises NotShown."""
+    task = frame["task.name"].iloc[0]
+    if task not in BY_HELD_OUT:
+        raise NotShown(
+            f"{frame['experiment'].iloc[0]}: runs of {task} have no held-out loss to be compared by, and this figure is of "
+            f"{' and '.join(BY_HELD_OUT)}; draw another one"
+        )
+    return frame
+
+
 def objective(frame: pd.DataFrame) -> str:
     """The column by which the runs of a table are compared."""
     by_held_out = frame["task.name"].iloc[0] in BY_HELD_OUT
@@ -41,7 +52,11 @@ def is_setting(column: str) -> bool:
     return column not in (*AXES, "run_id", "status", "experiment") and not column.startswith(("summary.", *PLACES))
 
 
-class Mixture(Exception):
+class NotShown(Exception):
+    """Records that a figure cannot show; the message says why."""
+
+
+class Mixture(NotShown):
     """Several runs for one place of a grid; the message names what they differ in."""
 
     def __init__(self, runs: pd.DataFrame):

@@ -1,6 +1,6 @@
 """Where K runs start: from their configurations to stacked adapters on the layers of a task, and heads beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ def build_adapters(
     replaced = {layer: of_layer[0].base for layer, of_layer in starts.items() if of_layer[0].base is not None}
     if replaced:
         task.replace(replaced)
+    folders = {c.adapter.start_from for c in configs if c.adapter.start_from is not None}
+    held = {folder: peft.read(Path(folder)) for folder in folders}
     adapters: dict[str, Adapter] = {}
-    pair = _projections(configs, task, device, dtype) if ADAPTERS[configs[0].adapter.name] is VeRA else None
+    pair = _projections(configs, task, held, device, dtype) if ADAPTERS[configs[0].adapter.name] is VeRA else None
     for layer, W0 in task.layers.items():
         adapter = _stacked(configs, layer, W0, starts[layer], pair, device, dtype)
         adapter.frozen = [start.frozen for start in starts[layer]]
@@ -43,7 +45,7 @@ def build_adapters(
         adapters[layer] = Dense(W.to(device, dtype), b)
     for k, c in enumerate(configs):
         if c.adapter.start_from is not None:
-            load(adapters, k, peft.read(Path(c.adapter.start_from)))
+            load(adapters, k, held[c.adapter.start_from])
     return adapters
 
 
@@ -142,22 +144,23 @@ def _ranks(config: Config, shown: dict[str, Shown], known: dict[str, dict[str, i
 
 
 def _projections(
-    configs: Sequence[Config], task: Task, device: torch.device, dtype: torch.dtype
+    configs: Sequence[Config],
+    task: Task,
+    held: Mapping[str, Mapping[str, Tensor]],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """VeRA's frozen pair of each run, as large as the largest layer."""
+    """VeRA's frozen pair of each run, as large as the largest layer: drawn, or as the folder that a run starts from has it."""
     n_out, n_in = (max(W0.shape[side] for W0 in task.layers.values()) for side in (0, 1))
     keys = [c.seed if c.adapter.projection_key is None else c.adapter.projection_key for c in configs]
     drawn = {key: projections(key, configs[0].adapter.rank, n_out, n_in) for key in set(keys)}
-    pairs = [_pair_in(c.adapter.start_from) or drawn[key] for c, key in zip(configs, keys, strict=True)]
-    A, B = (torch.stack([pair[side] for pair in pairs]).to(device, dtype) for side in (0, 1))
-    return A, B
+    in_folder = [held.get(c.adapter.start_from, {}) for c in configs]
 
+    def stacked(side: int, name: str) -> Tensor:
+        of_runs = [found.get(name, drawn[key][side]) for found, key in zip(in_folder, keys, strict=True)]
+        return torch.stack(of_runs).to(device, dtype)
 
-def _pair_in(folder: str | None) -> tuple[Tensor, Tensor] | None:
-    """VeRA's frozen pair, where the folder holds it."""
-    tensors = {} if folder is None else peft.read(Path(folder))
-    A, B = (tensors.get(name) for name in peft.PROJECTIONS.values())
-    return None if A is None or B is None else (A, B)
+    return stacked(0, peft.PROJECTIONS["A"]), stacked(1, peft.PROJECTIONS["B"])
 
 
 def _stacked(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 import pytest
@@ -243,7 +244,9 @@ import sys
 sys.path[:0] = sys.argv[1:3]
 from bench.memory import peak, resident
 from conftest import configure
+from runner.machine import keep_freed_memory
 from runner.train import train
+keep_freed_memory()  # as workers do
 config, most = configure("steps=3", *sys.argv[4:]), int(sys.argv[3])
 def peak_of(runs):
     peaks = []
@@ -264,9 +267,12 @@ print((peak_of(most) - peak_of(1)) / (most - 1))
         overrides = [*case, "eval.every=1"]
         command = [sys.executable, "-c", script, str(tests), str(tests.parent), str(runs), *overrides]
         estimate = bytes_per_run(configure("steps=3", *overrides))
-        measured = (float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3))
-        # What the allocator happens to keep moves a peak by a third at times; not three times in a row.
-        assert any(0.6 < bytes_a_run / estimate < 1.4 for bytes_a_run in measured), case
+        # What is live differs by 1% from one language model's run to the next, but what the allocator keeps beside it by a third.
+        times = 1 if toy in case else 3
+        measured = [
+            float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(times)
+        ]
+        assert 0.6 < median(measured) / estimate < 1.4, case
 
 
 def test_the_most_expensive_stacks_come_first(store):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures import _curves
-from analysis.grid import Grid
+from analysis.grid import Grid, held_out
 
 RECORDS = ("lm_lr_sensitivity",)
 COLUMNS = ["grad/A", "grad/B", "feature/Z_A", "feature/delta_1", "feature/delta_2", "feature/delta_3"]
@@ -16,7 +16,7 @@ LABELS = [style.COLUMNS[name] for name in COLUMNS[:3]] + [rf"$\delta_{i}$" for i
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    grid = Grid.of(frame)
+    grid = Grid.of(held_out(frame))
     fig, axes = style.subplots(
         len(COLUMNS), len(_curves.ends(grid)), height=1.2, width=0.9, sharex=True, sharey="row"
     )  # fmt: skip

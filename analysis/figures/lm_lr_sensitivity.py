@@ -5,12 +5,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import _sensitivity
+from analysis.grid import held_out
 
 RECORDS = ("lm_lr_sensitivity",)
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    fig, axes, grid = _sensitivity.panels(frame, "final held-out loss (nats)", log=False)
+    fig, axes, grid = _sensitivity.panels(held_out(frame), "final held-out loss (nats)", log=False)
     for panel, width in zip(axes, grid.widths, strict=True):
         start = frame.loc[(frame["step"] == 0) & (frame["task.width"] == width), "eval/loss"].mean()
         if np.isfinite(start):
