@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import first_steps, layers, sweep
@@ -56,7 +57,18 @@ def test_it_draws_whatever_records_it_is_given(name, options):
             assert not box.overlaps(its), f"{item} covers {other}"
 
 
+def picture(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()
+
+
 @pytest.mark.parametrize("name", figures.NAMES)
+def test_the_same_records_give_the_same_picture(name):
+    assert np.array_equal(*(picture(figures.draw(name, frames(name))) for _ in range(2)))
+
+
+@pytest.mark.parametrize("name", ["headline", "lm_layers", "lora_plus"])  # lines and bars, images, both
 def test_the_same_records_give_the_same_file(name, tmp_path):
     for stem in ("first", "second"):
         style.save(figures.draw(name, frames(name)), tmp_path / stem)
