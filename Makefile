@@ -40,7 +40,7 @@ lint: $(SETUP)  ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 8 minutes)
+bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 11 minutes)
 	@$(BIN)/python -m bench --readme README.md
 
 clean:  ## remove runs, caches and the virtual environment; records and figures stay
