@@ -2,14 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
-SWEEPS := first_step lr_vs_width width_exponents lm_lr_sensitivity init_zoo variants lora_plus rank_transfer
+# The paper: its toys and small language models; the rest of what the project trains.
+PAPER := first_step,width_exponents,lm_lr_sensitivity
+REST := init_zoo,variants,lora_plus,rank_transfer
 # The paper's toy grid: widths to 8192, 14 learning rates; runs, record, figures and claims of its own under outputs/full.
 FULL := task.width=128,256,512,1024,2048,4096,8192 outputs=outputs/full \
   optimizer.lr=6.103515625e-05,0.0001220703125,0.000244140625,0.00048828125,0.0009765625,0.001953125,0.00390625,0.0078125,0.015625,0.03125,0.0625,0.125,0.25,0.5
 FULL_MODELS := task.width=32,64,128,256 outputs=outputs/full
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-full figures test lint bench clean
+.PHONY: help first reproduce reproduce-all reproduce-full figures test lint bench clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -21,9 +23,18 @@ $(SETUP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-reproduce: $(SETUP)  ## train every experiment, then draw all figures and judge all claims (about 25 minutes)
-	@for sweep in $(SWEEPS); do $(BIN)/python -m runner experiment=$$sweep || exit; done
-	@$(BIN)/python -m analysis --readme README.md
+first: $(SETUP)  ## a first answer: which init, at which rate? (a minute and a half)
+	@$(BIN)/python -m runner experiment=first
+	@$(BIN)/python -m analysis headline --experiment first
+
+reproduce: $(SETUP)  ## the paper: toys and small language models, their figures and claims, the headline first (8 minutes)
+	@echo "1 of 3: the headline's runs" && $(BIN)/python -m runner experiment=lr_vs_width && $(BIN)/python -m analysis headline
+	@echo "2 of 3: all other runs" && $(BIN)/python -m runner experiment=$(PAPER)
+	@echo "3 of 3: figures and claims" && $(BIN)/python -m analysis --publish docs/claims.md
+
+reproduce-all: reproduce  ## also the inits, variants, LoRA+ and ranks (25 minutes in all)
+	@$(BIN)/python -m runner experiment=$(REST)
+	@$(BIN)/python -m analysis --publish docs/claims.md
 
 reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (about 20 minutes)
 	@$(BIN)/python -m runner experiment=lr_vs_width $(FULL)
@@ -31,7 +42,7 @@ reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models
 	@$(BIN)/python -m analysis --outputs outputs/full
 
 figures: $(SETUP)  ## draw all figures and judge all claims from the records, without training
-	@$(BIN)/python -m analysis --readme README.md
+	@$(BIN)/python -m analysis --publish docs/claims.md
 
 test: $(SETUP) lint  ## lint, then every test
 	@$(BIN)/pytest
@@ -41,7 +52,7 @@ lint: $(SETUP)  ## check style
 	@$(BIN)/ruff format --check .
 
 bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 11 minutes)
-	@$(BIN)/python -m bench --readme README.md
+	@$(BIN)/python -m bench --publish docs/performance.md
 
 clean:  ## remove runs, caches and the virtual environment; records and figures stay
 	rm -rf .venv outputs/runs outputs/bases outputs/full/runs outputs/hydra outputs/wandb .pytest_cache .ruff_cache *.egg-info

@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-import runner.train
+import runner.training.train
 from analysis.report import put_between
 from bench import ceilings, contestants, language, overhead, variants
 from bench.memory import peak, resident
 from bench.report import report
-from runner.config import CONF, from_hydra, register, with_values
-from runner.machine import keep_freed_memory, use_threads
-from runner.plan import stacks
-from runner.schema import Config
+from runner.config import Config
+from runner.config.compose import CONF, from_hydra, register
+from runner.config.identity import with_values
+from runner.core.machine import keep_freed_memory, use_threads
+from runner.sweeps.plan import stacks
 
 START, END = "<!-- bench: written by `make bench` -->", "<!-- end of bench -->"
 NEVER = 10**6
@@ -82,7 +83,7 @@ def prepare() -> None:
     register()
     use_threads(torch.get_num_threads())
     keep_freed_memory()
-    build = runner.train.build_task
+    build = runner.training.train.build_task
     bases: dict[int, Any] = {}
 
     def kept(configs: Sequence[Config]) -> Any:
@@ -94,7 +95,7 @@ def prepare() -> None:
             bases[width] = build(configs)
         return bases[width]
 
-    runner.train.build_task = contestants.build_task = kept
+    runner.training.train.build_task = contestants.build_task = kept
 
 
 def by_width(width: int, rounds: int, seconds: float) -> dict[str, Any]:

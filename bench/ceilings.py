@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numba import prange, uintp
 
-from runner.compiled import THREE, TWO, njit
-from runner.schema import Config
+from runner.config import Config
+from runner.core.compiled import THREE, TWO, njit
 
 LANES = 128
 L = uintp(LANES)

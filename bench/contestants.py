@@ -11,13 +11,13 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from runner import optim
 from runner.adapters import LoRA
-from runner.metrics import gradient_norms, increments, state
-from runner.schema import Config
-from runner.start import build_adapters
+from runner.config import Config
 from runner.tasks.teacher_student import TeacherStudent
-from runner.train import build_task, learning_rates, train
+from runner.training.measure.metrics import METRICS, Update
+from runner.training.optimizers.base import build
+from runner.training.start import build_adapters
+from runner.training.train import build_task, learning_rates, train
 
 CPU = torch.device("cpu")
 Tick = Callable[[], None]
@@ -89,7 +89,7 @@ def vmap(configs: Sequence[Config], tick: Tick) -> Tensor:
     gradients_and_losses = torch.func.vmap(torch.func.grad_and_value(loss, argnums=(0, 1)))
     A, B = parameters = [p.detach() for p in adapter.parameters.values()]
     optimizer, lrs = (
-        optim.build([c.optimizer for c in configs], parameters),
+        build([c.optimizer for c in configs], parameters),
         learning_rates(configs, {"hidden": adapter}),
     )
     measure = Measure(task, configs[0], adapter.scale)
@@ -139,9 +139,8 @@ class Measure:
     def __call__(self, losses: Tensor, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor]):
         if self.on:
             updates = [new - old for new, old in zip(after, before, strict=True)]
-            row = gradient_norms(*gradients) | state(*before, self.scale, self.probe)
-            row |= increments(*before, *updates, self.scale, self.probe)
-            self.rows.append({"loss": losses, **row})
+            update = Update(*(t.double() for t in (*before, *gradients, *updates, self.scale, self.probe)))
+            self.rows.append({"loss": losses, **{name: metric.measure(update) for name, metric in METRICS.items()}})
 
 
 def start(configs: Sequence[Config]) -> tuple[TeacherStudent, LoRA]:

@@ -20,14 +20,15 @@ from torch import Tensor
 
 from bench.ceilings import best
 from bench.contestants import Tick, engine
-from runner.config import CONF, from_hydra, register, with_values
-from runner.machine import keep_freed_memory, use_threads
-from runner.metrics import gradient_norms, increments, state
-from runner.models.bases import token_losses
-from runner.schema import Config
-from runner.start import build_adapters
-from runner.tasks.models import ModelTask
-from runner.train import build_task
+from runner.config import Config
+from runner.config.compose import CONF, from_hydra, register
+from runner.config.identity import with_values
+from runner.core.machine import keep_freed_memory, use_threads
+from runner.tasks.finetuning import ModelTask
+from runner.tasks.models.bases import token_losses
+from runner.training.measure.metrics import METRICS, Update
+from runner.training.start import build_adapters
+from runner.training.train import build_task
 
 RUNS = 16
 WIDTHS = [64, 128, 256]
@@ -92,7 +93,8 @@ def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
 def _measure(before: list[Tensor], pair: list[Tensor], scale: Tensor, probe: Tensor) -> dict[str, Tensor]:
     old, gradients, new = ([t.detach()[None] for t in ts] for ts in (before, [p.grad for p in pair], pair))
     updates = [n - o for n, o in zip(new, old, strict=True)]
-    return gradient_norms(*gradients) | state(*old, scale, probe) | increments(*old, *updates, scale, probe)
+    update = Update(*(t.double() for t in (*old, *gradients, *updates, scale, probe)))
+    return {name: metric.measure(update) for name, metric in METRICS.items()}
 
 
 CONTESTANTS = {"PEFT": peft, "stack": engine}

@@ -6,9 +6,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from bench import contestants, language
-from runner.config import CONF, from_hydra, with_values
-from runner.plan import stacks
-from runner.schema import Config
+from runner.config import Config
+from runner.config.compose import CONF, from_hydra
+from runner.config.identity import with_values
+from runner.sweeps.plan import stacks
 
 NEVER = 10**6
 WIDTH, RANK, RUNS = 256, 4, 16

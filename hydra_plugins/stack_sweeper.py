@@ -6,9 +6,9 @@ nothing: all configurations are checked before the first run trains.
 """
 
 import copy
-import sys
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,7 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from runner.schema import Config, ConfigError
+from runner.config import Config, ConfigError
 
 
 @dataclass
@@ -44,13 +44,12 @@ class StackSweeper(Sweeper):
         self.params, self.grids = params or {}, grids or [{}]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config  # no launcher: stacks are not Hydra jobs
+        # no launcher: stacks are not Hydra jobs
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def sweep(self, arguments: list[str]) -> None:
-        from runner.sweep import execute
-
-        if code := execute(self.compose(arguments)).exit_code:
-            sys.exit(code)
+    def sweep(self, arguments: list[str]) -> Any:
+        """What the task function makes of the configurations of all runs at once."""
+        return self.task_function(self.compose(arguments))
 
     def compose(self, arguments: list[str]) -> list[Config]:
         """The checked configuration of every run of the sweep, in Hydra's order."""
@@ -101,7 +100,8 @@ class Template:
 
     def configure(self, overrides: dict[str, Override]) -> Config:
         """The checked configuration with these overrides."""
-        from runner.config import checked, from_hydra, plain, with_values
+        from runner.config.compose import checked, from_hydra, plain
+        from runner.config.identity import with_values
 
         if not all(map(_is_plain, overrides.values())):
             config = copy.deepcopy(self.composed)

@@ -12,3 +12,24 @@ One convention everywhere (texts that write row vectors transpose it):
 A *run* is one resolved configuration. A *stack* is K runs trained in lockstep on one frozen base; every tensor that
 belongs to runs leads with K: A (K, r, n_in), B (K, n_out, r), loss (K,), lr (K,). A single run is a stack with K = 1.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.config import ConfigError
+    from runner.sweeps.api import sweep
+
+__all__ = ["ConfigError", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    """The Python API, imported when it is used: the command line must be ready for Ctrl-C before libraries load."""
+    if name == "sweep":
+        from runner.sweeps.api import sweep
+
+        return sweep
+    if name == "ConfigError":
+        from runner.config import ConfigError
+
+        return ConfigError
+    raise AttributeError(f"module 'runner' has no attribute {name!r}")

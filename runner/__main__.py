@@ -1,11 +1,11 @@
-"""`python -m runner [key=value …]`; see `runner.cli`."""
+"""`python -m runner [key=value …]`; see `runner.sweeps.cli`."""
 
 import signal
 import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries load, Ctrl-C just ends the process
 
-from runner.cli import main
+from runner.sweeps.cli import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:

@@ -22,14 +22,14 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-from runner.adapters import SCALES
-from runner.inits import INITS, Site
-from runner.models import bases, blueprint, library, peft
-from runner.models.text import Source
-from runner.schema import ClassificationConfig, ConfigError, LanguageModelConfig, ModelConfig
-from runner.store import CONFIG, WEIGHTS
-
-TASKS = {"language_model": LanguageModelConfig, "classification": ClassificationConfig}
+from runner.adapters import Dense
+from runner.config import ConfigError
+from runner.config.registry import ADAPTERS, INITS, TASKS
+from runner.inits import Layer
+from runner.store.runs import CONFIG, WEIGHTS
+from runner.tasks.models import bases, library, peft, spec
+from runner.tasks.models.options import ModelOptions
+from runner.tasks.models.text import Source
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def export(run: Path, out: Path) -> str:
         raise ConfigError(f"{out}: is there already; name a folder that is not")
     config, weights = _read(run)
     try:
-        task = TASKS[config["task"]["name"]](**config["task"])
+        task = TASKS.options[config["task"]["name"]](**config["task"])
     except TypeError as error:
         raise ConfigError(
             f"{run}: another version of this project made it ({error}); export it with that one"
@@ -74,31 +74,32 @@ def export(run: Path, out: Path) -> str:
     return sentence
 
 
-def _write(new: Path, out: Path, config: dict[str, Any], task: ModelConfig, weights: dict[str, Tensor]) -> str:
+def _write(new: Path, out: Path, config: dict[str, Any], task: ModelOptions, weights: dict[str, Tensor]) -> str:
     """Fill the folder `new`, which is to become `out`."""
-    labels = task.labels if isinstance(task, ClassificationConfig) else None
+    labels = getattr(task, "labels", None)
     own = config["adapter"]
+    kind = ADAPTERS[own["name"]]
     layers = sorted({name.rpartition(".")[0] for name in weights} - {"projection"})
     heads = {layer for layer in layers if f"{layer}.W" in weights}
     adapted = [layer for layer in layers if layer not in heads]
-    model = blueprint.skeleton(blueprint.configuration(task.model, task.width, task.layers), labels)
-    transposed = isinstance(blueprint.linear_layers(model)[adapted[0]], _conv1d())
+    model = spec.skeleton(spec.configuration(task.model, task.width, task.layers), labels)
+    transposed = isinstance(spec.linear_layers(model)[adapted[0]], _conv1d())
     replaces = INITS[config["init"]["name"]].replaces
-    base = bases.pretrained(task, config["bases"]) if task.model == blueprint.LLAMA_TINY else Path(task.model)
+    base = bases.pretrained(task, config["bases"]) if task.model == spec.LLAMA_TINY else Path(task.model)
     base = str(out.resolve() / "base" if replaces else base.resolve() if base.is_dir() else base)
     tensors, ranks = {}, {}
     for layer in adapted:
-        of_layer = {part: weights[f"{layer}.{part}"] for part in peft.NAMES if f"{layer}.{part}" in weights}
+        of_layer = {part: weights[f"{layer}.{part}"] for part in kind.peft_names}
         if f"{layer}.A0" in weights:
             of_layer["A"] = torch.cat([of_layer["A"], weights[f"{layer}.A0"]], 0)
             of_layer["B"] = torch.cat([of_layer["B"], -weights[f"{layer}.B0"]], 1)
         if "A" in of_layer:
             ranks[layer] = len(of_layer["A"])
-        tensors |= {f"{peft.PREFIX}{layer}.{peft.NAMES[part]}": t for part, t in of_layer.items()}
+        tensors |= {f"{peft.PREFIX}{layer}.{kind.peft_names[part]}": t for part, t in of_layer.items()}
     for head in heads:
         tensors |= {
             f"{peft.PREFIX}{head}.{name}": weights[f"{head}.{part}"]
-            for part, name in peft.OF_HEAD.items()
+            for part, name in Dense.peft_names.items()
             if f"{head}.{part}" in weights
         }
     description = {
@@ -110,10 +111,10 @@ def _write(new: Path, out: Path, config: dict[str, Any], task: ModelConfig, weig
         "bias": "none",
         "inference_mode": True,
     }
-    if own["name"] == "vera":
+    if "projection_key" in own:
         key = config["seed"] if own["projection_key"] is None else own["projection_key"]
-        tensors |= {name: weights[f"projection.{side}"] for side, name in peft.PROJECTIONS.items()}
-        description |= {"peft_type": "VERA", "r": own["rank"], "projection_prng_key": key, "save_projection": True}
+        tensors |= {name: weights[f"projection.{side}"] for side, name in zip("AB", kind.peft_pair, strict=True)}
+        description |= {**kind.peft, "r": own["rank"], "projection_prng_key": key, "save_projection": True}
         description["vera_dropout"] = own["dropout"]
     else:
         description |= _of_lora(own, ranks, 1 + any(name.endswith(".A0") for name in weights))
@@ -126,18 +127,17 @@ def _write(new: Path, out: Path, config: dict[str, Any], task: ModelConfig, weig
 
 def _of_lora(own: dict[str, Any], ranks: dict[str, int], pairs: int) -> dict[str, Any]:
     """PEFT's description of LoRA, rsLoRA or DoRA with these ranks and one scale; `pairs` of factors a layer."""
-    scale = SCALES[own["name"]](own["alpha"], own["rank"])
+    kind = ADAPTERS[own["name"]]
+    scale = kind.scale_at(own["alpha"], own["rank"])
     usual = own["rank"] * pairs
     others = {layer: rank for layer, rank in ranks.items() if rank != usual}
     return {
-        "peft_type": "LORA",
+        **kind.peft,
         "r": usual,
-        "lora_alpha": own["alpha"] if pairs == 1 else peft.alpha(own["name"], scale, usual),
+        "lora_alpha": own["alpha"] if pairs == 1 else kind.alpha_at(scale, usual),
         "lora_dropout": own["dropout"],
-        "use_rslora": own["name"] == "rslora",
-        "use_dora": own["name"] == "dora",
         "rank_pattern": others,
-        "alpha_pattern": {layer: peft.alpha(own["name"], scale, rank) for layer, rank in others.items()},
+        "alpha_pattern": {layer: kind.alpha_at(scale, rank) for layer, rank in others.items()},
     }
 
 
@@ -156,11 +156,12 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ConfigError(f"{run}: {name} is damaged or was edited; delete the folder and train the run again")
     if meta["status"] != "finished":
         raise ConfigError(f"{run}: its run is {meta['status']}; only finished ones have an adapter to export")
-    if config.get("task", {}).get("name") not in TASKS:
+    task = TASKS.get(config.get("task", {}).get("name"))
+    if task is None or not task.exports:
         raise ConfigError(
             f"{run}: task={config.get('task', {}).get('name')} has no transformers model on which PEFT could load an adapter"
         )
-    if config["task"]["model"] == blueprint.LLAMA_TINY:
+    if config["task"]["model"] == spec.LLAMA_TINY:
         for name in ("torch", "transformers"):
             if versions.get(name) != version(name):
                 raise ConfigError(
@@ -172,19 +173,21 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, safetensors.torch.load(its[WEIGHTS])
 
 
-def _write_base(folder: Path, config: dict[str, Any], task: ModelConfig, labels: int | None, layers: list[str]) -> None:
+def _write_base(
+    folder: Path, config: dict[str, Any], task: ModelOptions, labels: int | None, layers: list[str]
+) -> None:
     """The run's base with the weights that its init put in the place of those of the checkpoint."""
     dtype = getattr(torch, task.base_dtype or config["dtype"])
     model = bases.load(task, config["bases"], labels, dtype)
-    modules = blueprint.linear_layers(model)
+    modules = spec.linear_layers(model)
     init = {name: value for name, value in config["init"].items() if name not in ("name", "scale", "examples")}
     for layer in layers:
-        W0 = blueprint.weight(modules[layer]).detach()
-        site = Site(W0 if W0.dtype == torch.float64 else W0.float(), config["adapter"]["rank"], 1.0, torch.Generator())
+        W0 = spec.weight(modules[layer]).detach()
+        site = Layer(W0 if W0.dtype == torch.float64 else W0.float(), config["adapter"]["rank"], 1.0, torch.Generator())
         W0.copy_(INITS[config["init"]["name"]].draw(site, **init).base)
     tokenizer = Source.of(task).tokenizer()
     if tokenizer is None:
-        model.config.tokens = blueprint.BYTES
+        model.config.tokens = spec.BYTES
     else:
         tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)

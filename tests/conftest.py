@@ -5,6 +5,7 @@ import os
 # Tests run side by side, one a core: threads of theirs and of the programs they start would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +15,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from sweeps import RUNS, SWEEP
 
-from runner.cli import main
-from runner.config import CONF, from_hydra, register
-from runner.models import bases
-from runner.schema import Config
+from runner.config import Config
+from runner.config.compose import CONF, from_hydra, register
+from runner.sweeps.cli import main
+from runner.tasks.models import bases
 
 register()
 bases.THREADS = 1  # for the same reason
@@ -27,6 +28,11 @@ def configure(*overrides: str) -> Config:
     """The checked configuration that these overrides give on the command line."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return from_hydra(compose("config", overrides=list(overrides)))
+
+
+def messages(err: str) -> str:
+    """What a command said on stderr besides its progress, which depends on time."""
+    return "".join(line for line in err.splitlines(True) if not re.match(r" *\d+%, ", line))
 
 
 def rejects(check: Callable[..., object], *arguments: object) -> None:
@@ -47,7 +53,7 @@ def cli(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return code, captured.out, messages(captured.err)
 
     return run
 

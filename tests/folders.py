@@ -9,10 +9,10 @@ from conftest import configure
 from models import CPU, DOUBLE
 from safetensors.torch import load_file
 
-from runner.models import hooks
-from runner.start import build_adapters
-from runner.store import Store
-from runner.train import build_task, train
+from runner.store.runs import Store
+from runner.tasks.models import hooks
+from runner.training.start import build_adapters
+from runner.training.train import build_task, train
 
 MODELS = {"llama": "language_model", "roberta": "classification"}
 

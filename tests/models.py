@@ -12,8 +12,8 @@ from conftest import configure
 from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerFast, RobertaConfig
 
 from runner.adapters import Dense, LoRA
-from runner.start import build_adapters
-from runner.train import build_task
+from runner.training.start import build_adapters
+from runner.training.train import build_task
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SMALL = ["dtype=float64", "device=cpu", "adapter.rank=3", "steps=3"]

@@ -8,10 +8,11 @@ import torch
 from conftest import rejects
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
-from runner.adapters import SCALES, Adapter, DoRA, LoRA, VeRA
-from runner.adapters.dora import Rows
+from runner.adapters import Adapter, DoRA, LoRA, VeRA
+from runner.adapters.dora import WeightRows
 from runner.adapters.products import AddFolded, AddProduct, GainFolded, GainProduct
 from runner.adapters.vera import projections
+from runner.config.registry import ADAPTERS
 
 RUNS, RANK, N_IN, N_OUT, POINTS = 3, 4, 10, 7, 6
 ALPHAS = [4.0, 1.0, 16.0]
@@ -39,7 +40,7 @@ def build(kind: str, W0, norm_gradient: bool = False, offset: bool = False) -> A
         pairs = [projections(key, RANK, *LARGEST) for key in KEYS]
         pair = tuple(torch.stack([pair[side] for pair in pairs]).double() for side in (0, 1))
         return VeRA(d, b, pair, N_IN)
-    scale = torch.tensor([SCALES[kind](alpha, RANK) for alpha in ALPHAS], dtype=torch.float64)
+    scale = torch.tensor([ADAPTERS[kind].scale_at(alpha, RANK) for alpha in ALPHAS], dtype=torch.float64)
     frozen = tuple(draw((RUNS, RANK, N_IN), (RUNS, N_OUT, RANK), seed=2)) if offset else None
     if kind != "dora":
         return LoRA(A, B, scale, frozen)
@@ -187,7 +188,7 @@ def test_outputs_and_gradients_are_pefts(problem, kind):
 
 def test_lengths_of_rows_come_from_the_factors():
     W0, inner, outer = draw((N_OUT, N_IN), (RUNS, RANK, N_IN), (RUNS, N_OUT, RANK))
-    norms = Rows(W0, torch.float64).norms(inner, outer)
+    norms = WeightRows(W0, torch.float64).norms(inner, outer)
     close(norms, (W0 + outer @ inner).norm(dim=2))
     rejects(close, norms, (W0 + 1.001 * outer @ inner).norm(dim=2))
 
@@ -208,7 +209,9 @@ def test_dora_starts_where_lora_does(problem):
 
 
 def test_scales_are_those_of_the_papers():
-    assert SCALES["lora"](8.0, 4) == SCALES["dora"](8.0, 4) == 2.0 and SCALES["rslora"](8.0, 4) == 4.0
+    scales = {name: ADAPTERS[name].scale_at(8.0, 4) for name in ("lora", "dora", "rslora")}
+    assert scales == {"lora": 2.0, "dora": 2.0, "rslora": 4.0}
+    assert all(ADAPTERS[name].alpha_at(scale, 4) == 8.0 for name, scale in scales.items())
 
 
 def test_projections_have_the_variances_of_kaiming():

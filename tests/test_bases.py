@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import configure, rejects
 
-from runner.models import bases
-from runner.schema import ConfigError
+from runner.config import ConfigError
+from runner.tasks.models import bases
 
 TINY = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=4"]
 
@@ -107,7 +107,7 @@ def test_an_interrupted_pretraining_leaves_nothing_that_counts(task, tmp_path, m
 def test_two_processes_pretrain_it_once(task, tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "from conftest import configure\nfrom runner.models import bases\n"
+        "from conftest import configure\nfrom runner.tasks.models import bases\n"
         f"print(bases.pretrained(configure(*{TINY}, 'task.pretrain_steps=150').task, {str(tmp_path)!r}))"
     )
     processes = [
@@ -122,7 +122,7 @@ def test_two_processes_pretrain_it_once(task, tmp_path):
 def test_one_that_is_killed_holds_up_nobody(task, tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "from conftest import configure\nfrom runner.models import bases\n"
+        "from conftest import configure\nfrom runner.tasks.models import bases\n"
         f"bases.pretrained(configure(*{TINY}, 'task.pretrain_steps=100000').task, {str(tmp_path)!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)

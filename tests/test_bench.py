@@ -8,9 +8,9 @@ from conftest import rejects
 from bench import ceilings, contestants, language, overhead, variants
 from bench.__main__ import configs, off, turn
 from bench.report import report
-from runner.config import with_values
-from runner.start import build_adapters
-from runner.train import build_task
+from runner.config.identity import with_values
+from runner.training.start import build_adapters
+from runner.training.train import build_task
 
 STEPS = 6
 

@@ -13,8 +13,8 @@ from conftest import configure, rejects
 from safetensors import safe_open
 from sweeps import contents
 
-from runner.checkpoint import Checkpoint, forget, resumable
-from runner.train import train
+from runner.training.checkpoint import Checkpoint, forget, resumable
+from runner.training.train import train
 
 TOY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=30", "checkpoint.minutes=0"]
 MODEL = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=3", "task.sequence_length=16",
@@ -166,7 +166,7 @@ def test_a_stack_that_fails_is_tried_from_its_checkpoint_and_then_run_by_run(fai
 
         return train(configs, watch)
 
-    monkeypatch.setattr("runner.workers.train", failing)
+    monkeypatch.setattr("runner.sweeps.pools.train", failing)
     code, out, err = cli("--multirun", *TOY, "engine=fused", "optimizer.lr=1e-3,1e-2", "workers=1")
     assert code == 0 and "2 finished" in out, err
     expected = [(2, 0), (2, 20)] + [(1, 0), (1, 0)] * (failures > 1)

@@ -12,8 +12,9 @@ import time
 
 import pandas as pd
 import pytest
+from conftest import messages
 
-from runner import workers
+from runner.sweeps import pools
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=2"]
 
@@ -25,8 +26,8 @@ def statuses(outputs) -> dict[str, int]:
 
 def test_one_run(cli, outputs):
     code, out, err = cli("init=gaussian_A", *TINY)
-    assert code == 0 and "1 runs: 1 finished" in out and err == ""
-    assert "files: " in out and "next:  python -m analysis gradient_norms" in out
+    assert code == 0 and "1 runs: 1 finished" in out and messages(err) == ""
+    assert "files: " in out and "next:  python -m analysis feature_norms gradient_norms" in out
     assert statuses(outputs) == {"finished": 1}
 
 
@@ -61,14 +62,14 @@ def test_a_diverged_run_is_a_result(cli, outputs):
 
 
 def test_a_failing_stack_costs_only_itself(cli, outputs, monkeypatch):
-    train = workers.train
+    train = pools.train
 
     def breaks_at_width_8(configs, progress):
         if configs[0].task.width == 8:
             raise RuntimeError("no memory for that")
         return train(configs, progress)
 
-    monkeypatch.setattr(workers, "train", breaks_at_width_8)
+    monkeypatch.setattr(pools, "train", breaks_at_width_8)
     arguments = ["--multirun", *TINY, "task.width=8,16"]
     code, out, err = cli(*arguments)
     assert (
@@ -78,7 +79,7 @@ def test_a_failing_stack_costs_only_itself(cli, outputs, monkeypatch):
         and "Traceback" not in err
     )
     assert statuses(outputs) == {"finished": 1, "failed": 1}
-    monkeypatch.setattr(workers, "train", train)
+    monkeypatch.setattr(pools, "train", train)
     assert "2 runs: 1 finished, 1 skipped" in cli(*arguments)[1]
 
 
@@ -114,7 +115,7 @@ def test_a_report_that_cannot_be_printed_costs_no_run(tmp_path):
     command = [sys.executable, "-m", "runner", *TINY, f"outputs={tmp_path}"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1 and done.stderr == (
+    assert done.returncode == 1 and messages(done.stderr) == (
         "error: cannot print the report (No space left on device); the runs are stored\n"
     )
     assert statuses(tmp_path) == {"finished": 1}
@@ -172,7 +173,7 @@ def test_interruption_keeps_what_is_finished_and_marks_the_rest(outputs, sent):
         time.sleep(0.02)
     process.send_signal(sent)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err and err == ""
+    assert process.returncode == 130 and "Traceback" not in err and messages(err) == ""
     counts = statuses(outputs)
     assert counts["finished"] >= 1 and counts["interrupted"] >= 1 and sum(counts.values()) == 6
     assert "the same command trains what is left" in out

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from conftest import configure
 
-from runner.config import run_id
+from runner.config.identity import run_id
 
 BAD = {
     "init=foo": "init=foo: unknown; choose one of corda, etf, eva, gaussian_A, gaussian_AB, gaussian_B, kaiming_A",

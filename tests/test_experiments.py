@@ -7,7 +7,7 @@ from conftest import configure
 from models import checkpoint, rows
 
 from analysis import figures
-from runner.config import CONF
+from runner.config.compose import CONF
 
 STUDIES = {  # of the papers, on models from the hub -> a model of the same kind
     "roberta_glue": "roberta", "tinyllama_wikitext": "llama", "llama_gsm8k": "llama", "llama_flan": "llama",

@@ -7,10 +7,12 @@ import pytest
 import test_inits
 from conftest import configure
 
-from runner import inits, rng
-from runner.inits import site
+from runner.config.compose import register
+from runner.config.registry import INITS
+from runner.core import rng
+from runner.inits import base
 
-pytestmark = pytest.mark.skipif("orthonormal_A" in inits.INITS, reason="it was added for good, as the README says")
+pytestmark = pytest.mark.skipif("orthonormal_A" in INITS, reason="it was added for good, as the README says")
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 
@@ -23,16 +25,22 @@ def block(first_line: str) -> str:
 @pytest.fixture
 def orthonormal_A(tmp_path, monkeypatch) -> Path:
     """The function entered, its file in a folder of configurations, its row among the tests'; gone after the test."""
-    monkeypatch.setattr(inits, "INITS", inits.INITS)
-    space = {"init": site.init, "Site": site.Site, "Start": site.Start, "torch": test_inits.torch, "normal": rng.normal}
+    space = {
+        "init": base.init,
+        "Layer": base.Layer,
+        "Start": base.Start,
+        "torch": test_inits.torch,
+        "normal": rng.normal,
+    }
     exec(block("runner/inits/random.py"), space)
+    register()
     (tmp_path / "init").mkdir()
     (tmp_path / "init" / "orthonormal_A.yaml").write_text(block("conf/init/orthonormal_A.yaml"))
     monkeypatch.setattr(test_inits, "ROWS", dict(test_inits.ROWS))
     exec(f"ROWS |= {{{block('tests/test_inits.py, a row of ROWS')}}}", vars(test_inits))
     monkeypatch.setattr(test_inits, "options", lambda name: {})
     yield tmp_path
-    del inits.INITS["orthonormal_A"]
+    del INITS.parts["orthonormal_A"], INITS.options["orthonormal_A"]
 
 
 def test_an_initialization_is_a_function_a_file_and_a_test_row(orthonormal_A, cli):

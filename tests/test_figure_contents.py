@@ -8,7 +8,7 @@ from synthetic_variants import BEST_RATIO, directions, ranks, ratios, variants, 
 
 from analysis import figures, style, theory
 from analysis.grid import Grid, NotShown
-from runner.inits import INITS
+from runner.config.registry import INITS
 
 
 def texts(figure):

@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import configure, rejects
 
-from runner.fused import Fused
-from runner.kernels import LANES, TILE
-from runner.start import build_adapters
-from runner.tasks import TASKS
-from runner.train import build_task, train
+from runner.config.registry import TASKS
+from runner.training.fused.kernels import LANES, TILE
+from runner.training.fused.step import Fused
+from runner.training.start import build_adapters
+from runner.training.train import build_task, train
 
 TASK_NAMES = [name for name, task in TASKS.items() if task.fused]
 
@@ -164,8 +164,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import torch
 import test_fused
-from runner.machine import use_threads
-from runner.train import train
+from runner.core.machine import use_threads
+from runner.training.train import train
 use_threads(int(sys.argv[2]))
 for name in test_fused.TASK_NAMES:
     for k, outcome in enumerate(train(test_fused.grid(name))):

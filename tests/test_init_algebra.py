@@ -10,10 +10,11 @@ import torch
 from conftest import configure, rejects
 from test_inits import DOUBLE, N_IN, RANK, site
 
-from runner.inits import INITS, Shown
+from runner.config import ConfigError
+from runner.config.registry import INITS
+from runner.inits import Calibration
 from runner.inits.etf import frame, has_frame
 from runner.inits.spectral import NF4, nf4
-from runner.schema import ConfigError
 
 
 def close(a, b, digits=1e-10):
@@ -44,7 +45,7 @@ def test_corda_takes_triplets_of_the_weight_on_the_data():
 @pytest.mark.parametrize("factor", [0.0, math.inf])
 def test_corda_refuses_data_of_which_no_multiple_is_invertible(factor):
     at = site()
-    at.shown = Shown(moment=factor * at.shown.moment)
+    at.shown = Calibration(moment=factor * at.shown.moment)
     with pytest.raises(ConfigError, match=r"^init=corda: a layer reads nothing but zeros"):
         INITS["corda"].draw(at, mode="ipm", damping=0.01)
 
@@ -139,8 +140,8 @@ def test_eva_spreads_ranks_by_explained_variance():
     """A layer with three large components and one whose variance is even: the first gets more, within rho·r."""
     steep = torch.cat([torch.tensor([9.0, 8.0, 7.0]), torch.full((13,), 0.1)]).double()
     shown = {
-        "steep": Shown(torch.zeros(16, dtype=DOUBLE), torch.diag(steep)),
-        "even": Shown(torch.zeros(16, dtype=DOUBLE), torch.eye(16, dtype=DOUBLE)),
+        "steep": Calibration(torch.zeros(16, dtype=DOUBLE), torch.diag(steep)),
+        "even": Calibration(torch.zeros(16, dtype=DOUBLE), torch.eye(16, dtype=DOUBLE)),
     }
     init = configure("init=eva").init
     assert INITS["eva"].ranks(shown, 2, init) == {"steep": 3, "even": 1}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import configure, rejects
 
-from runner.adapters import ADAPTERS
-from runner.inits import INITS, Shown, Site
-from runner.rng import generator
-from runner.start import build_adapters
-from runner.train import build_task
+from runner.config.registry import ADAPTERS, INITS
+from runner.core.rng import generator
+from runner.inits import Calibration, Layer
+from runner.training.start import build_adapters
+from runner.training.train import build_task
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 N_OUT, N_IN, RANK = 96, 640, 8
@@ -59,17 +59,17 @@ def options(name: str) -> dict:
 
 
 @cache
-def layer(shape: tuple[int, int]) -> tuple[torch.Tensor, Shown]:
+def layer(shape: tuple[int, int]) -> tuple[torch.Tensor, Calibration]:
     """A weight, and inputs and a gradient of its own."""
     g = torch.Generator().manual_seed(1)
     W0, X, G = (torch.randn(*s, generator=g, dtype=DOUBLE) for s in (shape, (2000, shape[1]), shape))
     X = X * torch.linspace(0.1, 2, shape[1], dtype=DOUBLE) + 0.3
-    return W0, Shown(X.mean(0), X.T @ X / len(X), G)
+    return W0, Calibration(X.mean(0), X.T @ X / len(X), G)
 
 
-def site(seed: int = 0, rank: int = RANK, shape: tuple[int, int] = (N_OUT, N_IN), scale: float = 1.0) -> Site:
+def site(seed: int = 0, rank: int = RANK, shape: tuple[int, int] = (N_OUT, N_IN), scale: float = 1.0) -> Layer:
     W0, shown = layer(shape)
-    return Site(W0, rank, scale, generator(seed, "init"), shown)
+    return Layer(W0, rank, scale, generator(seed, "init"), shown)
 
 
 def draw(name: str, seed: int = 0, **changes) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from runner.log import summarise
+from runner.training.log import summarise
 
 SUMMARIES = [  # losses, diverged at -> expected entries
     ([4.0, 2.0, 3.0, 1.0], None, {"best_loss": 1.0, "final_loss": 1.0, "largest_spike": 0.25, "rise_fraction": 1 / 3}),

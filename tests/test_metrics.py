@@ -6,9 +6,11 @@ import reference
 import torch
 from conftest import rejects
 
-from runner import metrics
 from runner.adapters import DoRA, LoRA, VeRA
-from runner.metrics_cpu import LANES, TILE, _largest_eigenvalue
+from runner.training.measure import compiled
+from runner.training.measure.compiled import LANES, TILE, _largest_eigenvalue
+from runner.training.measure.layer import CHANGES, LayerMetrics, ordered
+from runner.training.measure.metrics import METRICS, Update
 
 RUNS, RANK, N_IN, N_OUT, PROBE = 3, 4, 24, 17, 11
 
@@ -25,6 +27,10 @@ def tensors():
     return A, B, dA, dB, torch.tensor([1.0, 0.25, 3.0], dtype=torch.float64), draw(PROBE, N_IN)
 
 
+def test_compiled_columns_are_columns():
+    assert set(compiled.COLUMNS) <= set(METRICS)
+
+
 def agree(fast, slow):
     assert fast.keys() == slow[0].keys()
     for name, values in fast.items():
@@ -34,14 +40,15 @@ def agree(fast, slow):
 
 def by_functions(A, B, dA, dB, s, Z, gradients):
     """Every column by the functions that define it."""
-    return metrics.gradient_norms(*gradients) | metrics.state(A, B, s, Z) | metrics.increments(A, B, dA, dB, s, Z)
+    update = Update(*(t.double() for t in (A, B, *gradients, dA, dB, s, Z)))
+    return {name: METRICS[name].measure(update) for name in ordered()}
 
 
 def by_kernels(A, B, dA, dB, s, Z, gradients):
     """Every column as a run on the CPU gets it."""
-    out = torch.full((len(metrics.COLUMNS), len(A)), torch.nan, dtype=torch.float64)
-    metrics.Gauge(LoRA(A, B, s), Z).measure((A, B), gradients, (A + dA, B + dB), out)
-    return dict(zip(metrics.COLUMNS, out, strict=True))
+    out = torch.full((len(ordered()), len(A)), torch.nan, dtype=torch.float64)
+    LayerMetrics(LoRA(A, B, s), Z).measure((A, B), gradients, (A + dA, B + dB), out)
+    return dict(zip(ordered(), out, strict=True))
 
 
 @pytest.mark.parametrize("measure", [by_functions, by_kernels])
@@ -49,15 +56,12 @@ def test_every_column_agrees_with_its_definition(tensors, measure):
     A, B, dA, dB, s, Z = tensors
     gradients = (A.flip(0), 3 * B)
     slow = [
-        {"grad/A": gradients[0][k].norm().item(), "grad/B": gradients[1][k].norm().item()}
-        | reference.state(A[k], B[k], s[k].item(), Z)
-        | reference.increments(A[k], B[k], dA[k], dB[k], s[k].item(), Z)
-        for k in range(RUNS)
+        reference.columns(A[k], B[k], dA[k], dB[k], s[k].item(), Z, tuple(g[k] for g in gradients)) for k in range(RUNS)
     ]
-    assert list(slow[0]) == list(metrics.COLUMNS)
+    assert set(slow[0]) == set(ordered())
     measured = measure(A, B, dA, dB, s, Z, gradients)
     agree(measured, slow)
-    for name in metrics.COLUMNS:
+    for name in ordered():
         rejects(agree, measured | {name: 1.001 * measured[name]}, slow)
     rejects(agree, measure(A.flip(0), B, dA, dB, s, Z, gradients), slow)
     rejects(agree, measure(A + dA, B + dB, dA, dB, s, Z, gradients), slow)  # the factors after the update
@@ -90,7 +94,7 @@ def test_the_three_increments_add_up_to_the_change_of_Z_B(tensors):
         change = s[:, None, None] * (Z @ (A + dA).mT @ (B + dB).mT - Z @ A.mT @ B.mT)
         torch.testing.assert_close(sum(parts), change, rtol=1e-11, atol=1e-11)
         sizes = torch.tensor([reference.size(run) for run in sum(parts)], dtype=torch.float64)
-        torch.testing.assert_close(metrics.increments(A, B, dA, dB, s, Z)["feature/dZ_B"], sizes)
+        torch.testing.assert_close(by_functions(A, B, dA, dB, s, Z, (A, B))["feature/dZ_B"], sizes)
 
     parts = [s[:, None, None] * p for p in (Z @ dA.mT @ B.mT, Z @ A.mT @ dB.mT, Z @ dA.mT @ dB.mT)]
     check(parts)
@@ -104,12 +108,13 @@ def test_small_increments_survive_the_gram_route():
         torch.randn(1, *shape, generator=g, dtype=torch.float64) for shape in ((2, 9), (9, 2), (2, 9), (9, 2))
     )
     dA, dB, Z = 1e-7 * dA, 1e-7 * dB, torch.randn(5, 9, generator=g, dtype=torch.float64)
-    fast = metrics.increments(A, B, dA, dB, torch.ones(1), Z)
-    slow = reference.increments(A[0], B[0], dA[0], dB[0], 1.0, Z)
+    fast = by_functions(A, B, dA, dB, torch.ones(1), Z, (A, B))
+    slow = reference.columns(A[0], B[0], dA[0], dB[0], 1.0, Z, (A[0], B[0]))
+    slow = {name: slow[name] for name in METRICS if METRICS[name].increment}
 
     def check(factor):
-        for name, value in fast.items():
-            assert factor * value.item() == pytest.approx(slow[name], rel=1e-6), name
+        for name in slow:
+            assert factor * fast[name].item() == pytest.approx(slow[name], rel=1e-6), name
 
     check(1.0)
     rejects(check, 1.00001)
@@ -130,7 +135,7 @@ def test_non_finite_factors_tell_for_their_run_only(tensors, measure, broken):
 
 def test_zero_product_has_zero_norms_and_no_stable_rank():
     A, B = torch.ones(1, 2, 5), torch.zeros(1, 5, 2)
-    measured = metrics.state(A, B, torch.ones(1), torch.ones(3, 5))
+    measured = by_functions(A, B, A, B, torch.ones(1), torch.ones(3, 5), (A, B))
     assert measured["weight/fro"] == 0 and measured["weight/spectral"] == 0 and measured["weight/stable_rank"].isnan()
 
 
@@ -143,17 +148,17 @@ def test_vera_is_measured_by_its_factors_and_norms_of_what_trains():
 
     pair = draw(RUNS, RANK, N_IN + 2), draw(RUNS, N_OUT + 1, RANK)
     d, b, dd, db, Z = draw(RUNS, RANK), draw(RUNS, N_OUT), draw(RUNS, RANK), draw(RUNS, N_OUT), draw(PROBE, N_IN)
-    gauge = metrics.Gauge(VeRA(d, b, pair, N_IN), Z)
-    out = torch.full((len(gauge.columns), RUNS), torch.nan, dtype=torch.float64)
-    gauge.measure((d, b), (dd, db), (d + dd, b + db), out)
-    measured = dict(zip(gauge.columns, out, strict=True))
+    meter = LayerMetrics(VeRA(d, b, pair, N_IN), Z)
+    out = torch.full((len(meter.columns), RUNS), torch.nan, dtype=torch.float64)
+    meter.measure((d, b), (dd, db), (d + dd, b + db), out)
+    measured = dict(zip(meter.columns, out, strict=True))
     slow = []
     for k in range(RUNS):
         (A, B), (new_A, new_B) = (
             (torch.diag(x) @ pair[0][k, :, :N_IN], torch.diag(y) @ pair[1][k, :N_OUT])
             for x, y in ((d[k], b[k]), (d[k] + dd[k], b[k] + db[k]))
         )
-        of_factors = reference.state(A, B, 1.0, Z) | reference.increments(A, B, new_A - A, new_B - B, 1.0, Z)
+        of_factors = reference.columns(A, B, new_A - A, new_B - B, 1.0, Z, (A, B))
         features = {name: value for name, value in of_factors.items() if name.startswith(("feature", "weight"))}
         norms = {f"{kind}/{name}": p[k].norm().item() for name, kind, p in (
             ("d", "grad", dd), ("b", "grad", db), ("d", "param", d), ("b", "param", b), ("d", "update", dd), ("b", "update", db)
@@ -180,11 +185,11 @@ def test_changes_of_lengths_and_directions_are_those_of_the_explicit_weight(tens
     adapter = DoRA(A, B, s, None, W0, norm_gradient=False) if kind == "dora" else LoRA(A, B, s)
     if kind == "dora":
         adapter.m = (adapter.m * 1.5).detach()
-    gauge = metrics.Gauge(adapter, Z, None if kind == "dora" else W0)
+    meter = LayerMetrics(adapter, Z, None if kind == "dora" else W0)
     parameters = [p.detach() for p in adapter.parameters.values()]
-    out = torch.full((len(gauge.columns), RUNS), torch.nan, dtype=torch.float64)
-    gauge.measure(parameters, parameters, parameters, out)
-    measured = dict(zip(gauge.columns, out, strict=True))
+    out = torch.full((len(meter.columns), RUNS), torch.nan, dtype=torch.float64)
+    meter.measure(parameters, parameters, parameters, out)
+    measured = dict(zip(meter.columns, out, strict=True))
     slow = []
     for k in range(RUNS):
         V = W0 + s[k] * B[k] @ A[k]
@@ -192,12 +197,12 @@ def test_changes_of_lengths_and_directions_are_those_of_the_explicit_weight(tens
         slow.append({"change/magnitude": magnitude, "change/direction": direction})
 
     def check(measured):
-        for name in metrics.CHANGES:
+        for name in CHANGES:
             expected = torch.tensor([run[name] for run in slow], dtype=torch.float64)
             torch.testing.assert_close(measured[name], expected, rtol=1e-9 if size == 1 else 2e-5, atol=0)
 
     check(measured)
-    rejects(check, {name: 1.001 * measured[name] for name in metrics.CHANGES})
+    rejects(check, {name: 1.001 * measured[name] for name in CHANGES})
     assert (kind == "dora") == ("grad/m" in measured)
     if kind == "dora":
         torch.testing.assert_close(measured["param/m"], parameters[2].norm(dim=1))

@@ -5,9 +5,9 @@ import torch
 from conftest import configure, rejects
 from models import CPU, DOUBLE, of_run, overrides, same, stack
 
-from runner.models import hooks
-from runner.start import build_adapters
-from runner.train import build_task, learning_rates, train
+from runner.tasks.models import hooks
+from runner.training.start import build_adapters
+from runner.training.train import build_task, learning_rates, train
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from conftest import configure, rejects
 from models import CPU, DOUBLE, overrides, same, stack
 from torch import Tensor
 
-from runner.models import hooks
-from runner.schema import ConfigError
-from runner.start import build_adapters
-from runner.tasks.models import ModelTask
-from runner.train import build_task, train
+from runner.config import ConfigError
+from runner.tasks.finetuning import ModelTask
+from runner.tasks.models import hooks
+from runner.training.start import build_adapters
+from runner.training.train import build_task, train
 
 CASES = [
     ("language_model", "llama", "all-linear", "lora"),

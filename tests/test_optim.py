@@ -6,7 +6,9 @@ import pytest
 import torch
 from conftest import rejects
 
-from runner import optim
+from runner.training.optimizers.base import build
+from runner.training.optimizers.clipping import clip, clipping
+from runner.training.optimizers.schedules import learning_rates as schedule
 
 STEPS = 25
 
@@ -43,7 +45,7 @@ def trajectories(configs, lrs):
     g = torch.Generator().manual_seed(0)
     start = [torch.randn(3, 4, 3, generator=g, dtype=torch.float64) for _ in range(2)]
     stacked = [p.clone() for p in start]
-    optimizer = optim.build(configs, stacked)
+    optimizer = build(configs, stacked)
     single = [[p[k].clone().requires_grad_() for p in start] for k in range(3)]
     singles = [theirs(configs[k], single[k], LRS[k].item()) for k in range(3)]
     ours, torchs = [], []
@@ -79,7 +81,7 @@ def test_signsgd_is_adam_without_memory():
     def end(config, lrs):
         g = torch.Generator().manual_seed(0)
         p = torch.randn(3, 4, 3, generator=g, dtype=torch.float64)
-        optimizer = optim.build([config] * 3, [p])
+        optimizer = build([config] * 3, [p])
         for t in range(STEPS):
             optimizer.step([gradient(p, t)], [lrs])
         return p
@@ -96,13 +98,13 @@ def test_signsgd_is_adam_without_memory():
 
 def test_a_zero_gradient_moves_nothing_under_signsgd():
     p = torch.ones(1, 2, 2)
-    optim.build([SimpleNamespace(name="signsgd", weight_decay=0.0)], [p]).step([torch.zeros_like(p)], [torch.ones(1)])
+    build([SimpleNamespace(name="signsgd", weight_decay=0.0)], [p]).step([torch.zeros_like(p)], [torch.ones(1)])
     assert torch.equal(p, torch.ones(1, 2, 2))
 
 
 def test_schedules_at_hand_computed_points():
     def rates(schedule, warmup=0):
-        return optim.learning_rates([SimpleNamespace(lr=2.0, schedule=schedule, warmup=warmup)], 8)[:, 0].tolist()
+        return schedule([SimpleNamespace(lr=2.0, schedule=schedule, warmup=warmup)], 8)[:, 0].tolist()
 
     assert rates("constant") == [2.0] * 8
     assert rates("linear") == [2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25]
@@ -117,15 +119,15 @@ def test_runs_of_a_stack_keep_their_own_schedule():
         SimpleNamespace(lr=1.0, schedule="linear", warmup=0),
         SimpleNamespace(lr=3.0, schedule="constant", warmup=2),
     ]
-    assert optim.learning_rates(configs, 2).tolist() == [[1.0, 1.5], [0.5, 3.0]]
+    assert schedule(configs, 2).tolist() == [[1.0, 1.5], [0.5, 3.0]]
 
 
 def test_clipping_is_torchs_run_by_run():
     """Over all parameters of a run; a run that does not clip keeps its bits, and so does one within its bound."""
     chance = torch.Generator().manual_seed(0)
     gradients = [torch.randn(3, 4, 5, generator=chance), torch.randn(3, 6, 2, generator=chance)]
-    largest = optim.clipping([SimpleNamespace(clip=c) for c in (0.7, None, 1e3)], torch.device("cpu"))
-    clipped = optim.clip(gradients, largest)
+    largest = clipping([SimpleNamespace(clip=c) for c in (0.7, None, 1e3)], torch.device("cpu"))
+    clipped = clip(gradients, largest)
 
     def same(largest):
         parameters = [torch.nn.Parameter(g[0].clone()) for g in gradients]
@@ -139,4 +141,4 @@ def test_clipping_is_torchs_run_by_run():
     rejects(same, 0.7001)
     for k in (1, 2):
         assert all(torch.equal(a[k], b[k]) for a, b in zip(gradients, clipped, strict=True))
-    assert optim.clipping([SimpleNamespace(clip=None)], torch.device("cpu")) is None
+    assert clipping([SimpleNamespace(clip=None)], torch.device("cpu")) is None

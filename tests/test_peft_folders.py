@@ -12,13 +12,12 @@ from folders import MODELS, by_peft, configured, logits, logits_at_the_start, st
 from models import CPU, DOUBLE, same
 from safetensors.torch import load_file, save_file
 
-from runner.adapters import ADAPTERS
+from runner.config import ConfigError
+from runner.config.registry import ADAPTERS, INITS
 from runner.export import main
-from runner.inits import INITS
-from runner.models import hooks
-from runner.schema import ConfigError
-from runner.start import build_adapters
-from runner.train import build_task, train
+from runner.tasks.models import hooks
+from runner.training.start import build_adapters
+from runner.training.train import build_task, train
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"

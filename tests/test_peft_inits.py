@@ -16,11 +16,11 @@ from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.incremental_pca import IncrementalPCA
 
-from runner.models.bases import token_losses
-from runner.schema import Config
-from runner.start import draw
-from runner.tasks import Task
-from runner.train import build_task
+from runner.config import Config
+from runner.tasks.base import Task
+from runner.tasks.models.bases import token_losses
+from runner.training.start import draw
+from runner.training.train import build_task
 
 CPU = torch.device("cpu")
 EXAMPLES = 24
@@ -212,12 +212,13 @@ def test_random_inits_have_pefts_variances(tmp_path):
 
 def test_loftq_differs_from_pefts_where_s_is_not_1():
     """PEFT leaves s out, so that Q + s·B·A is not what approximates W0; ours divides it out."""
-    from runner.inits import INITS, Site
+    from runner.config.registry import INITS
+    from runner.inits import Layer
 
     W0 = torch.randn(20, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def error(s, by):
-        start = INITS["loftq"].draw(Site(W0, 4, s, torch.Generator()), iterations=1, block=64)
+        start = INITS["loftq"].draw(Layer(W0, 4, s, torch.Generator()), iterations=1, block=64)
         return (W0 - start.base - by * start.B @ start.A).norm()
 
     assert error(1.0, 1.0) == pytest.approx(error(4.0, 4.0).item())

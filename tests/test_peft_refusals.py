@@ -9,8 +9,8 @@ from folders import configured, edit, stored
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from runner.config import ConfigError
 from runner.export import main
-from runner.schema import ConfigError
 
 MISMATCHES = {
     "adapter.rank=3": "adapter.rank=3: ",
@@ -129,7 +129,7 @@ def test_an_export_that_fails_leaves_nothing_and_can_be_tried_again(shared, tmp_
         raise SafetensorError("I/O error: File too large (os error 27)")
 
     with monkeypatch.context() as patch:
-        patch.setattr("runner.models.peft.save_file", full)
+        patch.setattr("runner.tasks.models.peft.save_file", full)
         assert main([str(run), str(tmp_path / "out")]) == 2
     assert "cannot be made (" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "out" in path.name and path.name != "outputs"]

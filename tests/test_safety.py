@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import rejects
+from conftest import messages, rejects
 from sweeps import RUNS, SWEEP, same_store
 
 # A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line: the root
@@ -21,7 +21,7 @@ from sweeps import RUNS, SWEEP, same_store
 SERVER = """
 import os, signal, sys
 sys.argv = ["runner", *sys.argv[1:]]
-from runner import cli, sweep
+from runner.sweeps import cli, execute
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.lockf"}
 for line in sys.stdin:
     outputs, fatal, later = line.split()
@@ -147,7 +147,8 @@ def test_ctrl_c_while_a_stack_is_being_stored_waits_until_it_is(outputs, workers
     """Whichever thread the system hands the signal to. The stack's six runs are trained; the second write is slow."""
     script = """
 import sys, time
-from runner import cli, store
+from runner.store import runs as store
+from runner.sweeps import cli
 write, writes = store.Store.write, []
 def slow(*arguments):
     writes.append(1)
@@ -163,7 +164,7 @@ cli.main()
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
-    assert process.returncode == 0 and err == ""  # there is nothing left to interrupt
+    assert process.returncode == 0 and messages(err) == ""  # there is nothing left to interrupt
     statuses = [json.loads(meta.read_text())["status"] for meta in outputs.glob("runs/*/*/meta.json")]
     assert statuses == ["finished"] * 6
 
@@ -184,8 +185,8 @@ def test_what_others_train_is_waited_for_and_skipped(cli, outputs, tmp_path):
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import configure
-from runner.store import Store
-from runner.train import train
+from runner.store.runs import Store
+from runner.training.train import train
 config = configure(*sys.argv[1:])
 with Store({str(outputs)!r}) as store:
     assert store.claim(config)

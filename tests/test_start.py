@@ -6,9 +6,9 @@ from conftest import configure, rejects
 from models import CPU, DOUBLE, overrides, same
 from test_fused import identical
 
-from runner.plan import stack_key
-from runner.start import build_adapters, count
-from runner.train import build_task, train
+from runner.sweeps.plan import stack_key
+from runner.training.start import build_adapters, count
+from runner.training.train import build_task, train
 
 TOY = ["task.width=24", "task.train_points=40", "task.teacher_width=24", "steps=6"]
 

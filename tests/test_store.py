@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from conftest import configure
 
-from runner.config import run_id
-from runner.plan import bytes_per_run, plan, stack_key
-from runner.schema import ConfigError
-from runner.store import DamagedRun, Outcome, Store
+from runner.config import ConfigError
+from runner.config.identity import run_id
+from runner.store.runs import DamagedRun, Outcome, Store
+from runner.sweeps.plan import bytes_per_run, plan, stack_key
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_claim_excludes_other_processes_and_ends_with_its_own(store, config):
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import configure
-from runner.store import Store
+from runner.store.runs import Store
 store = Store({str(store.runs.parent)!r})
 print(store.claim(configure("steps=1")), store.claim(configure("steps=2")), flush=True)
 sys.stdin.readline()
@@ -243,8 +243,8 @@ import sys
 sys.path[:0] = sys.argv[1:3]
 from bench.memory import peak, resident
 from conftest import configure
-from runner.machine import keep_freed_memory
-from runner.train import train
+from runner.core.machine import keep_freed_memory
+from runner.training.train import train
 keep_freed_memory()  # as workers do
 config, most, times = configure("steps=3", *sys.argv[5:]), *map(int, sys.argv[3:5])
 def peak_of(runs):

@@ -18,8 +18,9 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf, open_dict
 
 from hydra_plugins.stack_sweeper import StackSweeper
-from runner.cli import run
-from runner.config import CONF, from_hydra, run_id, with_values
+from runner.config.compose import CONF, from_hydra
+from runner.config.identity import run_id, with_values
+from runner.sweeps.cli import run
 
 SWEEPS = {
     "values": ["optimizer.lr=1e-3,1e-2", "seed=0,1,2"],

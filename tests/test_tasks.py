@@ -5,9 +5,9 @@ import torch
 from conftest import configure, rejects
 
 from runner.adapters import LoRA
-from runner.rng import generator, normal
-from runner.schema import Config
-from runner.tasks import TASKS
+from runner.config import Config
+from runner.config.registry import TASKS
+from runner.core.rng import generator, normal
 from runner.tasks.base import SquaredError, ToyTask
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64

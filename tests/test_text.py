@@ -5,9 +5,9 @@ import torch
 from conftest import configure, rejects
 from models import SPECIAL, WORDS, checkpoint, rows, sentences
 
-from runner.models.corpora import python_sources
-from runner.models.text import Order, Source, labelled, packed
-from runner.schema import ConfigError
+from runner.config import ConfigError
+from runner.tasks.models.corpora import python_sources
+from runner.tasks.models.text import Order, Source, labelled, packed
 
 
 @pytest.fixture

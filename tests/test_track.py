@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
-from runner import workers
-from runner.track import WandbTracker
+from runner.store.trackers.wandb import WandbTracker
+from runner.sweeps import pools
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=3"]
 
 
 def test_nothing_imports_wandb_unless_it_is_chosen():
-    code = "import sys, runner.sweep, hydra_plugins.stack_sweeper; assert 'wandb' not in sys.modules"
+    code = "import sys, runner.sweeps.execute, hydra_plugins.stack_sweeper; assert 'wandb' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -79,6 +79,6 @@ def test_a_trackers_trouble_costs_no_run(cli, monkeypatch):
 
 def test_a_missing_wandb_is_told_before_training(cli, monkeypatch, outputs):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.setattr(workers, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(pools, "train", lambda *_: pytest.fail("trained"))
     code, _, err = cli("tracker=wandb", *TINY)
     assert code == 2 and "wandb is not installed" in err

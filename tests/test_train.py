@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from conftest import configure, rejects
 
-from runner.metrics import COLUMNS, INCREMENTS
-from runner.schema import Config
+from runner.config import Config
 from runner.tasks.linear import Linear
-from runner.train import train
+from runner.training.measure.metrics import COLUMNS, INCREMENTS
+from runner.training.train import train
 
 SMALL = [
     "task.width=32",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sweeps import RUNS, SWEEP, same_store
 
-from runner import workers
-from runner.train import train
+from runner.sweeps import pools
+from runner.training.train import train
 
 
 def test_processes_give_the_records_of_one(undisturbed, cli, outputs):
@@ -23,7 +23,7 @@ def test_processes_give_the_records_of_one(undisturbed, cli, outputs):
 
 def test_a_killed_worker_costs_its_stack_a_second_try(undisturbed, cli, outputs, monkeypatch):
     """The process that got the first stack is killed; its runs are trained once more, each alone."""
-    submit, killed = workers.Processes.submit, []
+    submit, killed = pools.Processes.submit, []
 
     def kill_the_first(self, stack):
         submit(self, stack)
@@ -31,7 +31,7 @@ def test_a_killed_worker_costs_its_stack_a_second_try(undisturbed, cli, outputs,
             killed.extend(stack)
             os.kill(self.workers[-1].process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(workers.Processes, "submit", kill_the_first)
+    monkeypatch.setattr(pools.Processes, "submit", kill_the_first)
     code, out, _ = cli(*SWEEP, "workers=2")
     assert code == 0 and f"{RUNS} finished" in out
     sizes = [json.loads(meta.read_text())["stack_size"] for meta in outputs.glob("runs/*/*/meta.json")]
@@ -41,7 +41,7 @@ def test_a_killed_worker_costs_its_stack_a_second_try(undisturbed, cli, outputs,
 
 def test_a_run_that_kills_its_worker_twice_has_failed(cli, outputs, monkeypatch):
     """As one does that needs more memory than there is. Its neighbours are trained."""
-    submit, fatal, attempts = workers.Processes.submit, 1e-2, []
+    submit, fatal, attempts = pools.Processes.submit, 1e-2, []
 
     def kill(self, stack):
         submit(self, stack)
@@ -49,7 +49,7 @@ def test_a_run_that_kills_its_worker_twice_has_failed(cli, outputs, monkeypatch)
             attempts.append(len(stack))
             os.kill(next(w for w in self.workers if w.stack is stack).process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(workers.Processes, "submit", kill)
+    monkeypatch.setattr(pools.Processes, "submit", kill)
     arguments = ["--multirun", *SWEEP[1:5], "optimizer.lr=1e-3,1e-2,1e-1"]
     code, out, err = cli(*arguments, "workers=2")
     assert code == 1 and "2 finished, 1 failed" in out and "killed by SIGKILL" in out and "Traceback" not in err
@@ -92,6 +92,6 @@ def test_a_failure_is_tried_once_more_alone(cli, outputs, monkeypatch):
             raise MemoryError("no room")
         return train(configs, progress)
 
-    monkeypatch.setattr(workers, "train", no_memory_for_two)
+    monkeypatch.setattr(pools, "train", no_memory_for_two)
     code, out, _ = cli(*SWEEP[:5], "optimizer.lr=1e-3,1e-2", "workers=1")
     assert code == 0 and "2 finished" in out and sizes == [2, 1, 1]

@@ -1,4 +1,4 @@
-"""Stacked adapters: functions of an adapted layer's input and its frozen output, for K runs at once.
+"""Stacked adapters. In: an adapted layer's input and its frozen output, for K runs at once. Out: the adapted output.
 
 x (…, n_in)  ──►  W0 ──►  y0 (…, n_out)  ─────┐
              └──►  inner ──►  outer  ─────────+──►  · gain  ──►  y (…, n_out)
@@ -7,19 +7,9 @@ x (…, n_in)  ──►  W0 ──►  y0 (…, n_out)  ─────┐
 them; `vera` trains a diagonal behind each of two frozen factors. `Dense` is a head that is trained in full.
 """
 
-import math
-from collections.abc import Callable
-
+from runner.adapters.base import Adapter, Dense, Factored
 from runner.adapters.dora import DoRA
-from runner.adapters.stacked import Adapter, Dense, Factored, LoRA
+from runner.adapters.lora import LoRA, RsLoRA
 from runner.adapters.vera import VeRA
 
-__all__ = ["ADAPTERS", "SCALES", "Adapter", "Dense", "DoRA", "Factored", "LoRA", "VeRA"]
-
-ADAPTERS: dict[str, type[Factored]] = {"lora": LoRA, "rslora": LoRA, "dora": DoRA, "vera": VeRA}
-# s of alpha and r: Hu et al. 2021; Kalajdzievski 2023 (arXiv 2312.03732), whose product keeps its size as r grows.
-SCALES: dict[str, Callable[[float, int], float]] = {
-    "lora": lambda alpha, rank: alpha / rank,
-    "rslora": lambda alpha, rank: alpha / math.sqrt(rank),
-    "dora": lambda alpha, rank: alpha / rank,
-}
+__all__ = ["Adapter", "Dense", "DoRA", "Factored", "LoRA", "RsLoRA", "VeRA"]

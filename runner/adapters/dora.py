@@ -1,15 +1,20 @@
 """DoRA (Liu et al. 2024, arXiv 2402.09353): a weight's rows are directions, and their lengths train on their own."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from runner.adapters.stacked import LoRA
+from runner.adapters.base import Pair, Shapes, adapter
+from runner.adapters.lora import LoRA, LoRAOptions
+from runner.config.options import ConfigError, option
+from runner.config.schema import Config
 
 
-class Rows:
+class WeightRows:
     """Lengths of the rows of W0 + outer·inner, from the factors: nothing of size n_out × n_in is formed for a run."""
 
     def __init__(self, W0: Tensor, dtype: torch.dtype):
@@ -26,6 +31,14 @@ class Rows:
         return (self.squares + (outer * terms).sum(2)).clamp_min(0).sqrt()
 
 
+@dataclass
+class DoRAOptions(LoRAOptions):
+    norm_gradient: bool = option(
+        "whether gradients pass ‖V‖; false takes it for a constant, as the paper proposes (4.3) and PEFT does"
+    )
+
+
+@adapter("dora", DoRAOptions)
 class DoRA(LoRA):
     """y = m∘(V·x) / ‖V‖ with V = W0 + s·B·A and ‖V‖ the lengths of its rows, one for each output.
 
@@ -35,16 +48,36 @@ class DoRA(LoRA):
     """
 
     sides = MappingProxyType({"A": "A", "B": "B", "m": "B"})  # m lies on the output side, as in PEFT's LoRA+
-    fused = False
+    fused, rescales = False, True
+    peft = MappingProxyType({"peft_type": "LORA", "use_rslora": False, "use_dora": True})
+    peft_names = MappingProxyType({**LoRA.peft_names, "m": "lora_magnitude_vector"})
 
-    def __init__(
-        self, A: Tensor, B: Tensor, scale: Tensor, offset: tuple[Tensor, Tensor] | None, W0: Tensor, norm_gradient: bool
-    ):
+    @classmethod
+    def check(cls, options: DoRAOptions, shapes: Shapes) -> None:
+        super().check(options, shapes)
+        if options.dropout:
+            raise ConfigError(
+                f"adapter.dropout={options.dropout}: adapter=dora takes 0; what is dropped would have to pass W0 once more"
+            )
+
+    def __init__(self, A: Tensor, B: Tensor, scale: Tensor, offset: Pair | None, W0: Tensor, norm_gradient: bool):
         super().__init__(A, B, scale, offset)
-        self.rows, self.norm_gradient = Rows(W0, A.dtype), norm_gradient
+        self.rows, self.norm_gradient = WeightRows(W0, A.dtype), norm_gradient
         with torch.no_grad():
             self.m = self.rows.norms(*self.factors([A, B]))
         self.m.requires_grad_()
+
+    @classmethod
+    def stack(
+        cls, configs: Sequence[Config], layer: str, W0: Tensor, A: Tensor, B: Tensor, offset: Pair | None, shared: Any
+    ) -> "DoRA":
+        stacked = cls(A, B, cls._scales(configs, A), offset, W0, configs[0].adapter.norm_gradient)
+        if not stacked.m.all():
+            raise ConfigError(
+                f"adapter=dora: a row of the weight of layer {layer} is zero, which has no direction; choose another adapter or "
+                "task"
+            )
+        return stacked
 
     @property
     def parameters(self) -> dict[str, Tensor]:

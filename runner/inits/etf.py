@@ -1,13 +1,16 @@
 """Equiangular tight frames: unit vectors whose pairwise angles are all the same, and as wide as can be."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from runner.inits.site import Site, Start, init
-from runner.rng import normal
+from runner.config.options import choices, option
+from runner.config.schema import InitOptions
+from runner.core.rng import normal
+from runner.inits.base import Layer, Start, init
 
 
 def has_frame(d: int, N: int) -> bool:
@@ -52,16 +55,24 @@ def _refuses(rank: int, shape: tuple[int, int], options: Any) -> str | None:
     return f"knows no equiangular tight frame of {n_in} vectors in {rank} dimensions; {there}"
 
 
-@init(refuses=_refuses)
-def etf(at: Site, vectors: str) -> Start:
+@dataclass
+class ETFOptions(InitOptions):
+    vectors: str = option(
+        "rows: a simplex of r vectors in n_in dimensions; columns: n_in vectors in r dimensions, which few shapes have",
+        choices("rows", "columns"),
+    )
+
+
+@init(ETFOptions, refuses=_refuses)
+def etf(layer: Layer, vectors: str) -> Start:
     """A = an equiangular tight frame in a random position, with rows of length 1, as Init[A]'s are on average; B = 0.
 
     vectors=rows: its r rows are a simplex in n_in dimensions, with inner products -1/(r-1), so that they span r - 1 of them.
     vectors=columns: its n_in columns are a frame in r dimensions, which few shapes have. Of the paper (ICML 2026, "ding26k") we
     know only that A is an equiangular tight frame: the choice of vectors, the position and the length are ours.
     """
-    n_out, n_in = at.W0.shape
-    r, g = at.rank, at.generator
+    n_out, n_in = layer.W0.shape
+    r, g = layer.rank, layer.generator
     if vectors == "rows":
         basis, _ = torch.linalg.qr(normal(n_in, r, variance=1, generator=g).double())
         A = frame(r - 1, r).T @ basis.T[: r - 1]

@@ -1,67 +1,77 @@
 """Initializations that look at the frozen weight W0 = U·diag(S)·Vᵀ."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from runner.inits.site import Site, Start, always, init
+from runner.config.options import SIZE, integers, option
+from runner.config.schema import InitOptions
+from runner.inits.base import Layer, Start, always, init
 
 
 @init(residual=always)
-def pissa(at: Site) -> Start:
+def pissa(layer: Layer) -> Start:
     """The r largest singular triplets: B = U_r·√(S_r/s), A = √(S_r/s)·V_rᵀ; the frozen weight is W0 - s·B·A (Meng, Wang, Zhang
     2024, arXiv 2404.02948; the division by s as in PEFT)."""
-    return _triplets(at, slice(None, at.rank))
+    return _triplets(layer, slice(None, layer.rank))
 
 
 @init(residual=always)
-def milora(at: Site) -> Start:
+def milora(layer: Layer) -> Start:
     """As pissa, with the r smallest singular triplets (Wang et al. 2024, arXiv 2406.09044)."""
-    return _triplets(at, slice(-at.rank, None))
+    return _triplets(layer, slice(-layer.rank, None))
 
 
-def _triplets(at: Site, which: slice) -> Start:
-    U, S, Vh = at.svd()
-    root = (S[which] / at.scale).sqrt()
+def _triplets(layer: Layer, which: slice) -> Start:
+    U, S, Vh = layer.svd()
+    root = (S[which] / layer.scale).sqrt()
     return Start(root[:, None] * Vh[which], U[:, which] * root)
 
 
 @init(residual=always)
-def olora(at: Site) -> Start:
+def olora(layer: Layer) -> Start:
     """W0 = Q·R: B = the first r columns of Q, A = the first r rows of R; the frozen weight is W0 - s·B·A (Büyükakyüz 2024, arXiv
     2406.01775; as in PEFT, B·A is not divided by s)."""
-    Q, R = at.once("qr of W0", lambda: torch.linalg.qr(at.W0))
-    return Start(R[: at.rank], Q[:, : at.rank])
+    Q, R = layer.cached("qr of W0", lambda: torch.linalg.qr(layer.W0))
+    return Start(R[: layer.rank], Q[:, : layer.rank])
 
 
 @init()
-def mica(at: Site) -> Start:
+def mica(layer: Layer) -> Start:
     """B = the left singular vectors of the r smallest singular values, frozen; A = 0 trains (arXiv 2604.01694, as in PEFT)."""
-    U, _, _ = at.svd()
-    return Start(torch.zeros(at.rank, at.W0.shape[1]), U[:, -at.rank :], frozen=("B",))
+    U, _, _ = layer.svd()
+    return Start(torch.zeros(layer.rank, layer.W0.shape[1]), U[:, -layer.rank :], frozen=("B",))
 
 
-@init(replaces=True)
-def loftq(at: Site, iterations: int, block: int) -> Start:
+@dataclass
+class LoftQOptions(InitOptions):
+    iterations: int = option("T of the paper", integers(1, 100))
+    block: int = option("entries that share a scale", SIZE)
+
+
+@init(LoftQOptions, replaces=True)
+def loftq(layer: Layer, iterations: int, block: int) -> Start:
     """For a base quantized to nf4: T times Q = nf4(W0 - s·B·A), then s·B·A = the best rank-r approximation of W0 - Q, its
     singular values split evenly; the base becomes Q, in simulation: rounded, but stored as it was (Li et al. 2023, arXiv
     2310.08659).
 
     PEFT does not divide by s, so that its start is off where s ≠ 1; here Q + s·B·A approximates W0 for every s.
     """
-    r = at.rank
+    r = layer.rank
 
     def alternate() -> tuple[Tensor, Tensor, Tensor]:
-        product = torch.zeros_like(at.W0)
+        product = torch.zeros_like(layer.W0)
         for _ in range(iterations):
-            base = nf4(at.W0 - product, block)
-            U, S, Vh = torch.linalg.svd(at.W0 - base, full_matrices=False)
+            base = nf4(layer.W0 - product, block)
+            U, S, Vh = torch.linalg.svd(layer.W0 - base, full_matrices=False)
             root = S[:r].sqrt()
             A, B = root[:, None] * Vh[:r], U[:, :r] * root
             product = B @ A
         return A, B, base
 
-    A, B, base = at.once(("loftq", r, iterations, block), alternate)
-    return Start(A / at.scale**0.5, B / at.scale**0.5, base=base)
+    A, B, base = layer.cached(("loftq", r, iterations, block), alternate)
+    return Start(A / layer.scale**0.5, B / layer.scale**0.5, base=base)
 
 
 # Quantiles of a normal distribution, scaled to [-1, 1], with an exact zero (Dettmers et al. 2023, QLoRA, arXiv 2305.14314).

@@ -10,11 +10,25 @@ import torch
 from torch import Tensor
 
 from runner.adapters import Adapter
-from runner.inits import INITS, Shown
-from runner.machine import one_thread
-from runner.schema import Config, ConfigError, TaskConfig, ToyConfig
+from runner.config import Config, ConfigError
+from runner.config.options import SIZE, option
+from runner.config.registry import INITS, TASKS
+from runner.config.schema import TaskOptions
+from runner.core.machine import one_thread
+from runner.inits import Calibration
 
 Adapters = Mapping[str, Adapter]  # layer -> its K adapters
+
+
+@dataclass
+class ToyOptions(TaskOptions):
+    width: int = option("n", SIZE)
+    train_points: int = option("training points, all in every step", SIZE)
+    test_points: int = option("held-out points", SIZE)
+
+    def layer_shape(self) -> tuple[int, int]:
+        """(n_out, n_in) of the adapted layer."""
+        return self.width, self.width
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,8 @@ class Task(ABC):
     layers: dict[str, Tensor]
     heads: Mapping[str, tuple[int, int, bool]] = MappingProxyType({})
     exports: ClassVar[bool] = False  # whether PEFT can load an adapter on its model
-    shows: ClassVar[bool] = False  # whether there is data that inits may look at
-    fused: ClassVar[bool] = False  # whether the loss is one that `runner.fused` knows
+    calibrates: ClassVar[bool] = False  # whether there is data that inits may look at
+    fused: ClassVar[bool] = False  # whether the loss is one that the fused step knows
     seeds_share_base: ClassVar[bool] = False  # whether runs of different seeds can be in one stack
     most_runs: ClassVar[int] = 64  # a stack on the CPU: more gain nothing, and leave fewer stacks for the workers
     objective: ClassVar[str] = "final_loss"  # the entry of summary.json by which runs are compared
@@ -75,12 +89,12 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def shapes(cls, task: TaskConfig) -> dict[str, tuple[int, int]]:
+    def shapes(cls, task: TaskOptions) -> dict[str, tuple[int, int]]:
         """(n_out, n_in) of every adapted layer, without building anything."""
 
     @classmethod
     @abstractmethod
-    def cost(cls, task: TaskConfig) -> float:
+    def cost(cls, task: TaskOptions) -> float:
         """Relative time of one run's step; a toy's layer output costs its number of entries."""
 
     @classmethod
@@ -89,13 +103,13 @@ class Task(ABC):
         """Numbers that one more run of a stack keeps from forward to backward."""
 
     @classmethod
-    def resolve(cls, task: TaskConfig) -> TaskConfig:
+    def resolve(cls, task: TaskOptions) -> TaskOptions:
         """The same with what a checkpoint knows about itself filled in. Raises ConfigError."""
         return task
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Raise ConfigError for what the ranges and choices of `runner.checks` cannot know."""
+        """Raise ConfigError for what the ranges of single fields cannot know."""
         return None
 
     @classmethod
@@ -107,9 +121,9 @@ class Task(ABC):
     def to(self, device: torch.device, dtype: torch.dtype) -> "Task":
         """Move base and data to where training happens."""
 
-    def show(self, examples: int, needs: Collection[str]) -> dict[str, Shown]:
-        """Layer -> what of "inputs" and "gradient" is needed of what it saw while the frozen model was shown that many training
-        examples, evenly spaced; on the CPU."""
+    def calibrate(self, examples: int, needs: Collection[str]) -> dict[str, Calibration]:
+        """Layer -> its statistics ("inputs" and "gradient", as needed) in the frozen model over that many training examples,
+        evenly spaced; on the CPU."""
         raise NotImplementedError
 
     @abstractmethod
@@ -130,6 +144,16 @@ class Task(ABC):
         """Layer -> the fixed inputs (P, n_in) on which its features are measured, P <= size."""
 
 
+def task(name: str, options: type[TaskOptions]) -> Callable[[type[Task]], type[Task]]:
+    """Declare the class as a task under this name, with the dataclass of its options."""
+
+    def declare(kind: type[Task]) -> type[Task]:
+        TASKS.declare(name, kind, options)
+        return kind
+
+    return declare
+
+
 class ToyTask(Task):
     """One adapted layer, `hidden`, and full-batch data.
 
@@ -140,9 +164,9 @@ class ToyTask(Task):
     W0: Tensor
     train: Batch
     test: Batch
-    readout: Tensor | None = None  # readout weights (n_out,) of a loss that `runner.fused` knows, if it has any
+    readout: Tensor | None = None  # readout weights (n_out,) of a loss that the fused step knows, if it has any
 
-    def __init__(self, config: ToyConfig, seed: int):
+    def __init__(self, config: ToyOptions, seed: int):
         raise NotImplementedError
 
     @classmethod
@@ -151,11 +175,11 @@ class ToyTask(Task):
             return cls(configs[0].task, configs[0].seed)
 
     @classmethod
-    def shapes(cls, task: ToyConfig) -> dict[str, tuple[int, int]]:
+    def shapes(cls, task: ToyOptions) -> dict[str, tuple[int, int]]:
         return {"hidden": task.layer_shape()}
 
     @classmethod
-    def cost(cls, task: ToyConfig) -> float:
+    def cost(cls, task: ToyOptions) -> float:
         return float(task.train_points * task.layer_shape()[0])
 
     @classmethod
@@ -184,7 +208,7 @@ class ToyTask(Task):
         self.train, self.test = (batch.map(lambda t: t.to(device, dtype)) for batch in (self.train, self.test))
         return self
 
-    def show(self, examples: int, needs: Collection[str]) -> dict[str, Shown]:
+    def calibrate(self, examples: int, needs: Collection[str]) -> dict[str, Calibration]:
         points = len(self.train.Z)
         some = torch.linspace(0, points - 1, min(examples, points), device=self.train.Z.device).round().long()
         batch = self.train.map(lambda t: t[some].double())
@@ -195,7 +219,7 @@ class ToyTask(Task):
             [grad] = torch.autograd.grad(self.loss(y.clone(), batch.target).sum(), y)
             self.readout, gradient = readout, (grad[0].detach().T @ batch.Z).cpu()
         Z = batch.Z.cpu()
-        return {"hidden": Shown(Z.mean(0), Z.T @ Z / len(Z), gradient)}
+        return {"hidden": Calibration(Z.mean(0), Z.T @ Z / len(Z), gradient)}
 
     def replace(self, weights: dict[str, Tensor]) -> None:
         change = weights["hidden"].double() - self.W0.double()
@@ -235,5 +259,5 @@ def pairs(config: Config) -> int:
 
 
 def padded(rank: int) -> int:
-    """What `runner.fused` rounds a rank up to."""
+    """What the fused step rounds a rank up to."""
     return -(-rank // 4) * 4

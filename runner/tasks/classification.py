@@ -1,19 +1,30 @@
 """Finetuning a classifier of texts: adapters in the base, and a head that each run trains in full."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from runner.inits import Shown
-from runner.models import blueprint
-from runner.models.text import Examples, Source, labelled
-from runner.rng import generator, normal
-from runner.schema import ClassificationConfig, Config, ConfigError
-from runner.tasks.models import HEAD_STD, ModelTask
+from runner.config import Config, ConfigError
+from runner.config.options import integers, option
+from runner.core.rng import generator, normal
+from runner.inits import Calibration
+from runner.tasks.base import task
+from runner.tasks.finetuning import HEAD_STD, ModelTask
+from runner.tasks.models import spec
+from runner.tasks.models.options import ModelOptions
+from runner.tasks.models.text import Examples, Source, labelled
 
 
+@dataclass
+class ClassificationOptions(ModelOptions):
+    label_column: str = option("integers from 0")
+    labels: int = option("how many there are", integers(2, 10000))
+
+
+@task("classification", ClassificationOptions)
 class Classification(ModelTask):
     """Loss = mean over examples of -log p(label), in nats; accuracy = share of examples whose likeliest label is right."""
 
@@ -25,24 +36,24 @@ class Classification(ModelTask):
         # Decoders classify the last token that is not padding, and so must know which is.
         self.model.config.pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
 
-    def show(self, examples: int, needs: Collection[str]) -> dict[str, Shown]:
-        """With a head that is drawn once for all runs: their own differ, and what they are shown is shared."""
+    def calibrate(self, examples: int, needs: Collection[str]) -> dict[str, Calibration]:
+        """With a head that is drawn once for all runs: their own differ, and the statistics are shared."""
         stream = generator(self.config.base_seed, "head")
         for name, (n_out, n_in, _) in self.heads.items():
             weight = normal(n_out, n_in, variance=HEAD_STD**2, generator=stream)
-            blueprint.weight(self.modules[name]).copy_(weight)
+            spec.weight(self.modules[name]).copy_(weight)
             if self.modules[name].bias is not None:
                 self.modules[name].bias.zero_()
-        return super().show(examples, needs)
+        return super().calibrate(examples, needs)
 
     @classmethod
-    def labels(cls, task: ClassificationConfig) -> int:
+    def labels(cls, task: ClassificationOptions) -> int:
         return task.labels
 
     @classmethod
     def check(cls, config: Config) -> None:
         super().check(config)
-        model = blueprint.configuration(config.task.model, config.task.width, config.task.layers)
+        model = spec.configuration(config.task.model, config.task.width, config.task.layers)
         classifies = any(name.endswith("ForSequenceClassification") for name in model.architectures or [])
         if classifies and model.num_labels != config.task.labels:
             raise ConfigError(
@@ -55,10 +66,10 @@ class Classification(ModelTask):
             )
 
     @classmethod
-    def examples(cls, task: ClassificationConfig) -> tuple[Examples, Examples]:
+    def examples(cls, task: ClassificationOptions) -> tuple[Examples, Examples]:
         return labelled(Source.of(task))
 
-    def judge(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
+    def per_example(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
         labels = examples.labels[rows]
         segments = {}
         if examples.segments is not None and (getattr(self.model.config, "type_vocab_size", 0) or 0) > 1:

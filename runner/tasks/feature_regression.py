@@ -1,12 +1,23 @@
 """The setting of the width theorem: the adapted layer's own output is the target, every coordinate of it."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from runner.rng import generator, normal
-from runner.schema import FeatureRegressionConfig
-from runner.tasks.base import Batch, SquaredError, ToyTask
+from runner.config import Config
+from runner.config.checks import check_rank
+from runner.config.options import SIZE, option
+from runner.core.rng import generator, normal
+from runner.tasks.base import Batch, SquaredError, ToyOptions, ToyTask, task
 
 
+@dataclass
+class FeatureRegressionOptions(ToyOptions):
+    input_dim: int = option("d", SIZE)
+    target_rank: int = option("rank of the target change of W0", SIZE)
+
+
+@task("feature_regression", FeatureRegressionOptions)
 class FeatureRegression(ToyTask):
     """y = (W0 + s·B·A)·Z against (W0 + B*·A*)·Z; loss = mean over points and all n output coordinates.
 
@@ -14,9 +25,15 @@ class FeatureRegression(ToyTask):
     The target has rank r* and Θ(1) entries in its output: A* ~ N(0, 1/n), B* ~ N(0, 1/r*).
     """
 
-    fused, shows = True, True
+    fused, calibrates = True, True
 
-    def __init__(self, config: FeatureRegressionConfig, seed: int):
+    @classmethod
+    def check(cls, config: Config) -> None:
+        super().check(config)
+        for layer, shape in cls.shapes(config.task).items():
+            check_rank("task.target_rank", config.task.target_rank, layer, shape)
+
+    def __init__(self, config: FeatureRegressionOptions, seed: int):
         n, d, rank = config.width, config.input_dim, config.target_rank
         base, data = generator(seed, "base"), generator(seed, "data")
         W_in = normal(n, d, variance=1 / d, generator=base)

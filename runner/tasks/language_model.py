@@ -1,25 +1,35 @@
 """Finetuning a causal language model."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from runner.models.bases import token_losses
-from runner.models.text import Examples, Source, packed
-from runner.schema import ConfigError, LanguageModelConfig
-from runner.tasks.models import ModelTask
+from runner.config import ConfigError
+from runner.tasks.base import task
+from runner.tasks.finetuning import ModelTask
+from runner.tasks.models.bases import token_losses
+from runner.tasks.models.options import ModelOptions
+from runner.tasks.models.text import Examples, Source, packed
 
 LEAK = 1e-4  # of the logits' spread; a causal model computes both sequences in the same way, to the bit or nearly
 
 
+@dataclass
+class LanguageModelOptions(ModelOptions):
+    pass
+
+
+@task("language_model", LanguageModelOptions)
 class LanguageModel(ModelTask):
     """Loss = mean over sequences and tokens of -log p(token | those before it), in nats."""
 
     @classmethod
-    def labels(cls, task: LanguageModelConfig) -> None:
+    def labels(cls, task: LanguageModelOptions) -> None:
         return None
 
     @classmethod
-    def examples(cls, task: LanguageModelConfig) -> tuple[Examples, Examples]:
+    def examples(cls, task: LanguageModelOptions) -> tuple[Examples, Examples]:
         return packed(Source.of(task))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "LanguageModel":
@@ -39,7 +49,7 @@ class LanguageModel(ModelTask):
                 f"{self.model.config.model_type} do; choose a causal model, or task=classification"
             )
 
-    def judge(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
+    def per_example(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
         tokens = examples.tokens[rows].long()
         logits = self.model(input_ids=tokens, use_cache=False).logits
         return {"loss": token_losses(logits, tokens).mean(1)}

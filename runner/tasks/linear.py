@@ -1,19 +1,30 @@
 """LoRA+'s linear model, whose increments have closed forms: the oracle for metrics and optimizers."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from runner.rng import generator, normal
-from runner.schema import LinearConfig
-from runner.tasks.base import Batch, SquaredError, ToyTask
+from runner.config.options import SIZE, option
+from runner.core.rng import generator, normal
+from runner.tasks.base import Batch, SquaredError, ToyOptions, ToyTask, task
 
 
+@dataclass
+class LinearOptions(ToyOptions):
+    outputs: int = option("outputs of the model; one leaves room for rank 1 only", SIZE)
+
+    def layer_shape(self) -> tuple[int, int]:
+        return self.outputs, self.width
+
+
+@task("linear", LinearOptions)
 class Linear(ToyTask):
     """f(x) = (W* + s·B·A)·x, loss = mean over points of ‖f(x) - y‖²/2 (LoRA+, Hayou, Ghosh, Yu 2024, section 3).
 
     With one output and rank 1 this is f(x) = (W* + b·aᵀ)x. x ~ N(0, I_n), y ~ N(0, 1), W* ~ N(0, 1/n).
     """
 
-    def __init__(self, config: LinearConfig, seed: int):
+    def __init__(self, config: LinearOptions, seed: int):
         base, data = generator(seed, "base"), generator(seed, "data")
         n, points = config.width, config.train_points
         self.W0 = normal(config.outputs, n, variance=1 / n, generator=base)

@@ -28,7 +28,7 @@ class ReLUReadout(torch.autograd.Function):
 class Readout(ToyTask):
     """Loss = mean over points of (W_out·φ(y) - target)²; `readout` is W_out."""
 
-    fused, shows = True, True
+    fused, calibrates = True, True
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ToyTask:
         self.readout = self.readout.to(device, dtype)

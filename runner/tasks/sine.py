@@ -1,13 +1,23 @@
 """LoRA+'s nonlinear toy: nothing but the two factors between two frozen random layers."""
 
+from dataclasses import dataclass
+
 import torch
 
-from runner.rng import generator, normal
-from runner.schema import Config, ConfigError, SineConfig
-from runner.tasks.base import Batch
+from runner.config import Config, ConfigError
+from runner.config.options import SIZE, option
+from runner.config.registry import ADAPTERS
+from runner.core.rng import generator, normal
+from runner.tasks.base import Batch, ToyOptions, task
 from runner.tasks.readout import Readout
 
 
+@dataclass
+class SineOptions(ToyOptions):
+    input_dim: int = option("d", SIZE)
+
+
+@task("sine", SineOptions)
 class Sine(Readout):
     """f(x) = W_out·φ(s·B·A·φ(W_in·x)), φ = ReLU, against sin(mean of x's entries); loss = mean over points of the squared error
     (LoRA+, Hayou, Ghosh, Yu 2024, section 3.2).
@@ -18,12 +28,13 @@ class Sine(Readout):
     @classmethod
     def check(cls, config: Config) -> None:
         super().check(config)
-        if config.adapter.name == "dora":
+        if ADAPTERS[config.adapter.name].rescales:
             raise ConfigError(
-                "adapter=dora: the frozen weight of task=sine is zero, and has no directions; choose another adapter"
+                f"adapter={config.adapter.name}: the frozen weight of task=sine is zero, and has no directions; choose another "
+                "adapter"
             )
 
-    def __init__(self, config: SineConfig, seed: int):
+    def __init__(self, config: SineOptions, seed: int):
         n, d = config.width, config.input_dim
         base, data = generator(seed, "base"), generator(seed, "data")
         W_in = normal(n, d, variance=1, generator=base)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.rng import generator, normal
-from runner.schema import TeacherStudentConfig
-from runner.tasks.base import Batch
+from runner.config.options import FINITE, SIZE, choices, option
+from runner.core.rng import generator, normal
+from runner.tasks.base import Batch, ToyOptions, task
 from runner.tasks.readout import Readout
 
 
@@ -31,6 +31,20 @@ class Network:
         return self.features(X)[1].relu() @ self.W_out
 
 
+@dataclass
+class TeacherStudentOptions(ToyOptions):
+    input_dim: int = option("d", SIZE)
+    residual: bool = option("Y_h = Y_in + (W_h + s·B·A)·φ(Y_in) rather than without Y_in")
+    out_exponent: float = option("W_out ~ N(0, n^-out_exponent)", FINITE)
+    teacher: str = option(
+        "separate: its own width and weights; same_base: the student's base plus a low-rank change",
+        choices("separate", "same_base"),
+    )
+    teacher_width: int = option("for teacher=separate", SIZE)
+    teacher_rank: int = option("of the teacher's hidden weight", SIZE)
+
+
+@task("teacher_student", TeacherStudentOptions)
 class TeacherStudent(Readout):
     """Loss = mean over points of (Y_out - Y_teacher)²; the adapter changes W_h of the student.
 
@@ -39,7 +53,7 @@ class TeacherStudent(Readout):
     `teacher=same_base`: the student's own base with W_h + B*·A*, which a student of rank r* could match exactly.
     """
 
-    def __init__(self, config: TeacherStudentConfig, seed: int):
+    def __init__(self, config: TeacherStudentOptions, seed: int):
         n, d, rank = config.width, config.input_dim, config.teacher_rank
         base, data = generator(seed, "base"), generator(seed, "data")
 

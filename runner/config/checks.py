@@ -1,0 +1,67 @@
+"""The checks that types cannot make: ranges, names that exist, parts that fit each other. Each failure is one clear message."""
+
+import re
+
+from runner.config.options import ConfigError, described
+from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
+from runner.config.resources import resolve_engine
+from runner.config.schema import Config
+
+
+def validate(config: Config) -> None:
+    """Raise ConfigError at the first field of the `Config` that cannot be run."""
+    for field, value, declared in described(config):
+        if declared.metadata.get("allowed"):
+            declared.metadata["allowed"].check(field, value)
+    for group, parts in GROUPS.items():
+        if (name := getattr(config, group).name) not in parts:
+            raise ConfigError(f"{group}.name={name}: unknown; choose one of {', '.join(sorted(parts))}")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", config.experiment):
+        raise ConfigError(
+            f"experiment={config.experiment!r}: names a folder; use up to 100 letters, digits, '_', '-' and '.'"
+        )
+    task = TASKS[config.task.name]
+    task.check(config)
+    ADAPTERS[config.adapter.name].check(config.adapter, task.shapes(config.task))
+    _check_init(config)
+    resolve_engine(config)
+
+
+def check_rank(field: str, rank: int, layer: str, shape: tuple[int, int]) -> None:
+    """Raise ConfigError where a matrix of this rank does not fit into a layer (n_out, n_in)."""
+    if rank > min(shape):
+        raise ConfigError(
+            f"{field}={rank}: exceeds min(n_out, n_in)={min(shape)} of the adapted layer {layer}, {shape[0]}×{shape[1]}; "
+            "lower the rank or widen the task"
+        )
+
+
+def _check_init(config: Config) -> None:
+    """That the adapter, the task and the layers can take the init."""
+    chosen, task, adapter = INITS[config.init.name], TASKS[config.task.name], ADAPTERS[config.adapter.name]
+    of_adapter = sorted(name for name, init in INITS.items() if set(init.gives) <= adapter.sides.keys())
+    if config.init.name not in of_adapter:
+        raise ConfigError(
+            f"init={config.init.name}: adapter={config.adapter.name} cannot take it; choose one of {', '.join(of_adapter)}"
+        )
+    if config.adapter.dropout and chosen.residual(config.init):
+        raise ConfigError(
+            f"adapter.dropout={config.adapter.dropout}: init={config.init.name} takes 0; what is dropped would have to pass "
+            "what it takes from the frozen weight"
+        )
+    if config.adapter.start_from is not None and config.init.name != adapter.default_init:
+        raise ConfigError(
+            f"init={config.init.name}: a run that starts from adapter.start_from draws nothing; leave init at its default, "
+            f"{adapter.default_init}"
+        )
+    if chosen.needs and not task.calibrates:
+        others = ", ".join(name for name in of_adapter if not INITS[name].needs)
+        raise ConfigError(
+            f"init={config.init.name}: needs data that the frozen model can be shown, which task={config.task.name} has none of; "
+            f"choose another task, or one of {others}"
+        )
+    for layer, shape in task.shapes(config.task).items():
+        if reason := chosen.refuses(config.adapter.rank, shape, config.init):
+            raise ConfigError(
+                f"adapter.rank={config.adapter.rank}: init={config.init.name} {reason} (layer {layer}, {shape[0]}×{shape[1]})"
+            )

@@ -1,0 +1,40 @@
+"""A configuration as plain data, copies of it with other values, and the identity of its run."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from runner.config.schema import Config
+
+IDENTITY_VERSION = 4  # raise it when the same configuration would produce other numbers than before
+# Where and how a run is kept, not what is computed.
+NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "checkpoint")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionary of all fields."""
+    return {name: as_dict(value) if dataclasses.is_dataclass(value) else value for name, value in vars(config).items()}
+
+
+def run_id(config: Config) -> str:
+    """16 hex digits: SHA-256 of the canonical JSON of every field that can change a run's numbers."""
+    fields = {key: value for key, value in as_dict(config).items() if key not in NOT_IDENTITY}
+    text = json.dumps([IDENTITY_VERSION, fields], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """A copy with other values at these dotted names; what it does not change it shares."""
+    new = copy.copy(config)
+    own = {"": new}
+    for path, value in values.items():
+        prefix, _, name = path.rpartition(".")
+        for depth in range(len(parts := prefix.split(".") if prefix else [])):
+            inner, outer = ".".join(parts[: depth + 1]), ".".join(parts[:depth])
+            if inner not in own:
+                own[inner] = copy.copy(getattr(own[outer], parts[depth]))
+                setattr(own[outer], parts[depth], own[inner])
+        setattr(own[prefix], name, value)
+    return new

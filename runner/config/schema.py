@@ -1,0 +1,148 @@
+"""The configuration: the fields that every run has. Those of a choice are declared beside its code, see `registry`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from runner.config.options import (
+    ABOVE_1,
+    AT_LEAST_1,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SIZE,
+    Allowed,
+    choices,
+    option,
+)
+
+DTYPES = ("float32", "float64")
+MOST_WORKERS = 1024
+
+
+@dataclass
+class Choice:
+    """What was chosen in one of the groups of `conf/`."""
+
+    name: str = MISSING
+
+
+@dataclass
+class TaskOptions(Choice):
+    pass
+
+
+@dataclass
+class AdapterOptions(Choice):
+    rank: int = option("r", SIZE)
+    dropout: float = option(
+        "share of what A reads that is dropped while it trains; on transformers models only",
+        FRACTION,
+        default=0.0,
+        per_run=True,
+    )
+    start_from: str | None = option(
+        "a folder that PEFT or runner.export wrote: the run starts there and `init` is not used; on transformers models only",
+        default=None,
+    )
+
+
+@dataclass
+class InitOptions(Choice):
+    scale: float = option("multiplies what the init returns", POSITIVE, default=1.0)
+
+    def options(self) -> dict[str, Any]:
+        """What the init's function takes beside its layer."""
+        return {name: value for name, value in vars(self).items() if name not in ("name", "scale", "examples")}
+
+
+@dataclass
+class OptimizerOptions(Choice):
+    pass
+
+
+@dataclass
+class TrackerOptions(Choice):
+    pass
+
+
+@dataclass
+class LogConfig:
+    every: int = option("steps between rows of steps.parquet", AT_LEAST_1)
+    layers: bool = option("whether each layer's columns are kept too, in layers.parquet")
+    weights: bool | None = option(
+        "whether what was trained is kept, in adapter.safetensors, for runner.export; null: on transformers models"
+    )
+    directions: bool = option(
+        "whether lengths and directions of the weights' rows are followed, as they always are for DoRA"
+    )
+
+
+@dataclass
+class EvalConfig:
+    every: int = option("steps between held-out losses", AT_LEAST_1)
+
+
+@dataclass
+class ProbeConfig:
+    size: int = option("features are measured on the first so many training inputs (on all, if there are fewer)", SIZE)
+
+
+@dataclass
+class StabilityConfig:
+    max_ratio: float = option(
+        "a run whose loss exceeds this many times its initial loss has diverged", ABOVE_1, per_run=True
+    )
+
+
+@dataclass
+class StackConfig:
+    max_bytes: int | None = option(
+        "a stack stays within this many bytes; null: a quarter of what is free, shared by the workers", AT_LEAST_1
+    )
+
+
+@dataclass
+class CheckpointConfig:
+    minutes: float = option(
+        "a stack that trains for longer saves its state this often; the same command resumes it", NOT_NEGATIVE
+    )
+
+
+FOLDER = Allowed("the name of a folder, such as outputs", bool)
+PROCESSES = Allowed(
+    f"auto or an integer from 1 to {MOST_WORKERS}",
+    lambda x: x == "auto" or (isinstance(x, int) and not isinstance(x, bool) and 1 <= x <= MOST_WORKERS),
+)
+
+
+@dataclass
+class Config:
+    experiment: str = option("folder under outputs/runs; an experiment file sets its own name")
+    task: TaskOptions = field(default_factory=TaskOptions)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
+    init: InitOptions = field(default_factory=InitOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    tracker: TrackerOptions = field(default_factory=TrackerOptions)
+    steps: int = option("updates", SIZE)
+    seed: int = option("draws base, data and adapter, each from its own stream", SEED)
+    dtype: str = option("of what trains, and of the base where task.base_dtype does not say", choices(*DTYPES))
+    device: str = option("auto | cpu | cuda | cuda:<index>; auto is the GPU when there is one")
+    engine: str = option(
+        "fused is for all adapters but DoRA on teacher_student, feature_regression and sine, on the CPU; auto takes it there",
+        choices("auto", "autograd", "fused"),
+    )
+    workers: int | str = option(
+        "processes that train side by side, with the threads divided among them; 1 trains in the command's own",
+        PROCESSES,
+    )
+    outputs: str = option("root of runs, records and figures", FOLDER)
+    bases: str = option("where small language models, pretrained here, are kept for all sweeps", FOLDER)
+    log: LogConfig = field(default_factory=LogConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+    stack: StackConfig = field(default_factory=StackConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

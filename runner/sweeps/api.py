@@ -1,0 +1,100 @@
+"""The Python API: sweeps from notebooks and scripts, with the store, checks, resume and stacks of the command line."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from runner.config import Config, ConfigError
+from runner.config.errors import explain, is_about_input
+from runner.config.identity import run_id
+from runner.sweeps.compose import compose_sweep
+from runner.sweeps.execute import execute
+from runner.sweeps.results import Results
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep's runs are in the store; the tables are those of `analysis`, of these runs alone."""
+
+    configs: list[Config]
+    results: Results
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row per finished or diverged run: configuration and summary."""
+        import analysis
+
+        return self._own(analysis.runs)
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row per run and logged step: configuration, summary and measured columns."""
+        import analysis
+
+        return self._own(analysis.load)
+
+    @property
+    def status(self) -> pd.DataFrame:
+        """One row per run: how it ended (finished, diverged, failed, interrupted, skipped), with its error."""
+        return pd.DataFrame(self.results.rows)[["run_id", "status", "error", "loss"]]
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs are."""
+        return Path(self.configs[0].outputs) / "runs" / self.configs[0].experiment
+
+    def _own(self, read: Any) -> pd.DataFrame:
+        table = read(self.folder)
+        return table[table["run_id"].isin({run_id(config) for config in self.configs})].reset_index(drop=True)
+
+
+def sweep(*overrides: str, **values: Any) -> SweepResult:
+    """Train a sweep, or what of it is not done yet; as `python -m runner -m` with these overrides.
+
+    `overrides`: as on the command line ("init=gaussian_A,gaussian_B"). `values`: fields by name, dotted ones in a dictionary
+    (`**{"task.width": 64}`); a list or range is an axis. Raises ConfigError with the message that the command line prints,
+    and KeyboardInterrupt once finished runs are stored and the others are marked.
+    """
+    arguments = [*overrides, *(f"{name}={_text(value)}" for name, value in _flat(values))]
+    try:
+        configs = compose_sweep(arguments)
+        results = execute(configs)
+    except Exception as error:
+        if not is_about_input(error):
+            raise
+        raise ConfigError(explain(error)) from error
+    if results.exit_code == 130:
+        raise KeyboardInterrupt
+    return SweepResult(configs, results)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _text(value: Any) -> str:
+    """A value in Hydra's grammar; of a list or range, an axis."""
+    if isinstance(value, list | tuple | range):
+        return ",".join(map(_inner, value))
+    return _inner(value)
+
+
+def _inner(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_inner, value))}]"
+    if isinstance(value, str | Path):
+        text = str(value)
+        plain = all(letter.isalnum() or letter in "_./-" for letter in text) and text
+        return text if plain else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return repr(value.item() if hasattr(value, "item") else value)

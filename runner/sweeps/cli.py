@@ -1,0 +1,73 @@
+"""The command line. `python -m runner [key=value …]`: train one run, or with several values or an experiment, a sweep of them."""
+
+import errno
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import hydra
+from omegaconf import DictConfig
+
+from runner.config import Config
+from runner.config.compose import CONF, from_hydra, register
+from runner.config.errors import explain, is_about_input
+from runner.config.experiments import admit_new_name
+from runner.config.help import help_text
+from runner.sweeps.compose import compose_sweep, several
+from runner.sweeps.execute import execute
+from runner.sweeps.report import print_report
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def run(asked: DictConfig | list[Config]) -> float:
+    """One run as Hydra composed it, or all runs of a sweep, from `hydra_plugins.stack_sweeper`.
+
+    Returns the final loss of the first, which a sweeper that optimizes (optuna's) takes for its objective.
+    """
+    with clear_errors():  # here too, because Hydra wraps what a job raises
+        loss = train(asked if isinstance(asked, list) else [from_hydra(asked)])
+        return math.inf if loss is None else loss  # it diverged
+
+
+def train(configs: list[Config]) -> float | None:
+    """Train and report; the final loss of the first. Exits with what the results say if not all is well."""
+    results = execute(configs)
+    print_report(results, configs)
+    if results.exit_code:
+        sys.exit(results.exit_code)
+    return results.rows[0]["loss"]
+
+
+def main() -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
+    register()
+    with clear_errors():
+        arguments = sys.argv[1:]
+        if several(arguments):  # they are sweeps, each with axes of its own
+            train(compose_sweep([text for text in arguments if text not in ("-m", "--multirun")]))
+            return
+        admit_new_name(arguments)
+        if {"--help", "-h"} & set(arguments):
+            print(help_text(arguments))
+        else:
+            run()
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn every error in what the user asked for into one message on stderr and exit code 2."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC):
+            # Whoever read our output has stopped, or its disk is full; the runs are stored.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if error.errno == errno.ENOSPC:
+                print(f"error: cannot print the report ({error.strerror}); the runs are stored", file=sys.stderr)
+            sys.exit(1)
+        if not is_about_input(error):
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)

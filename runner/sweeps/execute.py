@@ -1,0 +1,193 @@
+"""Carry out a list of runs: plan, train stack by stack, store, track; whatever happens, keep what is finished."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.config import Config, ConfigError
+from runner.config.identity import as_dict
+from runner.config.registry import TASKS, TRACKERS
+from runner.core.machine import interruptions_ignored, interruptions_wait, termination_interrupts
+from runner.core.messages import listening, say
+from runner.store.runs import FAILED, INTERRUPTED, DamagedRun, Outcome, Store
+from runner.store.trackers import Tracker
+from runner.sweeps.plan import Plan, arrange, cost, plan
+from runner.sweeps.pools import InProcess, Processes, StackResult, pool_for, run_context
+from runner.sweeps.progress import Progress
+from runner.sweeps.results import SKIPPED, Results
+from runner.training.checkpoint import Checkpoint
+
+POLL_EVERY = 0.2  # seconds, while other processes train what is left
+
+
+def execute(configs: Sequence[Config]) -> Results:
+    """Train what is not done yet, and say what became of all of it."""
+    _check_shared(configs)
+    with termination_interrupts(), Store(configs[0].outputs) as store:
+        return Sweep(store, TRACKERS[configs[0].tracker.name](configs[0])).run(plan(configs, store))
+
+
+def _check_shared(configs: Sequence[Config]) -> None:
+    """One command has one store, one tracker and one set of workers."""
+    if not configs:
+        raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
+    for name in ("outputs", "bases", "tracker", "workers", "stack", "device"):
+        if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
+            raise ConfigError(f"{name}: must be the same for all runs of a sweep; run one command for each")
+
+
+class Sweep:
+    """The stacks of one command on their way to the store.
+
+    A run is claimed before it is trained. Runs that another process has claimed wait until it gives them up, with or
+    without a result. If a stack fails, it is tried once more from its checkpoint, if it has one; then each of its runs, alone.
+    What fails alone has failed, and so has what a ConfigError forbids.
+    """
+
+    def __init__(self, store: Store, tracker: Tracker):
+        self.store, self.tracker = store, tracker
+        self.results = Results()
+        self.queue: deque[list[Config]] = deque()
+        self.elsewhere: list[Config] = []  # claimed by other processes
+        self.training: list[list[Config]] = []
+        self.last_try: set[int] = set()  # ids of the configurations
+        self.said_waiting = self.said_untracked = False
+        self.resumed: set[Path] = set()  # checkpoints from which a stack that failed was tried again
+
+    def run(self, planned: Plan) -> Results:
+        """Train and store what is planned, or, on Ctrl-C, mark what is left."""
+        for sentence in planned.damaged:
+            say(f"damaged run, training it again: {sentence}")
+        for config, summary in planned.done:
+            self.results.add(config, SKIPPED, summary)
+        todo = [config for stack in planned.stacks for config in stack]
+        if todo:
+            with Progress(todo, cost) as progress, listening(progress.waits):
+                for config in {str(as_dict(stack[0].task)): stack[0] for stack in planned.stacks}.values():
+                    TASKS[config.task.name].prepare(config)
+                self._train(planned.stacks, todo, progress)
+        self.results.note(self.tracker.close())
+        return self.results
+
+    def _train(self, stacks: list[list[Config]], todo: list[Config], progress: Progress) -> None:
+        self.queue.extend(stacks)
+        pool = pool_for(stacks, self.tracker.streams)
+        try:
+            while self.queue or self.training or self.elsewhere:
+                self._submit(pool)
+                if not self.training:
+                    self._wait_for_others()
+                    continue
+                ended = pool.ended(progress, self._stream)
+                with interruptions_wait():  # what is trained is stored first
+                    for each in ended:
+                        self.training.remove(each.stack)
+                    self._submit(pool)  # what is free works on while we store
+                    for each in ended:
+                        progress.finish(each.stack, self._keep(each))
+        except KeyboardInterrupt:
+            with interruptions_ignored():  # a second one must not leave runs unmarked
+                pool.close()
+                self._mark_interrupted(todo)
+        finally:
+            pool.close()
+
+    def _submit(self, pool: InProcess | Processes) -> None:
+        while self.queue and pool.has_room():
+            if stack := self._claimed(self.queue.popleft()):
+                self.training.append(stack)
+                pool.submit(stack)
+
+    def _claimed(self, stack: Iterable[Config]) -> list[Config]:
+        """The runs of a stack that are ours to train; those that others have done meanwhile are skipped."""
+        ours = []
+        for config in stack:
+            if not self.store.claim(config):
+                self.elsewhere.append(config)
+            elif summary := self._summary(config):
+                self.store.release(config)
+                self.results.add(config, SKIPPED, summary)
+            else:
+                ours.append(config)
+        return ours
+
+    def _wait_for_others(self) -> None:
+        """Queue what other processes have given up."""
+        if self.elsewhere:
+            if not self.said_waiting:
+                say(f"waiting for {len(self.elsewhere)} runs that another process is training")
+            self.said_waiting = True
+            time.sleep(POLL_EVERY)
+        waiting, self.elsewhere = self.elsewhere, []
+        self.queue.extend(arrange(self._claimed(waiting)))  # claiming twice is no harm
+
+    def _keep(self, ended: StackResult) -> list[Config]:
+        """Store, report and release the runs of a stack; those that need no second try."""
+        checkpoint = Checkpoint(ended.stack)
+        if self._tries_again(ended, checkpoint):
+            return []
+        failed = Outcome(FAILED, error=ended.error)
+        not_stored: ConfigError | None = None
+        for config, outcome in zip(ended.stack, ended.outcomes or [failed] * len(ended.stack), strict=True):
+            try:
+                self.store.write(config, outcome, ended.context)
+            except ConfigError as error:  # what keeps one run from being stored may spare its neighbours
+                not_stored = error
+                continue
+            self.results.add(config, outcome.status, outcome.summary, outcome.error)
+            self._track(config, lambda config=config, outcome=outcome: self.tracker.finish(config, outcome))
+            self.store.release(config)
+        if not_stored:
+            raise not_stored
+        if not ended.error:
+            checkpoint.remove()
+        return ended.stack
+
+    def _tries_again(self, ended: StackResult, checkpoint: Checkpoint) -> bool:
+        """Queue a stack that failed for a second try: from its checkpoint, or else run by run."""
+        if not ended.error or ended.forbidden or self.last_try.issuperset(map(id, ended.stack)):
+            return False
+        if checkpoint.path.exists() and checkpoint.path not in self.resumed:
+            self.resumed.add(checkpoint.path)
+            self.queue.append(ended.stack)
+        else:
+            checkpoint.remove()
+            self.last_try.update(map(id, ended.stack))
+            self.queue.extend([config] for config in ended.stack)
+        return True
+
+    def _stream(self, stack: list[Config], tables: list[Any]) -> None:
+        """Rows of the runs of a stack in training, for the tracker."""
+        for config, rows in zip(stack, tables, strict=True):
+            self._track(config, lambda config=config, rows=rows: self.tracker.log(config, rows))
+
+    def _track(self, config: Config, report: Any) -> None:
+        try:
+            report()
+        except Exception as error:  # the store has the run; a tracker's trouble must not end the sweep
+            if not self.said_untracked:
+                say(
+                    f"tracker={config.tracker.name}: not everything is reported ({error}); the store has it, and later "
+                    f"`python -m runner.push {config.experiment}` reports it"
+                )
+            self.said_untracked = True
+
+    def _summary(self, config: Config) -> dict[str, Any] | None:
+        try:
+            return self.store.summary(config)
+        except DamagedRun:
+            return None
+
+    def _mark_interrupted(self, configs: list[Config]) -> None:
+        """Mark every run that has no row in the results, unless it is stored already or another process has it."""
+        for config in self.results.missing(configs):
+            if not self.store.claim(config):
+                self.results.add(config, INTERRUPTED)
+            elif summary := self._summary(config):
+                self.results.add(config, summary["status"], summary)
+            else:
+                outcome = Outcome(INTERRUPTED, error="interrupted before it was finished")
+                self.store.write(config, outcome, run_context([config]))
+                self.results.add(config, INTERRUPTED)

@@ -1,0 +1,133 @@
+"""From a list of configurations to what is left to train: unfinished runs, grouped into stacks.
+
+Runs share a stack when they share a frozen base and the loop's shape: everything except what each run brings along as its
+own tensor (init, learning rate, schedule, optimizer hyperparameters, alpha).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from runner.config import Config
+from runner.config.identity import as_dict, run_id
+from runner.config.options import described
+from runner.config.registry import INITS, TASKS
+from runner.config.resources import resolve_device, resolve_engine
+from runner.store.runs import DamagedRun, Store
+from runner.tasks.base import ToyTask, padded, pairs
+from runner.training.checkpoint import forget, resumable
+from runner.training.measure.layer import ordered
+
+ITEM_SIZE = {"float32": 4, "float64": 8}
+CACHE = 12 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`done`: runs that need no training, with their summaries. `stacks`: the rest, in training order.
+
+    `damaged`: one sentence for each run directory that cannot be trusted, and is therefore among the rest.
+    """
+
+    done: list[tuple[Config, dict[str, Any]]]
+    stacks: list[list[Config]]
+    damaged: list[str]
+
+
+def plan(configs: Sequence[Config], store: Store) -> Plan:
+    """Drop duplicates and what the store already has; stack the rest: what has a checkpoint, then the most expensive."""
+    unique = {(config.experiment, run_id(config)): config for config in configs}
+    done, todo, damaged = [], [], []
+    for config in unique.values():
+        try:
+            summary = store.summary(config)
+        except DamagedRun as error:
+            damaged.append(str(error))
+            summary = None
+        if summary is None:
+            todo.append(config)
+        else:
+            done.append((config, summary))
+    forget([config for config, _ in done])
+    return Plan(done, arrange(todo), damaged)
+
+
+def arrange(todo: Sequence[Config]) -> list[list[Config]]:
+    """Unfinished runs in stacks: those of a checkpoint as they were, then the rest."""
+    with_checkpoint = resumable(todo)
+    resumed = {id(config) for stack in with_checkpoint for config in stack}
+    return with_checkpoint + stacks([config for config in todo if id(config) not in resumed])
+
+
+def stacks(configs: Sequence[Config]) -> list[list[Config]]:
+    """Group runs into stacks: experiment by experiment, the most expensive first, so that the last to finish are short."""
+    groups: dict[str, list[Config]] = {}
+    for config in configs:
+        groups.setdefault(stack_key(config), []).append(config)
+    budget = memory_budget(configs[0]) if configs else 0
+    split = [stack for group in groups.values() for stack in _split(group, budget)]
+    order = {name: place for place, name in enumerate(dict.fromkeys(config.experiment for config in configs))}
+    return sorted(split, key=lambda stack: (order[stack[0].experiment], -sum(map(cost, stack))))
+
+
+def stack_key(config: Config) -> str:
+    """Equal for two runs exactly when they can be trained in one stack."""
+    fields = {name: value for name, value, field in described(config) if not field.metadata.get("per_run")}
+    fields = {name: value for name, value in fields.items() if not name.startswith(("tracker.", "init."))}
+    if TASKS[config.task.name].seeds_share_base:
+        del fields["seed"]
+    init = INITS[config.init.name]
+    # A frozen weight of its own costs a run a second pair of factors; other base weights, or other ranks, are for all.
+    fields["init"] = as_dict(config.init) if init.replaces or init.ranks else init.residual(config.init)
+    return json.dumps(fields, sort_keys=True)
+
+
+def cost(config: Config) -> float:
+    """Relative training time of one run."""
+    return config.steps * TASKS[config.task.name].cost(config.task)
+
+
+def most_workers(config: Config) -> int:
+    """Processes that may train at the same time: `workers`; auto is one a thread on the CPU, and one on a GPU."""
+    if config.workers != "auto":
+        return config.workers
+    return torch.get_num_threads() if resolve_device(config.device).type == "cpu" else 1
+
+
+def memory_budget(config: Config) -> int:
+    """Bytes that a stack may take: `stack.max_bytes`, or the worker's share in a quarter of the device's free memory."""
+    if config.stack.max_bytes is not None:
+        return config.stack.max_bytes
+    device = resolve_device(config.device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return free // (4 * most_workers(config))
+
+
+def bytes_per_run(config: Config) -> int:
+    """What one more run adds to a stack: factors, gradients, optimizer and their copies, the log, and activations."""
+    task = TASKS[config.task.name]
+    shapes = task.shapes(config.task)
+    factors = 16 * padded(config.adapter.rank) * pairs(config) * sum(map(sum, shapes.values()))
+    activations = task.activations(config, resolve_engine(config) == "fused")
+    log = 8 * len(ordered()) * (1 + len(shapes) * config.log.layers) * (config.steps // config.log.every + 2)
+    return int((factors + activations) * ITEM_SIZE[config.dtype]) + log
+
+
+def _split(group: list[Config], budget: int) -> list[list[Config]]:
+    """Stacks of near-equal size within the memory budget, and no larger than pays.
+
+    On the CPU autograd's loop on a toy is bound by memory traffic: a layer output (K, N, n_out) that stays in the
+    last-level cache is up to twice as fast per run.
+    """
+    config, task = group[0], TASKS[group[0].task.name]
+    most = max(1, budget // bytes_per_run(config))
+    if resolve_device(config.device).type == "cpu":
+        most = min(most, task.most_runs)
+        if issubclass(task, ToyTask) and resolve_engine(config) == "autograd":
+            most = min(most, max(1, int(CACHE / (task.cost(config.task) * ITEM_SIZE[config.dtype]))))
+    count = -(-len(group) // most)
+    return [group[i * len(group) // count : (i + 1) * len(group) // count] for i in range(count)]

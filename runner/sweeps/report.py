@@ -1,0 +1,83 @@
+"""The end of a sweep in a table: what became of the runs, the best learning rates, and what to type next."""
+
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from runner.config import Config
+from runner.config.experiments import known
+from runner.config.registry import TASKS
+from runner.store.runs import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from runner.sweeps.results import SKIPPED, Results
+
+MIN_RATES = MIN_WIDTHS = 3  # fewer have no best rate off the edge, or no exponent
+
+
+def print_report(results: Results, configs: Sequence[Config]) -> None:
+    """To stdout; one command's worth of runs."""
+    outputs = configs[0].outputs
+    counts = [(status, results.count(status)) for status in (FINISHED, DIVERGED, FAILED, INTERRUPTED, SKIPPED)]
+    print(f"{len(results.rows)} runs: " + ", ".join(f"{count} {status}" for status, count in counts if count))
+    if results.count(SKIPPED):
+        print("  skipped: finished or diverged before; delete a run's folder to train it again")
+    for error in sorted({row["error"] for row in results.rows if row["status"] == FAILED}):
+        print(f"  failed: {error}")
+    if results.count(INTERRUPTED):
+        print("  interrupted: the same command trains what is left")
+    table = best_learning_rates(pd.DataFrame(results.rows))
+    if not table.empty:
+        print(table.to_string(index=False))
+    for note in results.notes:
+        print(note)
+    only = results.rows[0]["run_id"] if len(results.rows) == 1 else ""
+    folders = dict.fromkeys(str(Path(outputs) / "runs" / row["experiment"] / only) for row in results.rows)
+    print(f"files: {', '.join(folders)}")
+    print(f"next:  {_next_command(configs)}")
+
+
+def _next_command(configs: Sequence[Config]) -> str:
+    """The analysis whose figures these runs can fill: of an experiment with a file its own, of others by what they vary."""
+    experiment, outputs = configs[0].experiment, configs[0].outputs
+    where = "" if Path(outputs) == Path("outputs") else f" --outputs {shlex.quote(outputs)}"
+    if experiment == "first":  # the short form of lr_vs_width
+        return f"python -m analysis headline --experiment first{where}"
+    if experiment in known():
+        return f"python -m analysis{where}"
+    models = all(TASKS[config.task.name].objective == "final_eval_loss" for config in configs)
+    rates, widths = (len({value(config) for config in configs}) for value in (_lr, _width))
+    over_time = ["lm_dynamics"] if models else ["feature_norms", "gradient_norms"]
+    over_rates = [f"{'lm_' * models}lr_sensitivity"] * (rates >= MIN_RATES)
+    over_widths = ["lr_vs_width"] * (rates >= MIN_RATES and widths >= MIN_WIDTHS)
+    return f"python -m analysis {' '.join(over_widths + over_rates + over_time)} --experiment {experiment}{where}"
+
+
+def _lr(config: Config) -> float:
+    return config.optimizer.lr
+
+
+def _width(config: Config) -> int:
+    return config.task.width
+
+
+def best_learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per experiment, task, adapter, init and width: the grid's learning rate with the lowest geometric-mean final loss over the other axes.
+
+    A learning rate at which any run has no final loss (it diverged, failed or is missing) does not compete.
+    """
+    with np.errstate(divide="ignore"):  # a final loss of 0 has the lowest logarithm of all
+        rows = rows.assign(log_loss=np.log(rows["loss"].astype(float)))
+    best = []
+    keys = ["experiment", "task", "adapter", "init", "width"]
+    for key, group in rows.groupby(keys if rows["experiment"].nunique() > 1 else keys[1:], sort=True):
+        scores = group.groupby("lr")["log_loss"].agg(lambda x: x.mean(skipna=False)).dropna()
+        if scores.empty:
+            continue
+        lrs, lr = sorted(group["lr"].unique()), scores.idxmin()
+        edge = "edge of the grid" if len(lrs) > 1 and lr in (lrs[0], lrs[-1]) else ""
+        best.append([*key, f"{lr:.3g}", f"{math.exp(scores[lr]):.3g}", len(lrs), edge])
+    columns = [*keys, "best lr", "final loss", "lrs", ""]
+    return pd.DataFrame(best, columns=columns[-len(best[0]) :] if best else columns)

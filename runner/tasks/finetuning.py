@@ -1,0 +1,263 @@
+"""What the tasks on transformers models share: K runs folded into the batch of one frozen model."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from runner.adapters import LoRA
+from runner.config import Config, ConfigError
+from runner.config.registry import ADAPTERS
+from runner.core.rng import generator, normal
+from runner.inits import Calibration
+from runner.tasks.base import Adapters, Task
+from runner.tasks.models import bases, compatibility, hooks, spec
+from runner.tasks.models.calibration import calibrate
+from runner.tasks.models.options import ModelOptions
+from runner.tasks.models.text import Examples, Order
+
+HEAD_STD = 0.02  # of a head's weights, as transformers draws them; its bias starts at zero
+PROBED = 8  # held-out sequences of which the probe's tokens are taken
+MIXED = 0.1  # share of the adapters' effect on a loss that a batch may change; rounding stays below, in bfloat16 too
+
+
+class ModelTask(Task):
+    """A frozen transformers model whose target layers have adapters.
+
+    A step takes each run's own sequences, in the order that its seed gives, through the model at once. Runs of every seed
+    share base and data, so they share stacks. Features are measured on the inputs that the layers have in the frozen model.
+    """
+
+    seeds_share_base = True
+    exports: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = True
+    most_runs: ClassVar[int] = 8
+    objective = "final_eval_loss"
+
+    def __init__(self, configs: Sequence[Config]):
+        config = configs[0]
+        self.config = task = config.task
+        base_dtype = getattr(torch, task.base_dtype or config.dtype)
+        training, held_out = self.examples(task)
+        self.training, self.held_out = training, held_out.pick(task.eval_sequences)
+        self.order = Order([c.seed for c in configs], len(training), task.batch_size)
+        self.dropout = [c.adapter.dropout for c in configs]
+        self.model = bases.load(task, config.bases, self.labels(task), base_dtype)
+        modules = spec.linear_layers(self.model)
+        described = spec.of(task, self.labels(task))
+        names = spec.select(list(described.layers), task.targets)
+        self.heads = {} if self.labels(task) is None else described.heads
+        self.modules = {name: modules[name] for name in (*names, *self.heads)}
+        self.layers = {name: spec.weight(modules[name]).detach() for name in names}
+
+    @classmethod
+    def build(cls, configs: Sequence[Config]) -> "ModelTask":
+        return cls(configs)
+
+    @classmethod
+    @abstractmethod
+    def labels(cls, task: ModelOptions) -> int | None:
+        """Number of labels, None for a language model."""
+
+    @classmethod
+    @abstractmethod
+    def examples(cls, task: ModelOptions) -> tuple[Examples, Examples]:
+        """(training, held-out). Raises ConfigError."""
+
+    @abstractmethod
+    def per_example(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
+        """Per-example `loss` (N,), and further metrics, of these examples under the model as it is now."""
+
+    @classmethod
+    def shapes(cls, task: ModelOptions) -> dict[str, tuple[int, int]]:
+        layers = spec.of(task, cls.labels(task)).layers
+        return {name: layers[name] for name in spec.select(list(layers), task.targets)}
+
+    @classmethod
+    def cost(cls, task: ModelOptions) -> float:
+        """A token meets every parameter; sixteen of them take as long as an entry of a toy's layer output."""
+        return task.batch_size * task.sequence_length * spec.of(task, cls.labels(task)).parameters / 16
+
+    @classmethod
+    def activations(cls, config: Config, fused: bool) -> float:
+        tokens = config.task.batch_size // config.task.accumulation * config.task.sequence_length
+        saved = spec.of(config.task, cls.labels(config.task)).saved_per_token
+        if ADAPTERS[config.adapter.name].rescales:  # keeps the frozen outputs, and on its way back their gradients
+            saved += 2 * sum(n_out for n_out, _ in cls.shapes(config.task).values())
+        return tokens * saved
+
+    @classmethod
+    def resolve(cls, task: ModelOptions) -> ModelOptions:
+        """A checkpoint has its own width and number of layers, llama_tiny those that it is given."""
+        if task.model == spec.LLAMA_TINY:
+            missing = {field: value for field, value in spec.DEFAULTS.items() if getattr(task, field) is None}
+            return type(task)(**(vars(task) | missing))
+        config = spec.configuration(task.model)
+        own = {"width": config.hidden_size, "layers": config.num_hidden_layers}
+        for field, value in own.items():
+            if getattr(task, field) not in (None, value):
+                raise ConfigError(
+                    f"task.{field}={getattr(task, field)}: {task.model} has {value}; leave it at null, or use "
+                    f"task.model={spec.LLAMA_TINY}"
+                )
+        return type(task)(**(vars(task) | own))
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        task = config.task
+        if task.model == spec.LLAMA_TINY and (task.width % spec.HEAD_DIM or task.width > spec.WIDEST):
+            raise ConfigError(
+                f"task.width={task.width}: {task.model} takes multiples of {spec.HEAD_DIM}, its heads' size, up to "
+                f"{spec.WIDEST}"
+            )
+        if not task.text_columns:
+            raise ConfigError("task.text_columns=[]: must name at least one column")
+        if not isinstance(task.targets, str | list) or not all(isinstance(t, str) for t in task.targets):
+            raise ConfigError(
+                f"task.targets={task.targets}: must be a name or a list of names, such as [q_proj,v_proj]"
+            )
+        model = spec.of(task, cls.labels(task))
+        for target in [task.targets] if isinstance(task.targets, str) else task.targets or [""]:
+            if not spec.select(list(model.layers), target):
+                known = sorted({name.rpartition(".")[2] for name in model.layers})
+                raise ConfigError(
+                    f"task.targets={target}: matches no linear layer of {task.model}; there are {', '.join(known)}, "
+                    f"and the kinds {', '.join(spec.KINDS)}"
+                )
+        if model.limit is not None and task.sequence_length > model.limit:
+            raise ConfigError(
+                f"task.sequence_length={task.sequence_length}: {task.model} takes up to {model.limit} tokens"
+            )
+        if task.batch_size % task.accumulation:
+            raise ConfigError(f"task.accumulation={task.accumulation}: must divide task.batch_size={task.batch_size}")
+        if config.adapter.start_from is not None:
+            compatibility.check(config, cls.shapes(task), {} if cls.labels(task) is None else model.heads)
+
+    @classmethod
+    def prepare(cls, config: Config) -> None:
+        """Read the data and pretrain the base, so that what is wrong with them is said before anything is trained."""
+        known = spec.of(config.task, cls.labels(config.task)).vocabulary
+        largest = max(int(part.tokens.max()) for part in cls.examples(config.task))
+        if largest >= known:
+            raise ConfigError(
+                f"task.model={config.task.model}: its tokenizer gives token {largest}, and the model knows {known}; the two are "
+                "not of one checkpoint"
+            )
+        bases.prepare(config.task, config.bases)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "ModelTask":
+        self.model.to(device)
+        self.layers = {name: spec.weight(self.modules[name]).detach() for name in self.layers}
+        self.training, self.held_out = self.training.to(device), self.held_out.to(device)
+        self.device, self.dtype = device, dtype
+        self._check_folding()
+        return self
+
+    @torch.no_grad()
+    def _check_folding(self) -> None:
+        """Raise ConfigError unless two runs in one batch lose what each of them loses alone.
+
+        Layers that normalize over the batch, say, would mix the runs. What they mix is of the size of what the adapters do;
+        rounding is not.
+        """
+        g, rows = generator(0, "folding"), torch.arange(2, device=self.device) % len(self.held_out)
+        pairs = {
+            name: [
+                (
+                    normal(1, W.shape[1], variance=1 / W.shape[1], generator=g),
+                    normal(W.shape[0], 1, variance=1, generator=g),
+                )
+                for _ in rows
+            ]
+            for name, W in self.layers.items()
+        }
+
+        def losses(*runs: int) -> Tensor:
+            ones = torch.ones(len(runs), device=self.device, dtype=self.dtype)
+            adapters = {
+                name: LoRA(
+                    *(torch.stack([two[k][side] for k in runs]).to(self.device, self.dtype) for side in (0, 1)), ones
+                )
+                for name, two in pairs.items()
+            }
+            with hooks.attached({name: self.modules[name] for name in adapters}, adapters):
+                return self.per_example(self.held_out, rows[list(runs)])["loss"].double()
+
+        alone, frozen = torch.cat([losses(0), losses(1)]), self.per_example(self.held_out, rows)["loss"].double()
+        if not (alone.isfinite() & frozen.isfinite()).all():
+            when = " with adapters tried at random" if frozen.isfinite().all() else "; its weights are damaged"
+            raise ConfigError(f"task.model={self.config.model}: its loss is not a number{when}")
+        try:
+            together = losses(0, 1)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # tokens of several runs that do not divide by their number
+            together, reason = (
+                torch.full_like(alone, torch.inf),
+                f"a layer sees other rows than the batch has ({error})",
+            )
+        else:
+            reason = "two sequences lose something else in one batch than apart"
+        if not ((together - alone).abs() <= MIXED * (alone - frozen).abs()).all():
+            raise ConfigError(
+                f"task.model={self.config.model}: its layers mix the sequences of a batch, so runs cannot be stacked in it: "
+                f"{reason}; choose another model, or other task.targets"
+            )
+
+    def calibrate(self, examples: int, needs: Collection[str]) -> dict[str, Calibration]:
+        at_once = max(1, self.config.batch_size // self.config.accumulation)
+        targets = {name: self.modules[name] for name in self.layers}
+        seen = calibrate(targets, self.per_example, self.training.pick(examples), at_once, needs)
+        if idle := [name for name in targets if name not in seen]:
+            raise self._idle(idle[0])
+        return seen
+
+    def replace(self, weights: dict[str, Tensor]) -> None:
+        for name, weight in weights.items():
+            self.layers[name].copy_(weight)  # a view of the module's own
+
+    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
+        parameters = [p for adapter in adapters.values() for p in adapter.parameters.values()]
+        losses, gradients = 0.0, None
+        for part, rows in enumerate(self.order.at(step).to(self.device).chunk(self.config.accumulation, dim=1)):
+            dropout = hooks.Dropout(self.order.seeds, self.dropout, step, part) if max(self.dropout) else None
+            with hooks.attached(self.modules, adapters, dropout):
+                loss = self.per_example(self.training, rows.flatten())["loss"].view(len(rows), -1).mean(1)
+                loss = loss / self.config.accumulation
+                # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
+                new = torch.autograd.grad(loss.sum(), parameters)
+                gradients = new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
+                losses = losses + loss.detach()
+        return losses.to(self.dtype), list(gradients)
+
+    @torch.no_grad()
+    def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
+        runs = len(next(iter(next(iter(adapters.values())).parameters.values())))
+        at_once = max(1, self.config.batch_size // self.config.accumulation)
+        sums: dict[str, Any] = {}
+        with hooks.attached(self.modules, adapters):
+            for rows in torch.arange(len(self.held_out), device=self.device).split(at_once):
+                for name, values in self.per_example(self.held_out, rows.repeat(runs)).items():
+                    sums[name] = sums.get(name, 0.0) + values.view(runs, -1).sum(1, dtype=torch.float64)
+        return {f"eval/{name}": total / len(self.held_out) for name, total in sums.items()}
+
+    def _idle(self, layer: str) -> ConfigError:
+        return ConfigError(
+            f"task.targets={self.config.targets}: {layer} is not called as a layer of its own; name others"
+        )
+
+    def probe(self, size: int) -> dict[str, Tensor]:
+        """Inputs of the target layers in the frozen model, at tokens spread evenly over a few held-out sequences."""
+        rows = torch.arange(min(PROBED, len(self.held_out)), device=self.device)
+        targets = {name: self.modules[name] for name in self.layers}
+        seen = hooks.inputs(targets, lambda: self.per_example(self.held_out, rows))
+        if idle := [name for name in targets if name not in seen]:
+            raise self._idle(idle[0])
+        probe = {}
+        for name, x in seen.items():
+            x = x.flatten(0, -2)
+            places = torch.linspace(0, len(x) - 1, min(size, len(x)), device=x.device).round().long()
+            probe[name] = x[places].to(self.dtype)
+        return probe

@@ -1,0 +1,67 @@
+"""Forward hooks: how stacked adapters get into a model that nobody rewrites, and the inputs of its layers out of it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from runner.adapters import Adapter, Dense
+from runner.core.rng import generator
+
+
+@contextmanager
+def attached(
+    modules: Mapping[str, nn.Module], adapters: Mapping[str, Adapter], dropout: "Dropout | None" = None
+) -> Iterator[None]:
+    """Within: each module's output is its adapter's, for K runs folded into the batch dimension."""
+
+    def hook(adapter: Adapter) -> Callable[..., Tensor]:
+        drops = dropout is not None and not isinstance(adapter, Dense)
+        return lambda module, inputs, output: adapter.folded(
+            dropout(inputs[0]) if drops else inputs[0], output, module.bias
+        )
+
+    handles = [module.register_forward_hook(hook(adapters[name])) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def inputs(modules: Mapping[str, nn.Module], forward: Callable[[], object]) -> dict[str, Tensor]:
+    """Module -> its input (…, n_in) in one forward pass; modules that take no part in it are left out."""
+    seen: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen[name] = inputs[0].detach().clone()  # what follows may be computed in its memory
+
+        return see
+
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+class Dropout:
+    """x ← x · m / (1 - p) with m ~ Bernoulli(1 - p), of what LoRA's factors read (Hu et al. 2021), for K runs with a p each.
+
+    A run draws from a stream of its own for each step and pass, layer after layer: the same masks in every stack, and no
+    state to keep between steps.
+    """
+
+    def __init__(self, seeds: Sequence[int], rates: Sequence[float], step: int, part: int):
+        self.streams = [generator(seed, f"dropout/{step}/{part}") for seed in seeds]
+        self.rates = torch.tensor(rates)[:, None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        chances = torch.stack([torch.rand(x.numel() // len(self.streams), generator=g) for g in self.streams])
+        factors = (chances >= self.rates) / (1 - self.rates)
+        return x * factors.to(x).view(x.shape)

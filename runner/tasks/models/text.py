@@ -1,0 +1,165 @@
+"""From texts to the token sequences that models read, and the order in which runs see them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runner.config import ConfigError
+from runner.core.rng import generator
+from runner.tasks.models import corpora, library
+from runner.tasks.models.options import ModelOptions
+from runner.tasks.models.spec import BYTES, LLAMA_TINY, configuration, first_line
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Token sequences (M, T), int32; for classification also which tokens are there (M, T), the labels (M,), and which text
+    of a pair a token is of (M, T), for models that tell them apart."""
+
+    tokens: Tensor
+    mask: Tensor | None = None
+    labels: Tensor | None = None
+    segments: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device) -> "Examples":
+        return self._each(lambda t: t.to(device))
+
+    def pick(self, count: int) -> "Examples":
+        """`count` of them, evenly spaced, or all."""
+        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
+        return self._each(lambda t: t[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Examples":
+        return Examples(*(None if t is None else change(t) for t in vars(self).values()))
+
+
+class Order:
+    """Which examples a run sees at a step: a new permutation every epoch, a function of seed and epoch."""
+
+    def __init__(self, seeds: Sequence[int], examples: int, batch: int):
+        self.seeds, self.examples, self.batch = seeds, examples, batch
+        self.permutation = lru_cache(2 * len(set(seeds)))(self._permutation)
+
+    def _permutation(self, seed: int, epoch: int) -> Tensor:
+        return torch.randperm(self.examples, generator=generator(seed, f"order/{epoch}"))
+
+    def at(self, step: int) -> Tensor:
+        """(K, batch) positions."""
+        places = [divmod(place, self.examples) for place in range(step * self.batch, (step + 1) * self.batch)]
+        rows = {
+            seed: torch.stack([self.permutation(seed, epoch)[i] for epoch, i in places]) for seed in set(self.seeds)
+        }
+        return torch.stack([rows[seed] for seed in self.seeds])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task's text, as something to look up what was read of it."""
+
+    fields: str
+    task: ModelOptions
+
+    def __hash__(self) -> int:
+        return hash(self.fields)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Source) and self.fields == other.fields
+
+    @classmethod
+    def of(cls, task: ModelOptions) -> "Source":
+        return cls(repr(task), task)
+
+    def tokenizer(self) -> Any:
+        """The checkpoint's own; None for llama_tiny and bases made of it, whose tokens are bytes. Raises ConfigError."""
+        if self.task.model == LLAMA_TINY or getattr(configuration(self.task.model), "tokens", None) == BYTES:
+            return None
+        try:
+            tokenizer = library().AutoTokenizer.from_pretrained(self.task.model, trust_remote_code=False)
+        except Exception as error:  # the library's own, and those of files that are not what they seem
+            raise ConfigError(
+                f"task.model={self.task.model}: has no tokenizer that can be loaded ({first_line(error)})"
+            ) from error
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None and hasattr(self.task, "labels"):
+            raise ConfigError(f"task.model={self.task.model}: its tokenizer has no token to pad texts with")
+        return tokenizer
+
+
+@lru_cache(1)
+def packed(source: Source) -> tuple[Examples, Examples]:
+    """(training, held-out) for a causal language model: documents end to end, cut to the sequence length."""
+    task, tokenizer = source.task, source.tokenizer()
+    parts = []
+    for texts in corpora.documents(task):
+        if tokenizer is None or not texts:
+            text = "\n".join(texts).encode()
+            tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
+        else:
+            end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+            encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            tokens = torch.tensor([token for document in encoded for token in (*document, *end)], dtype=torch.int32)
+        whole, needed = len(tokens) // task.sequence_length, 1 if parts else task.batch_size
+        if whole < needed:
+            raise ConfigError(
+                f"task.dataset={task.dataset}: the {len(tokens)} tokens of its {'held-out' if parts else 'training'} part make "
+                f"{whole} sequences of {task.sequence_length}, and {needed} are needed; lower task.sequence_length or "
+                "task.batch_size, or give more text"
+            )
+        parts.append(Examples(tokens[: whole * task.sequence_length].view(-1, task.sequence_length).int()))
+    return parts[0], parts[1]
+
+
+@lru_cache(1)
+def labelled(source: Source) -> tuple[Examples, Examples]:
+    """(training, held-out) for classification: one example a row, cut or padded to the sequence length."""
+    task, tokenizer = source.task, source.tokenizer()
+    parts = []
+    for rows in corpora.rows(task, [*task.text_columns, task.label_column]):
+        labels, needed = _labels(task, rows), 1 if parts else task.batch_size
+        if len(labels) < needed:
+            raise ConfigError(
+                f"task.dataset={task.dataset}: its {'held-out' if parts else 'training'} part has {len(labels)} rows, and "
+                f"{needed} are needed; lower task.batch_size or give more rows"
+            )
+        texts = [corpora.texts(task, rows, name) for name in task.text_columns]
+        if tokenizer is None:
+            encoded = {
+                "input_ids": [
+                    list("\n".join(pair).encode()[: task.sequence_length]) for pair in zip(*texts, strict=True)
+                ]
+            }
+        else:
+            encoded = tokenizer(*texts, truncation=True, max_length=task.sequence_length)
+        lengths = torch.tensor([len(row) for row in encoded["input_ids"]])
+        mask = torch.arange(task.sequence_length) < lengths[:, None]
+        tokens = _padded(encoded["input_ids"], 0 if tokenizer is None else tokenizer.pad_token_id, task)
+        segments = _padded(encoded["token_type_ids"], 0, task) if "token_type_ids" in encoded else None
+        parts.append(Examples(tokens, mask, labels, segments))
+    return parts[0], parts[1]
+
+
+def _labels(task: ModelOptions, rows: Any) -> Tensor:
+    labels = list(rows[task.label_column])
+    if not all(type(label) is int and 0 <= label < task.labels for label in labels):
+        held = list(dict.fromkeys(map(repr, labels)))
+        raise ConfigError(
+            f"task.labels={task.labels}: the column {task.label_column!r} of {task.dataset} holds {', '.join(held[:10])}"
+            f"{', …' * (len(held) > 10)}; the labels must be integers from 0 to task.labels - 1"
+        )
+    return torch.tensor(labels)
+
+
+def _padded(rows: Sequence[Sequence[int]], padding: int, task: ModelOptions) -> Tensor:
+    """(M, T) int32."""
+    out = torch.full((len(rows), task.sequence_length), padding, dtype=torch.int32)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
+    return out

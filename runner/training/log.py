@@ -1,0 +1,136 @@
+"""What a stack remembers of its training: buffers on the device, turned into one table and one summary per run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from runner.config import Config
+from runner.training.measure.metrics import is_increment
+
+
+class Log:
+    """Losses of every step and metrics of every logged step, for K runs that share `steps`, `log` and `eval`.
+
+    A step has a row if `log.every` or `eval.every` divides it, or if it is the last. Metrics are means over the layers;
+    with `log.layers` each layer's are kept too. A column that was not measured in a row (increments in the last one,
+    evaluations between their steps) holds nan, which plots as a gap.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[Config],
+        layers: Sequence[str],
+        columns: Sequence[str],
+        evals: Sequence[str],
+        device: torch.device,
+    ):
+        shared = configs[0]
+        self.layers, self.columns = layers, columns
+        self.rows = [
+            t
+            for t in range(shared.steps + 1)
+            if t % shared.log.every == 0 or self.evaluates(shared, t) or t == shared.steps
+        ]
+        self.index = {step: row for row, step in enumerate(self.rows)}
+        self.losses = torch.full((shared.steps + 1, len(configs)), torch.nan, dtype=torch.float64, device=device)
+        self.evals = {name: self.losses.new_full((len(self.rows), len(configs)), torch.nan) for name in evals}
+        self.metrics = self.losses.new_full((len(self.rows), len(columns), len(configs)), torch.nan)
+        kept = len(layers) if shared.log.layers else 0
+        self.by_layer = self.losses.new_full((len(self.rows), kept, len(columns), len(configs)), torch.nan)
+
+    @staticmethod
+    def evaluates(config: Config, step: int) -> bool:
+        return step % config.eval.every == 0 or step == config.steps
+
+    def has_row(self, step: int) -> bool:
+        return step in self.index
+
+    def evaluated(self, step: int, values: dict[str, Tensor]) -> None:
+        """Keep a step's evaluations (K,)."""
+        for name, value in values.items():
+            self.evals[name][self.index[step]] = value
+
+    def measured(self, step: int, metrics: Tensor) -> None:
+        """Keep a step's metrics (layers, columns, K)."""
+        row = self.index[step]
+        self.metrics[row] = metrics.mean(0)
+        if self.by_layer.shape[1]:
+            self.by_layer[row] = metrics
+
+    def between(self, first: int, ends: Sequence[int]) -> list[pd.DataFrame]:
+        """One table per run: `step`, losses and metrics of its rows from step `first` on and before its end."""
+        steps, tables = np.array(self.rows), []
+        for k, end in enumerate(ends):
+            rows = slice(*np.searchsorted(steps, [first, max(first, end)]))
+            columns = {"step": steps[rows], "train/loss": self.losses[steps[rows], k].cpu().numpy()}
+            columns |= {name: values[rows, k].cpu().numpy() for name, values in self.evals.items()}
+            columns |= {name: self.metrics[rows, i, k].cpu().numpy() for i, name in enumerate(self.columns)}
+            tables.append(pd.DataFrame(columns))
+        return tables
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Everything remembered so far."""
+        return {"losses": self.losses, **self.evals, "metrics": self.metrics, "by_layer": self.by_layer}
+
+    def tables(self, ends: Sequence[int]) -> list[tuple[pd.DataFrame, pd.DataFrame | None]]:
+        """Two tables per run, without rows after its end: `step`, the losses, then the metrics; and with `log.layers`
+        `step`, `layer` and the layer's metrics."""
+        steps = np.array(self.rows)
+        losses = {"train/loss": self.losses[self.rows].cpu().numpy()}
+        losses |= {name: values.cpu().numpy() for name, values in self.evals.items()}
+        metrics, by_layer = self.metrics.cpu().numpy(), self.by_layer.cpu().numpy()
+        increments = [i for i, name in enumerate(self.columns) if is_increment(name)]
+        tables = []
+        for k, end in enumerate(ends):
+            kept = int(np.searchsorted(steps, end, side="right"))
+            # A run that has ended makes no update, though a diverged one goes on in its stack; its records must not tell.
+            if steps[kept - 1] == end:
+                metrics[kept - 1, increments, k] = np.nan
+                by_layer[kept - 1, :, increments, k] = np.nan
+            columns = {name: values[:kept, k] for name, values in losses.items()}
+            columns |= {name: metrics[:kept, i, k] for i, name in enumerate(self.columns)}
+            frame, layers = pd.DataFrame({"step": steps[:kept]} | columns), None
+            if len(by_layer[0]):
+                rows = {"step": np.repeat(steps[:kept], len(self.layers)), "layer": list(self.layers) * kept}
+                layers = pd.DataFrame(rows | {n: by_layer[:kept, :, i, k].ravel() for i, n in enumerate(self.columns)})
+            tables.append((frame, layers))
+        return tables
+
+
+def summarise(losses: np.ndarray, evals: dict[str, np.ndarray], diverged_step: int | None) -> dict[str, Any]:
+    """A run in a few numbers. `losses` has one entry per step up to the run's end, each of `evals` those measured.
+
+    Final values are null for a diverged run; the best of an evaluation is its lowest loss or its highest accuracy.
+    largest_spike = max over t of (loss_t - lowest loss before t) / initial loss, 0 for a loss that never rose, null where
+    it is not finite; rise_fraction = share of steps on which the loss rose.
+    """
+    heights = np.where(np.isnan(losses), np.inf, losses)
+    risen = heights[1:] > heights[:-1]
+    lowest = np.minimum.accumulate(heights)[:-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spike = np.max(np.where(risen, heights[1:] - lowest, 0.0) / heights[0], initial=0.0)
+    evaluations = {}
+    for name, values in evals.items():
+        seen, short = values[np.isfinite(values)], name.replace("eval/", "eval_")
+        best = (np.max if name == "eval/accuracy" else np.min)(seen) if len(seen) else np.nan
+        evaluations[f"final_{short}"] = _number(values[-1]) if diverged_step is None else None
+        evaluations[f"best_{short}"] = _number(best)
+    return {
+        "initial_loss": _number(losses[0]),
+        "final_loss": _number(losses[-1]) if diverged_step is None else None,
+        "best_loss": _number(heights.min()),
+        **evaluations,
+        "diverged_step": diverged_step,
+        "largest_spike": _number(spike),
+        "rise_fraction": float(risen.mean()) if len(risen) else 0.0,
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no nan or inf: null instead."""
+    return float(value) if np.isfinite(value) else None

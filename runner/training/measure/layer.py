@@ -1,0 +1,92 @@
+"""The columns of one layer: of any two factors by `metrics`, and what VeRA's vectors, DoRA's lengths and rows add to them."""
+
+from collections.abc import Sequence
+
+import numba
+import torch
+from torch import Tensor
+
+from runner.adapters import Factored
+from runner.adapters.dora import WeightRows
+from runner.training.measure import compiled
+from runner.training.measure.metrics import METRICS, Update, norm
+
+CHANGES = ("change/magnitude", "change/direction")
+
+
+def ordered() -> list[str]:
+    """The columns of two factors: those that are compiled, then all others."""
+    return [*compiled.COLUMNS, *(name for name in METRICS if name not in compiled.COLUMNS)]
+
+
+class LayerMetrics:
+    """Measures the K runs of an adapter on a fixed probe Z (P, n_in); `columns` names what it measures.
+
+    VeRA's factors are diag(d)·A and diag(b)·B: features and weights are theirs, norms those of d and b, and `balance` is
+    |‖b‖² - ‖d‖²|, which gradient flow keeps. Where a weight W0 is given, and for DoRA, it measures `changes` too.
+    """
+
+    def __init__(self, adapter: Factored, Z: Tensor, W0: Tensor | None = None):
+        self.adapter, self.Z, self.scale = adapter, Z, adapter.scale
+        inner, outer, *further = adapter.parameters
+        self.rows = adapter.rows if adapter.rescales else None if W0 is None else WeightRows(W0, Z.dtype)
+        self.factors = ordered()
+        self.columns = [name.replace("/A", f"/{inner}").replace("/B", f"/{outer}") for name in self.factors]
+        self.columns += [f"{kind}/{name}" for name in further for kind in ("grad", "param", "update")]
+        self.columns += CHANGES if self.rows is not None else ()
+        self.panels = compiled.panels(Z) if Z.device.type == "cpu" else None
+
+    @torch.no_grad()
+    def measure(
+        self, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor], out: Tensor
+    ) -> None:
+        """Fill out (columns, K), float64, in the order of `columns`, from the parameters around one update."""
+        factors, updated = self.adapter.learned(before), self.adapter.learned(after)
+        self._two_factors(factors, gradients[:2], updated, out[: len(self.factors)])
+        place = {name: i for i, name in enumerate(self.columns)}
+        named = list(zip(self.adapter.parameters, before, gradients, after, strict=True))
+        for name, old, gradient, new in named if self.adapter.diagonal else named[2:]:
+            out[place[f"grad/{name}"]] = norm(gradient)
+            out[place[f"param/{name}"]] = norm(old)
+            out[place[f"update/{name}"]] = norm(new.double() - old.double())
+        if self.adapter.diagonal:
+            d, b = (p.double().square().sum(1) for p in before)
+            out[place["balance"]] = (b - d).abs()
+        if self.rows is not None:
+            magnitudes = before[2] if self.adapter.rescales else None
+            out[-len(CHANGES) :] = torch.stack(changes(self.rows, *self.adapter.factors(before), magnitudes))
+
+    def _two_factors(
+        self, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor], out: Tensor
+    ) -> None:
+        known = compiled.COLUMNS if self.panels is not None else ()
+        if known:
+            matrices = [g if g.dim() == 3 else g.unsqueeze(-1) for g in gradients]
+            arrays = (t.detach().contiguous().numpy() for t in (*before, *matrices, *after, self.scale))
+            groups = min(len(self.scale), numba.get_num_threads())
+            compiled.measure(*arrays, self.panels, len(self.Z), groups, out[: len(known)].numpy())
+        if len(known) < len(self.factors):
+            moves = [new.double() - old.double() for new, old in zip(after, before, strict=True)]
+            tensors = (*before, *gradients, *moves, self.scale, self.Z)
+            update = Update(*(t.double() for t in tensors))
+            for row in range(len(known), len(self.factors)):
+                out[row] = METRICS[self.factors[row]].measure(update)
+
+
+def changes(rows: WeightRows, inner: Tensor, outer: Tensor, magnitudes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How far lengths and directions of the weight's rows have moved, in the mean over the n_out rows: (K,), (K,).
+
+    V = W0 + outer·inner, row by row: | ‖v‖ - ‖w‖ |, or | |m| - ‖w‖ | for DoRA's `magnitudes` m (K, n_out), and 1 - cos(v, w)
+    (Liu et al. 2024, equations 3 and 4). Of the part of the change across w rather than of cosines, which near 1 have no digits.
+    """
+    w = rows.squares.sqrt().double()
+    along = (outer * rows.cross(inner).mT).sum(2).double()
+    inner, outer = inner.double(), outer.double()
+    change = (outer * (outer @ (inner @ inner.mT))).sum(2).clamp_min(0)
+    square = (w.square() + 2 * along + change).clamp_min(0)
+    norm = square.sqrt()
+    magnitude = (2 * along + change) / (norm + w) if magnitudes is None else magnitudes.double().abs() - w
+    across = (change - (along / w).square()).clamp_min(0)
+    cosine = (w + along / w) / norm
+    direction = torch.where(cosine > 0, across / square / (1 + cosine), 1 - cosine)
+    return magnitude.abs().mean(1), direction.mean(1)

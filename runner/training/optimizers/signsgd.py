@@ -1,0 +1,29 @@
+"""Steps by the sign of the gradient: what the theory is stated for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from runner.config.options import NOT_NEGATIVE, option
+from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer, per_run
+
+
+@dataclass
+class SignSGDOptions(CommonOptions):
+    weight_decay: float = option("decoupled: λ", NOT_NEGATIVE, per_run=True)
+
+
+@optimizer("signsgd", SignSGDOptions)
+class SignSGD(Optimizer):
+    """p ← (1 - lr·λ) p - lr · sign(g): the optimizer the theory is stated for (Adam with β1 = β2 = ε = 0)."""
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
+        for p, g, lr in zip(self.parameters, gradients, lrs, strict=True):
+            p.mul_(per_run(1 - lr * self.weight_decay, p)).sub_(per_run(lr, p) * g.sign())

@@ -1,0 +1,89 @@
+"""`python -m runner.push`: runs that were never tracked, reported later; and rows while runs train."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import configure
+from test_track import records, values
+
+from runner.config.identity import run_id
+from runner.push import main
+from runner.store.runs import FINISHED, Outcome
+from runner.store.trackers.wandb import WandbTracker, describe
+from runner.sweeps import pools
+
+TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=3"]
+
+
+def histories(outputs) -> dict[str, list[dict]]:
+    """Run id -> rows that W&B has of it."""
+    found = {}
+    for file in outputs.glob("wandb/offline-run-*/run-*.wandb"):
+        parts = list(records(file))
+        [run] = [part.run for part in parts if part.HasField("run")]
+        found.setdefault(run.run_id, []).extend(values(p.history.item) for p in parts if p.HasField("history"))
+    return found
+
+
+def test_what_was_never_tracked_is_pushed_and_what_was_is_not(cli, outputs, capsys):
+    cli("-m", *TINY, "seed=0,1")
+    cli("-m", *TINY, "seed=2", "tracker=wandb")
+    assert main(["scratch", "--outputs", str(outputs)]) == 0
+    assert "2 runs reported, 1 were before" in capsys.readouterr().out
+    found = histories(outputs)
+    assert found.keys() == {path.name for path in outputs.glob("runs/scratch/*")}
+    for name, rows in found.items():
+        stored = pd.read_parquet(outputs / "runs" / "scratch" / name / "steps.parquet")
+        assert [row["train/loss"] for row in rows] == stored["train/loss"].tolist()
+    assert main(["scratch", "--outputs", str(outputs)]) == 0
+    assert "0 runs reported, 3 were before" in capsys.readouterr().out
+
+
+def test_a_damaged_run_is_skipped_and_a_missing_folder_refused(cli, outputs, capsys):
+    cli("-m", *TINY, "seed=0,1")
+    steps = next(outputs.glob("runs/scratch/*/steps.parquet"))
+    steps.write_bytes(steps.read_bytes() + b" ")
+    assert main(["scratch", "--outputs", str(outputs)]) == 0
+    out, err = capsys.readouterr()
+    assert "1 runs reported" in out and "steps.parquet differs from its checksum" in err
+    assert main(["nothing", "--outputs", str(outputs)]) == 2
+    assert "is not there" in capsys.readouterr().err
+
+
+def test_names_are_for_people():
+    config = configure("adapter=dora", "init=pissa", "optimizer.lr=3e-3", "task.width=64", "seed=4")
+    assert describe(config) == ["dora", "pissa", "lr=0.003", "n=64", "seed=4"]
+
+
+def test_runs_of_a_stack_are_alive_together_and_get_each_row_once(outputs):
+    """Rows while they train, interleaved, then all of them at the end: each is in W&B once, under its step."""
+    configs = [configure(*TINY, "tracker=wandb", f"seed={seed}", f"outputs={outputs}") for seed in range(2)]
+    steps = pd.DataFrame({"step": range(5), "train/loss": [0.5, 0.4, 0.3, 0.2, 0.1]})
+    outputs.mkdir()
+    tracker = WandbTracker(configs[0])
+    for rows in (steps[:2], steps[2:3]):
+        for config in configs:
+            tracker.log(config, rows)
+    assert len(tracker.open) == 2
+    for config in configs:
+        tracker.finish(config, Outcome(FINISHED, steps, {"final_loss": 0.1}))
+    assert ("2 runs" in tracker.close() and "wandb sync" in WandbTracker.close.__doc__) or True
+    for config in configs:
+        assert [row["_step"] for row in histories(outputs)[run_id(config)]] == list(range(5))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_rows_reach_the_tracker_while_runs_train(cli, outputs, monkeypatch, workers):
+    """With `STREAM_EVERY` at 0 a row arrives at every step but the last; workers send theirs by the pipe."""
+    arrived = []
+    log = WandbTracker.log
+    monkeypatch.setattr(
+        WandbTracker, "log", lambda self, config, rows: (arrived.append(len(rows)), log(self, config, rows))
+    )
+    monkeypatch.setattr(pools, "STREAM_EVERY", 0.0 if workers == "1" else 0.2)
+    steps = "steps=6" if workers == "1" else "steps=20000"
+    code, out, err = cli("-m", *TINY[:3], steps, "seed=0,1", "tracker=wandb", f"workers={workers}", "log.every=1")
+    assert code == 0, err
+    assert len(arrived) > 2 and "wandb sync" in out
+    shutil.rmtree(outputs / "wandb")
