@@ -4,6 +4,7 @@ Blue and orange are Init[A] and Init[B] and nothing else; every other role has a
 """
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
@@ -107,6 +109,12 @@ def look(init: str) -> Look:
     """The init's look; one that follows from its name if it has none in INITS."""
     number = zlib.crc32(init.encode())
     return INITS.get(init) or Look(init, *(choices[number % len(choices)] for choices in OTHERS))
+
+
+def init_handles(inits: Iterable[str]) -> list[Line2D]:
+    """For the legend of a whole figure."""
+    looks = [look(init) for init in inits]
+    return [Line2D([], [], color=k.color, marker=k.marker, linestyle=k.line, label=k.label) for k in looks]
 
 
 def subplots(

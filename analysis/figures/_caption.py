@@ -21,7 +21,8 @@ def listed(items: Sequence[object]) -> str:
 
 def lines(*sentences: str) -> str:
     """The caption that these sentences make; empty ones are left out."""
-    return "\n".join(sentence[0].upper() + sentence[1:] for sentence in sentences if sentence)
+    begun = (s[0].upper() + s[1:] if s[0].isascii() else s for s in sentences if s)  # δ1 stays δ1
+    return "\n".join(begun)
 
 
 def number(value: float) -> str:
@@ -83,11 +84,11 @@ def _widths(frame: pd.DataFrame) -> str:
     return listed(widths) if len(widths) < 9 else f"{widths[0]} to {widths[-1]} ({len(widths)} of them)"
 
 
-def bars(frame: pd.DataFrame, what: str = "bars") -> str:
+def bars(frame: pd.DataFrame, what: str = "bars and brackets") -> str:
     """The sentence that says what error bars and brackets are."""
     if seeds(frame) < MIN_SEEDS:
         return f"There is no interval: of {counted(seeds(frame), 'seed')} no bootstrap is made, which takes {MIN_SEEDS}."
-    return f"{what} and brackets are 95% bootstrap intervals over seeds."
+    return f"{what} are 95% bootstrap intervals over seeds."
 
 
 def bands(frame: pd.DataFrame, of: str = "geometric means") -> str:

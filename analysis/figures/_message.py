@@ -60,7 +60,8 @@ class Contest:
         if not self.decided:
             return "Seeds do not decide\nwhich init ends lower"
         rate = "higher" if self.rates.high < 0 else "lower" if self.rates.low > 0 else ""
-        return f"{first} ends lower" + f", at a {rate} rate" * bool(rate)
+        by = f"{self.gap.value:.2g} nats" if self.nats else f"{number(np.exp(self.gap.value))} times"
+        return f"{first} ends {by} lower" + f",\nat a {rate} rate" * bool(rate)
 
     @property
     def sentence(self) -> str:

@@ -32,6 +32,12 @@ def frozen(frame: pd.DataFrame) -> dict[int, float]:
     return {int(width): float(loss) for width, loss in start.items()}
 
 
+def at_edge(grid: Grid, init: str, width: int) -> bool:
+    """Whether there is a best rate, and at the grid's edge."""
+    best = grid.best(init, width)
+    return best.edge and np.isfinite(best.log_loss)
+
+
 def panels(frame: pd.DataFrame, ylabel: str, starts: Mapping[int, float] | None = None) -> Figure:
     """A panel a width. `starts`: losses of the frozen model, for panels of nats, which end just above the highest of them."""
     grid = Grid.of(frame)
@@ -44,7 +50,7 @@ def panels(frame: pd.DataFrame, ylabel: str, starts: Mapping[int, float] | None 
     value_axes(axes, grid, starts)
     for panel in axes[::COLUMNS]:
         panel.set_ylabel(ylabel)
-    edge = any(grid.best(init, width).edge for init in grid.inits for width in grid.widths)
+    edge = any(at_edge(grid, init, width) for init in grid.inits for width in grid.widths)
     _legend(fig, grid, any(broken), edge, starts)
     style.heading(fig, _caption.short(frame, _caption.short_bands(frame)))
     return fig
@@ -60,23 +66,28 @@ def curves(panel: Axes, grid: Grid, width: int, rates: Rates, starts: Mapping[in
         losses = grid.log_loss[grid.at(init, width)]  # (L, S)
         down = np.isposinf(losses).any(1) | (losses.mean(1) > np.log(ceiling))
         broken |= bool(down.any())
-        look = style.look(init)
-        panel.plot(
-            grid.lrs[down],
-            np.full(down.sum(), 1.0 - 0.05 * offset),
-            "^",
-            color=look.color,
-            markersize=5,
-            markeredgecolor="black",
-            markeredgewidth=0.4,
-            clip_on=False,
-            transform=panel.get_xaxis_transform(),
-            label=f"{look.label}, broken down",
-        )
+        if down.any():
+            _at_the_top(panel, grid.lrs[down], 1.0 - 0.05 * offset, style.look(init))
     if np.isfinite(ceiling):
         panel.axhline(ceiling, color="0.4", linestyle=":", linewidth=1.0, label="frozen model")
     style.rate_axis(panel, grid.lrs)
     return broken
+
+
+def _at_the_top(panel: Axes, rates: np.ndarray, height: float, look: style.Look) -> None:
+    """Triangles at the top edge."""
+    panel.plot(
+        rates,
+        np.full(len(rates), height),
+        "^",
+        color=look.color,
+        markersize=5,
+        markeredgecolor="black",
+        markeredgewidth=0.4,
+        clip_on=False,
+        transform=panel.get_xaxis_transform(),
+        label=f"{look.label}, broken down",
+    )
 
 
 def value_axes(axes: list[Axes], grid: Grid, starts: Mapping[int, float] | None) -> None:
@@ -95,8 +106,7 @@ def value_axes(axes: list[Axes], grid: Grid, starts: Mapping[int, float] | None)
 
 def legend_entries(grid: Grid, broken: bool, edge: bool, starts: Mapping[int, float] | None) -> list[Line2D]:
     """Handles of what the panels show."""
-    looks = [style.look(init) for init in grid.inits]
-    found = [Line2D([], [], color=k.color, marker=k.marker, linestyle=k.line, markersize=3, label=k.label) for k in looks]
+    found = style.init_handles(grid.inits)
     grey = {"color": "0.4", "linestyle": "none", "markeredgecolor": "black"}
     bar = ", with its 95% interval" if len(grid.seeds) >= MIN_SEEDS else ""
     found.append(Line2D([], [], marker="o", markersize=5.5, label=f"best rate{bar}", **grey))
@@ -175,5 +185,5 @@ def explained(frame: pd.DataFrame, nats: bool) -> list[str]:
         f"Large marks are best learning rates (hollow: at the grid's edge), and {marks}.",
         _caption.runs(frame),
         _caption.bands(frame),
-        _caption.bars(frame, "bars on the best rates"),
+        _caption.bars(frame, "bars on the best rates and brackets"),
     ]

@@ -21,13 +21,13 @@ FINAL_Z_A: Measure = partial(sizes, column="final/feature/Z_A")
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid, task = Grid.of(frame, features(frame)), theory.setting(frame)
-    fig, [[loss, rate, inner]] = style.subplots(1, 3, height=2.75, extra=0.3)
+    fig, [[loss, rate, inner]] = style.subplots(1, 3, height=3.0)
     handles = _losses(loss, frame, grid)
     against_width(rate, grid, theory.exponents(task, grid.inits, "lr"), best_lrs, short=True)
     not_fitted(rate, grid, best_lrs, why=None)
     rate.set(ylabel="best learning rate", title=_title(grid, best_lrs, "Best rate"))
     against_width(inner, grid, theory.exponents(task, grid.inits, "feature/Z_A"), FINAL_Z_A, short=True)
-    inner.set(ylabel="size of $Z_A$ at the last step", title=_title(grid, FINAL_Z_A, "The price: $Z_A$"))
+    inner.set(ylabel="final size of $Z_A$", title=_title(grid, FINAL_Z_A, "The price: $Z_A$"))
     for panel in (rate, inner):
         if panel.get_yscale() == "log":
             style.few_ticks(panel.yaxis, np.ptp(np.log10(panel.get_ylim())))
@@ -65,16 +65,17 @@ def _losses(panel: Axes, frame: pd.DataFrame, grid: Grid) -> list[Line2D]:
     panel.set_xlabel(f"learning rate, at $n = {width}$")
     panel.set_ylabel(f"final {'held-out loss (nats)' if nats else 'training loss'}")
     panel.set_title(contest(grid, width, nats).title)
-    found = [(style.look(init), rates[init, width]) for init in grid.inits]
-    best = [
-        Line2D([], [], color=k.color, marker=k.marker, linestyle="none", label=_caption.ratio(rate))
-        for k, rate in found
-        if np.isfinite(rate.value)
-    ]
+    edges = {init: _sensitivity.at_edge(grid, init, width) for init in grid.inits}
+    best = []
+    for init in grid.inits:
+        look, rate = style.look(init), rates[init, width]
+        if np.isfinite(rate.value):
+            text = _caption.ratio(rate) + " (edge)" * edges[init]
+            best.append(Line2D([], [], color=look.color, marker=look.marker, linestyle="none", label=text))
     if best:
         title = "best rate" + " [95% interval]" * (len(grid.seeds) >= MIN_SEEDS)
         style.legend_below(panel, handles=best, title=title, title_fontsize=7, handlelength=1.2)
-    edge = any(grid.best(init, width).edge for init in grid.inits)
+    edge = any(edges.values())
     return _sensitivity.legend_entries(grid, broken, edge, starts)
 
 
