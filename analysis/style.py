@@ -144,7 +144,8 @@ def heading(figure: Figure, text: str) -> None:
 def width_axis(axes: Axes, widths: np.ndarray, label: str = "width $n$") -> None:
     """Logarithmic axis of widths with one tick each, labelled as far as there is room."""
     axes.set_xscale("log", base=2)
-    every = 1 if len(widths) < 6 else 2 if len(widths) < 12 else 4
+    letters = sum(len(str(width)) for width in widths)
+    every = 1 + letters // 21
     labelled = {len(widths) - 1 - i for i in range(0, len(widths), every)}
     axes.set_xticks(widths, [str(width) if i in labelled else "" for i, width in enumerate(widths)])
     margin = (widths[-1] / widths[0]) ** 0.06 if len(widths) > 1 else 1.5
@@ -174,7 +175,9 @@ def log_y(axes: Axes) -> None:
         axes.set_yscale("log")
     else:
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "no value off\nthe grid's edge", transform=axes.transAxes, ha="center", color="0.4", fontsize=7)
+        axes.text(
+            0.5, 0.5, "no value off\nthe grid's edge", transform=axes.transAxes, ha="center", color="0.4", fontsize=7
+        )
 
 
 def legend_below(axes: Axes, **options) -> None:

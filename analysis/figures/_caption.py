@@ -39,7 +39,9 @@ def power(estimate: Estimate, symbol: str = "n") -> str:
 
 def interval(estimate: Estimate) -> str:
     """` [low, high]`, or nothing where there is none."""
-    return "" if np.isnan([estimate.low, estimate.high]).any() else f" [{number(estimate.low)}, {number(estimate.high)}]"
+    return (
+        "" if np.isnan([estimate.low, estimate.high]).any() else f" [{number(estimate.low)}, {number(estimate.high)}]"
+    )
 
 
 def ratio(estimate: Estimate) -> str:
@@ -87,7 +89,9 @@ def _widths(frame: pd.DataFrame) -> str:
 def bars(frame: pd.DataFrame, what: str = "bars and brackets") -> str:
     """The sentence that says what error bars and brackets are."""
     if seeds(frame) < MIN_SEEDS:
-        return f"There is no interval: of {counted(seeds(frame), 'seed')} no bootstrap is made, which takes {MIN_SEEDS}."
+        return (
+            f"There is no interval: of {counted(seeds(frame), 'seed')} no bootstrap is made, which takes {MIN_SEEDS}."
+        )
     return f"{what} are 95% bootstrap intervals over seeds."
 
 

@@ -54,7 +54,9 @@ def at_end(frame: pd.DataFrame, grid: Grid, columns: Mapping[str, str], step: in
     parts = []
     for init in grid.inits:
         runs = at_best(frame, grid, init, width)
-        sizes = [_caption.number(middle) for name in columns.values() if np.isfinite(middle := _middle(runs, name, step))]
+        sizes = [
+            _caption.number(middle) for name in columns.values() if np.isfinite(middle := _middle(runs, name, step))
+        ]
         if len(sizes) == len(columns):
             parts.append(f"{_caption.listed(sizes)} under {style.look(init).label}")
     when = "the last step" if step is None else f"step {step}"

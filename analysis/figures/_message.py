@@ -77,7 +77,8 @@ class Contest:
         numbers = f"{found} against {self.losses[1]:.3g} at {number(self.lrs[1])}"
         if self.edges:
             which = listed([label(init) for init in self.edges])
-            return f"{at} it is open which init ends lower, as the best rate of {which} is at the grid's edge: {first} has {numbers} for {second}."
+            why = f"as the best rate of {which} is at the grid's edge"
+            return f"{at} it is open which init ends lower, {why}: {first} has {numbers} for {second}."
         by = f"{self.gap.value:.2g}{interval(self.gap)} nats lower" if self.nats else f"a factor of {ratio(self.gap)}"
         if self.seeds < MIN_SEEDS:
             few = f"in the mean of {counted(self.seeds, 'seed')}, too few for an interval"
@@ -166,7 +167,5 @@ def trends(grid: Grid, measure: Measure, what: str, inits: list[str] | None = No
     """A sentence on how a quantity moves with width under each init."""
     if len(grid.widths) == 1:
         return f"With a single width, n = {grid.widths[0]}, these runs do not say how {what} moves with width."
-    phrases = [
-        trend(grid, init, measure).phrase("that" if i else what) for i, init in enumerate(inits or grid.inits)
-    ]
+    phrases = [trend(grid, init, measure).phrase("that" if i else what) for i, init in enumerate(inits or grid.inits)]
     return f"With width, {listed(phrases)}."

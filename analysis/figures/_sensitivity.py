@@ -172,7 +172,9 @@ def message(frame: pd.DataFrame, nats: bool) -> list[str]:
         wins = {init: [f.width for f in found if f.decided and f.inits[0] == init] for init in grid.inits}
         parts = [f"{label(init)} at n = {_caption.listed(widths)}" for init, widths in wins.items() if widths]
         lower = "; ".join(parts) or "no init at any width"
-        sentences.append(f"The seeds decide which ends lower for {sum(map(len, wins.values()))} of {len(found)} widths: {lower}.")
+        sentences.append(
+            f"The seeds decide which ends lower for {sum(map(len, wins.values()))} of {len(found)} widths: {lower}."
+        )
     return sentences
 
 

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures import _caption
 from analysis.directions import NAMES, QUARTERS, correlations, quarters
+from analysis.figures import _caption
 from analysis.scaling import Estimate, bootstrap
 
 RECORDS = ("variants.layers",)
@@ -45,7 +45,7 @@ def caption(frame: pd.DataFrame) -> str:
     found = f"is {_caption.listed(parts)}" if parts else "could not be computed"
     return _caption.lines(
         f"The correlation of changes of length and of direction of weights' rows, over layers and quarters of training, {found}.",
-        "A positive one says that both grow together, which training alone brings about; a negative one that one is traded for the other.",
+        "A positive one says that both grow together, as they do by training alone; a negative one, that one replaces the other.",
         "Points are layers (means over their rows) of all seeds, at the ends of four quarters of training, from light to dark.",
         _caption.runs(points),
         _caption.bars(points, "brackets"),

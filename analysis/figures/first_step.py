@@ -1,5 +1,6 @@
 """Which factor receives a gradient at the first step: norms at step 0 against width, for every init."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,6 +25,8 @@ def figure(frame: pd.DataFrame) -> Figure:
         panel.set_title(style.look(init).label)
     for panel in axes[::3]:
         panel.set_ylabel("gradient norm at step 0")
+    decades = 10.0 ** np.arange(np.ceil(np.log10(smallest)), np.log10(norms.max(initial=smallest)))
+    axes[0].set_yticks([0.0, *decades])  # no other, as labels near 0 would cover each other
     axes[0].set_ylim(bottom=-smallest / 15)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     style.heading(fig, _caption.short(frame, _caption.short_bands(frame)))

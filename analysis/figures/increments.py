@@ -21,11 +21,11 @@ RATIOS = partial(sizes, column=RATIO)
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(frame, features(frame))
-    fig, axes = style.wrapped(len(grid.inits) + 1, height=2.7, columns=3)
+    fig, axes = style.wrapped(len(grid.inits) + 1, height=2.8, columns=3)
     for panel, init in zip(axes, grid.inits, strict=False):
         _curve(panel, frame, grid, init)
     _same_limits(axes[:-1])
-    axes[0].set_ylabel("size of the increment of $Z_B$")
+    axes[0].set_ylabel("size of increment")
     style.legend_below(axes[0])
     against_width(axes[-1], grid, exponents(setting(frame), grid.inits, RATIO), RATIOS, short=True)
     axes[-1].set_title(rf"$\delta_2/\delta_1$ at step {EARLY}")

@@ -34,7 +34,9 @@ def figure(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     for row in axes:
         row[0].set_yticks(np.arange(len(layers)) + 0.5, [_short(layer) for layer in layers], fontsize=6)
     axes[0, 0].invert_yaxis()  # which all panels share
-    style.heading(fig, f"{_caption.short(_shown(frame, runs), 'geometric means over seeds')}; grey: zero, or not measured")
+    style.heading(
+        fig, f"{_caption.short(_shown(frame, runs), 'geometric means over seeds')}; grey: zero, or not measured"
+    )
     return fig
 
 
@@ -88,7 +90,9 @@ def _range(frame: pd.DataFrame, quantity: str, name: str) -> str:
         table = _means(frame[frame["init.name"] == init], quantity, _layers(frame))
         if table.size:
             last = table.iloc[:, -1].dropna()
-            low, high = (f"{_caption.number(last[layer])} ({_short(layer)})" for layer in (last.idxmin(), last.idxmax()))
+            low, high = (
+                f"{_caption.number(last[layer])} ({_short(layer)})" for layer in (last.idxmin(), last.idxmax())
+            )
             parts.append(f"{low} to {high} under {style.look(init).label}")
     width = frame["task.width"].iloc[0]
     if not parts:

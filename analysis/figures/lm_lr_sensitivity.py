@@ -14,6 +14,4 @@ def figure(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    return _caption.lines(
-        *_sensitivity.message(held_out(frame), nats=True), *_sensitivity.explained(frame, nats=True)
-    )
+    return _caption.lines(*_sensitivity.message(held_out(frame), nats=True), *_sensitivity.explained(frame, nats=True))
