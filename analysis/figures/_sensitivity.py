@@ -35,7 +35,7 @@ def frozen(frame: pd.DataFrame) -> dict[int, float]:
 def at_edge(grid: Grid, init: str, width: int) -> bool:
     """Whether there is a best rate, and at the grid's edge."""
     best = grid.best(init, width)
-    return best.edge and np.isfinite(best.log_loss)
+    return best.edge and bool(np.isfinite(best.log_loss))
 
 
 def panels(frame: pd.DataFrame, ylabel: str, starts: Mapping[int, float] | None = None) -> Figure:
@@ -51,7 +51,7 @@ def panels(frame: pd.DataFrame, ylabel: str, starts: Mapping[int, float] | None 
     for panel in axes[::COLUMNS]:
         panel.set_ylabel(ylabel)
     edge = any(at_edge(grid, init, width) for init in grid.inits for width in grid.widths)
-    _legend(fig, grid, any(broken), edge, starts)
+    legend_below(fig, legend_entries(grid, any(broken), edge, starts))
     style.heading(fig, _caption.short(frame, _caption.short_bands(frame)))
     return fig
 
@@ -120,11 +120,11 @@ def legend_entries(grid: Grid, broken: bool, edge: bool, starts: Mapping[int, fl
     return found
 
 
-def _legend(figure: Figure, grid: Grid, broken: bool, edge: bool, starts: Mapping[int, float] | None) -> None:
+def legend_below(figure: Figure, handles: list[Line2D]) -> None:
     """One for all panels, below them."""
-    handles = legend_entries(grid, broken, edge, starts)
-    narrow = figure.get_figwidth() < style.TEXT_WIDTH
-    figure.legend(handles=handles, loc="outside lower center", ncols=1 if narrow else 3)
+    letters = max(len(handle.get_label()) for handle in handles)
+    most = 1 if figure.get_figwidth() < style.TEXT_WIDTH else 3 if letters < len(EDGE) or len(handles) < 5 else 2
+    figure.legend(handles=handles, loc="outside lower center", ncols=most)
 
 
 def _curve(panel: Axes, grid: Grid, init: str, width: int) -> None:

@@ -31,7 +31,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     for panel in (rate, inner):
         if panel.get_yscale() == "log":
             style.few_ticks(panel.yaxis, np.ptp(np.log10(panel.get_ylim())))
-    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    _sensitivity.legend_below(fig, handles)
     dotted = "dotted: theory" if task and len(grid.widths) > 1 else ""
     style.heading(fig, _caption.short(frame, _caption.short_bars(frame), dotted))
     return fig
