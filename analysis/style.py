@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 TEXT_WIDTH = 6.75  # inches, a paper's full text width; panels are given as fractions of it
@@ -126,14 +126,21 @@ def subplots(
 
 
 def wrapped(count: int, height: float, columns: int = 4, extra: float = 0.0, **options) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, at most `columns` in a row; a figure of one or two panels is not as wide as the text."""
-    columns = min(count, columns)
+    """A figure of `count` panels, at most `columns` in a row and rows as alike as can be; one of few panels is narrower."""
     rows = -(-count // columns)
+    columns = -(-count // rows)
     width = {1: 0.55, 2: 0.85}.get(columns, 1.0)
     figure, axes = subplots(rows, columns, height, width, extra, **options)
     for panel in axes.flat[count:]:
         panel.remove()
     return figure, list(axes.flat[:count])
+
+
+def label_rows(axes: list[Axes], ylabel: str) -> None:
+    """Label the first panel of every row."""
+    for panel in axes:
+        if panel.get_subplotspec().is_first_col():
+            panel.set_ylabel(ylabel)
 
 
 def heading(figure: Figure, text: str) -> None:
@@ -157,27 +164,46 @@ def rate_axis(axes: Axes, rates: np.ndarray, label: str = "learning rate") -> No
     """Logarithmic axis of learning rates, labelled at powers of ten, or between them where there is none."""
     axes.set(xscale="log", xlabel=label)
     axes.xaxis.set_minor_formatter(NullFormatter())
-    if 0 < (decades := np.log10(rates[-1] / rates[0])) < 1.5:
-        few_ticks(axes.xaxis, decades)
+    if 1 < rates[-1] / rates[0] < 30:
+        few_ticks(axes.xaxis)
 
 
-def few_ticks(axis: Axis, decades: float) -> None:
-    """Plain numbers on a logarithmic axis (or a colour bar's), a few to a decade where there are few decades."""
-    subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(subs=subs) if decades > 0.5 else MaxNLocator(3))
+class FewTicks(Locator):
+    """Two to five round numbers on a logarithmic axis, however much or little of it is in view."""
+
+    DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))  # the last give long labels, of which few have room
+
+    def __call__(self) -> np.ndarray:
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        low, high = sorted((vmin, vmax))
+        if low <= 0:  # not yet logarithmic
+            return np.array([])
+        powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+        for digits in self.DIGITS:
+            ticks = np.outer(powers, digits).ravel()
+            ticks = ticks[(low <= ticks) & (ticks <= high)]
+            if len(ticks) > 1:
+                return ticks[:: 1 + len(ticks) // (4 if digits == self.DIGITS[-1] else 6)]
+        ticks = MaxNLocator(3).tick_values(low, high)
+        return ticks[(low <= ticks) & (ticks <= high)]
+
+
+def few_ticks(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis (or a colour bar's)."""
+    axis.set_major_locator(FewTicks())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def log_y(axes: Axes) -> None:
+def log_y(axes: Axes, empty: str = "no value off\nthe grid's edge") -> None:
     """Logarithmic axis of values; a panel without a positive one says so instead."""
     if np.isfinite(axes.dataLim.minposy):
         axes.set_yscale("log")
     else:
         axes.set_yticks([])
-        axes.text(
-            0.5, 0.5, "no value off\nthe grid's edge", transform=axes.transAxes, ha="center", color="0.4", fontsize=7
-        )
+        axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", color="0.4", fontsize=7)
 
 
 def legend_below(axes: Axes, **options) -> None:

@@ -52,7 +52,7 @@ def test_headline_draws_losses_best_rates_and_inner_feature():
     assert [axes.get_title() for axes in figure.axes] == [
         "Init[A] ends 4.3 times lower,\nat a higher rate",
         "Best rate falls with width,\nfaster for Init[B]",
-        "The price: $Z_A$ grows under Init[A]",
+        "Price: $Z_A$ grows under Init[A]",
     ]
 
 

@@ -67,7 +67,9 @@ def log_x(panel: Axes, label: str) -> None:
     panel.set_xlabel(label)
     if np.isfinite(panel.dataLim.minposx) and panel.containers:
         panel.set_xscale("log")
-        style.few_ticks(panel.xaxis, np.log10(panel.dataLim.x1 / panel.dataLim.minposx))
+        if panel.dataLim.x0 == panel.dataLim.x1:
+            panel.set_xlim(panel.dataLim.x0 / 2, panel.dataLim.x1 * 2)
+        style.few_ticks(panel.xaxis)
     else:
         panel.set_xticks([])
         panel.text(0.5, 0.5, "no data", transform=panel.transAxes, ha="center", color="0.4")

@@ -57,6 +57,8 @@ def against_width(
             )
     style.width_axis(axes, grid.widths, f"{axis} ${symbol}$")
     style.log_y(axes)
+    if axes.get_yscale() == "log":
+        style.few_ticks(axes.yaxis)
     if short:
         title = "fit [95% interval]" if len(grid.seeds) >= MIN_SEEDS else "fit"
         title += "; theory" * any(power is not None for power in powers.values())

@@ -48,8 +48,7 @@ def panels(frame: pd.DataFrame, ylabel: str, starts: Mapping[int, float] | None 
     for panel, width in zip(axes, grid.widths, strict=True):
         panel.set_title(f"$n = {width}$")
     value_axes(axes, grid, starts)
-    for panel in axes[::COLUMNS]:
-        panel.set_ylabel(ylabel)
+    style.label_rows(axes, ylabel)
     edge = any(at_edge(grid, init, width) for init in grid.inits for width in grid.widths)
     legend_below(fig, legend_entries(grid, any(broken), edge, starts))
     style.heading(fig, _caption.short(frame, _caption.short_bands(frame)))
@@ -94,7 +93,7 @@ def value_axes(axes: list[Axes], grid: Grid, starts: Mapping[int, float] | None)
     """Logarithmic, or in nats: then panels end just above the frozen model's loss, below which lies all that one would use."""
     if starts is None:
         for panel in axes:
-            style.log_y(panel)
+            style.log_y(panel, empty="all runs diverged")
         return
     top = max(starts.values(), default=np.nan)
     finite = grid.log_loss[np.isfinite(grid.log_loss)]
@@ -171,10 +170,9 @@ def message(frame: pd.DataFrame, nats: bool) -> list[str]:
     if len(found) > 1:
         wins = {init: [f.width for f in found if f.decided and f.inits[0] == init] for init in grid.inits}
         parts = [f"{label(init)} at n = {_caption.listed(widths)}" for init, widths in wins.items() if widths]
-        lower = "; ".join(parts) or "no init at any width"
-        sentences.append(
-            f"The seeds decide which ends lower for {sum(map(len, wins.values()))} of {len(found)} widths: {lower}."
-        )
+        decided = f"{sum(map(len, wins.values()))} of {len(found)} widths: {'; '.join(parts)}"
+        at = decided if parts else f"none of the {len(found)} widths"
+        sentences.append(f"The seeds decide which ends lower at {at}.")
     return sentences
 
 

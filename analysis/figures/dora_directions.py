@@ -59,7 +59,7 @@ def _points(panel: Axes, part: pd.DataFrame) -> None:
         panel.plot(at["change/direction"], at["change/magnitude"], look.marker, label=f"step {step}", **style_of)
     panel.set(xscale="log", yscale="log")
     for axis in (panel.xaxis, panel.yaxis):
-        style.few_ticks(axis, 1.5)
+        style.few_ticks(axis)
 
 
 def _correlation(part: pd.DataFrame) -> Estimate:

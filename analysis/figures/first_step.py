@@ -23,8 +23,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         _norms(panel, start[start["init.name"] == init])
         style.width_axis(panel, grid.widths)
         panel.set_title(style.look(init).label)
-    for panel in axes[::3]:
-        panel.set_ylabel("gradient norm at step 0")
+    style.label_rows(axes, "gradient norm at step 0")
     decades = 10.0 ** np.arange(np.ceil(np.log10(smallest)), np.log10(norms.max(initial=smallest)))
     axes[0].set_yticks([0.0, *decades])  # no other, as labels near 0 would cover each other
     axes[0].set_ylim(bottom=-smallest / 15)

@@ -27,10 +27,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     not_fitted(rate, grid, best_lrs, why=None)
     rate.set(ylabel="best learning rate", title=_title(grid, best_lrs, "Best rate"))
     against_width(inner, grid, theory.exponents(task, grid.inits, "feature/Z_A"), FINAL_Z_A, short=True)
-    inner.set(ylabel="final size of $Z_A$", title=_title(grid, FINAL_Z_A, "The price: $Z_A$"))
-    for panel in (rate, inner):
-        if panel.get_yscale() == "log":
-            style.few_ticks(panel.yaxis, np.ptp(np.log10(panel.get_ylim())))
+    growth = _title(grid, FINAL_Z_A, "$Z_A$")
+    inner.set(ylabel="final size of $Z_A$", title="Price: " * ("grows" in growth) + growth)
     _sensitivity.legend_below(fig, handles)
     dotted = "dotted: theory" if task and len(grid.widths) > 1 else ""
     style.heading(fig, _caption.short(frame, _caption.short_bars(frame), dotted))

@@ -27,8 +27,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     for panel, (task, init, part) in zip(axes, parts, strict=True):
         _map(panel, fig, part, norms[task])
         panel.set_title(f"{task}, {_name(init)}\n{_ratio(part, init)}")
-    for panel in axes[::COLUMNS]:
-        panel.set_ylabel("learning rate of B")
+    style.label_rows(axes, "learning rate of B")
     star = {"color": style.STAR, "marker": "*", "markersize": 9, "markeredgecolor": "black", "markeredgewidth": 0.6}
     handles = [
         Line2D([], [], linestyle="none", label="lowest loss", **star),
@@ -62,6 +61,8 @@ def _name(init: str) -> str:
 def _ratio(frame: pd.DataFrame, init: str) -> str:
     """`best ratio 34 [12, 118]`, what bounds it, or why there is none."""
     grid = Grid.along(frame, "optimizer.lr_ratio")
+    if not np.isfinite(grid.log_loss).any():
+        return "every run diverged"
     if np.isnan(best_ratio(grid, init)):
         return "best rates at the grid's edge"
     return told(best_ratios(grid, init), grid)
@@ -113,7 +114,7 @@ def _map(panel: Axes, fig: Figure, frame: pd.DataFrame, norm: LogNorm | None) ->
         (lr_B, lr_A) = cells.idxmin()
         panel.plot(lr_A, lr_B, "*", color=style.STAR, markersize=9, markeredgecolor="black", markeredgewidth=0.6)
         bar = fig.colorbar(mesh, ax=panel, location="bottom", label="final training loss", extend="max", pad=0.02)
-        style.few_ticks(bar.ax.xaxis, np.log10(mesh.norm.vmax / mesh.norm.vmin) if norm else 1)
+        style.few_ticks(bar.ax.xaxis)
     low, high = float(means.columns.min()), float(means.columns.max())
     panel.plot([low, high], [low, high], color="0.2", linestyle="--", linewidth=0.8)
     panel.set_ylim(float(means.index.min()) / 2, float(means.index.max()) * 2)

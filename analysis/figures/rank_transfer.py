@@ -27,9 +27,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         against_width(panel, grid, predicted, learning_lrs, symbol="r", axis="rank", short=True)
         not_fitted(panel, grid, learning_lrs, why=None)
         panel.set_title(LABELS[power])
-    if axes[0].get_yscale() == "log":
-        style.few_ticks(axes[0].yaxis, 1.5)
-    axes[0].set_ylabel("best learning rate")
+    style.label_rows(axes, "best learning rate")
     hollow = Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="none", label=HOLLOW)
     handles = [*style.init_handles(next(iter(grids.values())).inits), hollow]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
