@@ -25,6 +25,11 @@ def lines(*sentences: str) -> str:
     return "\n".join(begun)
 
 
+def joined(sentence: str, more: str) -> str:
+    """Two sentences as one, with a semicolon."""
+    return f"{sentence[:-1]}; {more[0].lower()}{more[1:]}" if sentence and more else sentence or more
+
+
 def number(value: float) -> str:
     """Two digits, without an exponent where the number is large."""
     text = f"{value:.2g}"

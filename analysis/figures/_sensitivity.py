@@ -184,6 +184,5 @@ def explained(frame: pd.DataFrame, nats: bool) -> list[str]:
     return [
         f"Large marks are best learning rates (hollow: at the grid's edge), and {marks}.",
         _caption.runs(frame),
-        _caption.bands(frame),
-        _caption.bars(frame, "bars on the best rates and brackets"),
+        _caption.joined(_caption.bands(frame), _caption.bars(frame, "bars on the best rates and brackets")),
     ]

@@ -38,14 +38,14 @@ def figure(frame: pd.DataFrame) -> Figure:
 def caption(frame: pd.DataFrame) -> str:
     grid, task = Grid.of(frame, features(frame)), theory.setting(frame)
     last = contest(grid, int(grid.widths[-1]), nats=task_of(frame) in BY_HELD_OUT)
+    dotted = "lines against width are fits, and dotted ones the predicted powers."
     pair = sorted(last.inits) or grid.inits
     return _caption.lines(
         last.sentence,
         trends(grid, best_lrs, "the best learning rate", pair),
         trends(grid, FINAL_Z_A, "the size of Z_A at the last step", pair),
         _caption.runs(frame),
-        "Lines against width are fits, dotted ones the predicted powers." if task and len(grid.widths) > 1 else "",
-        _caption.bars(frame),
+        _caption.joined(_caption.bars(frame), dotted if task and len(grid.widths) > 1 else ""),
     )
 
 

@@ -46,7 +46,7 @@ def caption(frame: pd.DataFrame) -> str:
         "δ1 is the move of Z_B by A's update alone, δ2 by that of B, and δ3 by both: a small δ2/δ1 says that B hardly learns.",
         f"Curves are of n = {grid.widths[-1]}, each init at its best learning rate; dotted lines against width are predicted.",
         _caption.runs(frame),
-        f"{_caption.bands(frame)[:-1]}; {_caption.bars(frame)}",
+        _caption.joined(_caption.bands(frame), _caption.bars(frame)),
     )
 
 

@@ -30,7 +30,9 @@ def figure(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             lr = frame.loc[frame["init.name"] == init, "optimizer.lr"].iloc[0]
             panel.set_title(f"{style.look(init).label}, lr {lr:.2g}: {label}")
         axes[-1, column].set_xlabel("step")
-        fig.colorbar(mesh, ax=list(axes[:, column]), location="bottom", label=label, extend="both", aspect=30, pad=0.02)
+        place = {"location": "bottom", "extend": "both", "aspect": 30, "pad": 0.02}
+        bar = fig.colorbar(mesh, ax=list(axes[:, column]), label=label, **place)
+        style.few_ticks(bar.ax.xaxis)
     for row in axes:
         row[0].set_yticks(np.arange(len(layers)) + 0.5, [_short(layer) for layer in layers], fontsize=6)
     axes[0, 0].invert_yaxis()  # which all panels share

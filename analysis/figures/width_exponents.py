@@ -60,7 +60,7 @@ def caption(frame: pd.DataFrame) -> str:
         trends(grid, best_losses, "the final training loss at the best rate"),
         trends(grid, FINAL_Z_A, "the size of Z_A at the last step"),
         f"Full marks are exponents at each width's best rate, {half}, and black bars (below: dotted lines) predictions.",
-        f"{_caption.runs(frame)[:-1]}; {_caption.bars(frame)}",
+        _caption.joined(_caption.runs(frame), _caption.bars(frame)),
     )
 
 
