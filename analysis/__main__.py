@@ -59,8 +59,10 @@ def build(options: argparse.Namespace) -> int:
     folder = outputs / "figures" / options.experiment if options.experiment else outputs / "figures"
     for name, group in sources.items():
         if all(source in frames for source in group):
-            style.save(figures.draw(name, [frames[source] for source in group]), folder / name)
-            print(f"drew {folder / name}.pdf and .png")
+            shown = [frames[source] for source in group]
+            caption = figures.caption(name, shown)
+            style.save(figures.draw(name, shown), folder / name, caption)
+            print(f"drew {folder / name}.pdf, .png and .md" + f"\n{caption}" * bool(options.figures))
     if options.figures or options.experiment:
         return 0
     rows = report.all_claims(outputs)

@@ -17,8 +17,9 @@ def texts(figure):
 
 def test_lr_vs_width_draws_the_best_rates_and_both_slopes():
     figure = figures.draw("lr_vs_width", [sweep(noise=0.0)])
-    [axes] = figure.axes
+    axes, loss = figure.axes
     drawn = [line.get_ydata() for line in axes.lines]
+    is_drawn(loss, np.exp(-5) * 1.5 * (np.array(WIDTHS) / 128) ** 0.5, rtol=0.02)  # the grid's rate, not the vertex
     expected = 0.05 * (np.array(WIDTHS) / 128) ** -0.5
     assert any(len(y) == 4 and np.allclose(y, expected) for y in drawn)
     assert any("n^{-0.50}" in text for text in texts(figure)) and any(
@@ -30,21 +31,29 @@ def lines(axes):
     return [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
 
 
-def is_drawn(axes, expected):
-    assert any(len(y) == len(expected) and np.allclose(y, expected, rtol=1e-6) for y in lines(axes)), lines(axes)
+def is_drawn(axes, expected, rtol=1e-6):
+    assert any(len(y) == len(expected) and np.allclose(y, expected, rtol=rtol) for y in lines(axes)), lines(axes)
 
 
-def test_headline_draws_ratio_loss_and_inner_feature():
+def test_headline_draws_losses_best_rates_and_inner_feature():
     frame = sweep(noise=0.0)
     figure = figures.draw("headline", [frame])
     x = np.array(WIDTHS) / 128
-    ratio, loss, inner = figure.axes
-    is_drawn(ratio, 1 / x)  # Init[B]: δ2/δ1 ∝ n^-1 at step 10
+    loss, rate, inner = figure.axes
+    is_drawn(rate, 0.04 / x)  # Init[B]
     is_drawn(inner, x**0.5)  # Init[A]: Z_A at the end, where it is ∝ n^1/2
     grid = Grid.of(frame)
-    is_drawn(loss, np.exp([grid.best("gaussian_B", width).log_loss for width in WIDTHS]))
+    finite = grid.log_loss[grid.at("gaussian_B", 1024)]
+    is_drawn(loss, np.exp(finite[np.isfinite(finite).all(1)].mean(1)))
+    marks = {line.get_xdata()[0] for line in loss.lines if len(line.get_xdata()) == 1}
+    assert any(np.isclose(x, grid.best("gaussian_B", 1024).lr) for x in marks)
     rejects(is_drawn, inner, x)
-    rejects(is_drawn, ratio, x)
+    rejects(is_drawn, rate, 0.05 / x)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "Init[A] ends 4.3 times lower,\nat a higher rate",
+        "Best rate falls with width,\nfaster for Init[B]",
+        "Price: $Z_A$ grows under Init[A]",
+    ]
 
 
 CURVES = [("feature_norms", 0, "feature/Z_A"), ("feature_norms", 4, "train/loss"), ("gradient_norms", 2, "grad/B")]
@@ -73,7 +82,7 @@ def test_increments_draws_all_three():
 
 def test_width_exponents_marks_predictions_and_measurements():
     figure = figures.draw("width_exponents", [sweep(noise=0.0)])
-    for side, axes in zip("AB", figure.axes, strict=True):
+    for side, axes in zip("AB", figure.axes[:2], strict=True):
         [marks] = [c for c in axes.collections if c.get_label() == "theory"]
         predicted = [segment[0, 0] for segment in marks.get_segments()]
         assert predicted == [
@@ -82,6 +91,12 @@ def test_width_exponents_marks_predictions_and_measurements():
         tuned = np.asarray(axes.lines[0].get_xdata(), dtype=float)
         # Z_A is shown at step 10, where its synthetic exponent is 0.7 larger than at the end
         assert np.allclose(tuned, np.array(predicted) + 0.7 * (np.array(theory.QUANTITIES) == "feature/Z_A"), atol=1e-6)
+    x = np.array(WIDTHS) / 128
+    ratio, loss, inner = figure.axes[2:]
+    is_drawn(ratio, 1 / x)  # Init[B]: δ2/δ1 ∝ n^-1 at step 10
+    is_drawn(loss, np.exp(-5) * 1.5 * x**0.5, rtol=0.02)
+    is_drawn(inner, x**0.5)  # Init[A], at the end
+    rejects(is_drawn, inner, x**1.2)
 
 
 def test_first_step_draws_zeros_as_zeros():
@@ -100,7 +115,7 @@ def test_diverged_runs_stand_at_the_top():
     frame = sweep(noise=0.0)
     figure = figures.draw("lr_sensitivity", [frame])
     panel = figure.axes[0]
-    marks = next(line for line in panel.lines if line.get_label() == "Init[A], diverged")
+    marks = next(line for line in panel.lines if line.get_label() == "Init[A], broken down")
     narrow = (frame["task.width"] == 128) & (frame["init.name"] == "gaussian_A") & (frame["status"] == "diverged")
     assert set(marks.get_xdata()) == set(frame.loc[narrow, "optimizer.lr"])
     assert (marks.get_ydata() >= 0.9).all()  # in axes coordinates
@@ -126,12 +141,20 @@ def test_lm_lr_sensitivity_draws_held_out_losses_beside_the_frozen_models():
             len(y) == len(LRS) and np.allclose(y, np.exp(expected.apply(lambda x: np.log(x).mean()))) for y in drawn
         )
         assert any(np.allclose(y, START) for y in drawn)
+        # the panel ends just above the frozen model; what ends higher is a triangle at the top edge
+        assert START < panel.get_ylim()[1] < 1.2 * START and max(map(max, drawn)) == pytest.approx(2 * START)
+        marks = next(line for line in panel.lines if line.get_label() == "Init[B], broken down")
+        of_B = runs[runs["init.name"] == "gaussian_B"].groupby("optimizer.lr")["summary.final_eval_loss"].mean()
+        assert set(marks.get_xdata()) == set(of_B.index[of_B > START]) and (marks.get_ydata() > 0.9).all()
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "ends above the frozen model, or some seeds diverged" in labels
 
 
 def test_lm_layers_shows_every_layer_at_every_step_of_the_widest_model():
     frame = layers()
-    figure = figures.draw("lm_layers", [frame])
+    figure = figures.draw("lm_layers", [frame, sweep(task="language_model")])
     images = [axes.collections[0].get_array() for axes in figure.axes if axes.get_title()]
+    assert [axes.get_xlabel() for axes in figure.axes[4:]] == [r"size of $Z_A$", r"$\delta_2/\delta_1$"]  # colour bars
     assert [image.shape for image in images] == [(3, 5), (3, 4)] * 2  # the last step makes no increment
     of_A = frame[(frame["task.width"] == max(WIDTHS)) & (frame["init.name"] == "gaussian_A") & (frame["step"] == 10)]
     of_A = of_A.groupby("layer", sort=False)
@@ -174,8 +197,8 @@ def test_rank_transfer_draws_a_panel_a_scale_with_its_prediction():
     figure = figures.draw("rank_transfer", [ranks(noise=0.0)])
     found = [[t.get_text() for t in axes.get_legend().get_texts()] for axes in figure.axes]
     for labels, power in zip(found, ("-0.5", "-0.25", "0"), strict=True):
-        assert f"theory, Init[A]: $r^{{{power}}}$" in labels
-    assert any("Init[A]: $r^{-0.50}$" in label for label in found[0])
+        assert labels[0].endswith(f"; $r^{{{power}}}$")
+    assert found[0][0].startswith("$r^{-0.50}$")
 
 
 def test_variants_draws_the_rates_that_break_and_what_trains():

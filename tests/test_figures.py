@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import first_steps, layers, sweep
-from synthetic_variants import MADE
+from synthetic_variants import MADE, zoo
 
 from analysis import figures, report, style
 from analysis.__main__ import main
@@ -17,7 +17,9 @@ from analysis.records import record_path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-OPTIONS = [{}, {"widths": (128,)}, {"seeds": (0,)}, {"lrs": (0.03125,)}, {"edge": {"A": 1e-9}}]
+DEAD = {"edge": {"A": 1e-9, "B": 1e-9}}  # every run diverges
+OPTIONS = [{}, {"widths": (128,)}, {"seeds": (0,)}, {"lrs": (0.03125,)}, {"edge": {"A": 1e-9}}, DEAD]
+SMALL = {"widths": (256,), "seeds": (0,)}
 
 
 def frames(name, **options):
@@ -33,8 +35,24 @@ def frames(name, **options):
 @pytest.mark.parametrize("name", figures.NAMES)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_it_draws_whatever_records_it_is_given(name, options):
+    legible(figures.draw(name, frames(name, **options)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_few_rows_are_as_legible_as_many(count):
+    shifts = {f"init_{i}": (0.05 * i, 0.0) for i in range(count)}
+    legible(figures.draw("init_zoo", [zoo(shifts=shifts, seeds=(0, 1))]))
+
+
+def test_many_widths_are_as_legible_as_few():
+    frame = sweep(widths=tuple(2**k for k in range(7, 14)), seeds=(0, 1))
+    for name in ("lr_sensitivity", "headline", "lr_vs_width"):
+        legible(figures.draw(name, [frame]))
+    legible(figures.draw("headline", [sweep(widths=(128, 512), task="language_model")]))
+
+
+def legible(figure):
     """No text leaves the canvas, and no legend or title covers another panel's."""
-    figure = figures.draw(name, frames(name, **options))
     FigureCanvasAgg(figure).draw()
     canvas = figure.bbox
     boxes = []
@@ -48,13 +66,44 @@ def test_it_draws_whatever_records_it_is_given(name, options):
                 assert canvas.x0 - 1 <= box.x0 and box.x1 <= canvas.x1 + 1, f"{item} leaves the figure"
                 assert canvas.y0 - 1 <= box.y0 and box.y1 <= canvas.y1 + 1, f"{item} leaves the figure"
                 boxes.append((item, box.shrunk(0.98, 0.98)))
-    for item in (*figure.legends, *figure.texts):
+    below = [legend for part in figure.subfigs for legend in part.legends]
+    for item in (*figure.legends, *figure.texts, *below):
         box = item.get_window_extent()
         assert canvas.x0 - 1 <= box.x0 and box.x1 <= canvas.x1 + 1, f"{item} leaves the figure"
         boxes.append((item, box.shrunk(0.98, 0.98)))
     for i, (item, box) in enumerate(boxes):
         for other, its in boxes[:i]:
             assert not box.overlaps(its), f"{item} covers {other}"
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("options", [{}, SMALL, DEAD], ids=str)
+def test_a_caption_says_what_is_measured_on_what(name, options):
+    """Whatever the records: the task, every width, the seeds, and what bars or bands are."""
+    made = frames(name, **options)
+    text = figures.caption(name, made)
+    assert 2 <= len(text.splitlines()) <= 5 and all(line.endswith(".") for line in text.splitlines()), text
+    shown = made[-1]  # of the frames, that with the configuration
+    for task in shown["task.name"].unique():
+        assert task in text
+    widths = [shown["task.width"].max()] if name == "lm_layers" else shown["task.width"].unique()
+    assert all(str(width) in text for width in widths)
+    seeds = shown["seed"].nunique()
+    assert f"{seeds} seed{'s' * (seeds != 1)}" in text
+    assert "interval" in text or "band" in text
+    assert "nan" not in text and "inf" not in text, text
+
+
+def test_a_caption_is_written_beside_its_figure_and_printed_where_it_was_asked_for(tmp_path, capsys):
+    (tmp_path / "records").mkdir()
+    sweep(widths=(128, 256)).to_parquet(record_path(tmp_path, "lr_vs_width"))
+    assert main(["lr_sensitivity", "--outputs", str(tmp_path)]) == 0
+    caption = (tmp_path / "figures" / "lr_sensitivity.md").read_text()
+    assert "At n = 256, Init[A] ends lower" in caption and caption in capsys.readouterr().out
+    assert main(["--outputs", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "drew" in printed and caption not in printed
+    assert (tmp_path / "figures" / "headline.md").exists()
 
 
 def picture(figure):
@@ -97,9 +146,9 @@ def test_runs_become_records_figures_and_claims(cli, outputs, capsys):
         f"distilled {record_path(outputs, 'lr_vs_width')}: 54 runs" in printed
         and "skipped: no records of first_step" in printed
     )
-    for name in ("lr_vs_width", "lr_sensitivity", "feature_norms", "gradient_norms", "increments"):
+    for name in ("lr_vs_width", "lr_sensitivity", "feature_norms", "gradient_norms", "increments", "headline"):
         assert (outputs / "figures" / f"{name}.png").exists()
-    assert not (outputs / "figures" / "headline.png").exists()  # it needs width_exponents too
+    assert not (outputs / "figures" / "width_exponents.png").exists()
     assert "| 3a" in printed and "| 3a" in (outputs / "claims.md").read_text()
 
 

@@ -1,4 +1,7 @@
-"""One module per figure, named as its experiment: `RECORDS` names the experiments whose runs it shows."""
+"""One module per figure, named as its experiment: `RECORDS` names the experiments whose runs it shows.
+
+`figure(*frames)` draws their records, and `caption(*frames)` says what is to be seen in them.
+"""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -34,3 +37,8 @@ def draw(name: str, frames: list[pd.DataFrame]) -> Figure:
     """The figure from the records of its experiments, in their order."""
     with mpl.rc_context(RC):
         return import_module(f"analysis.figures.{name}").figure(*frames)
+
+
+def caption(name: str, frames: list[pd.DataFrame]) -> str:
+    """What the figure of these records shows, with measured numbers, and of what; a sentence a line."""
+    return import_module(f"analysis.figures.{name}").caption(*frames)

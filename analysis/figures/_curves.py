@@ -1,12 +1,13 @@
 """What the figures against training step share: the runs at each init's best learning rate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
+from analysis.figures import _caption
 from analysis.grid import Grid
 
 
@@ -45,3 +46,56 @@ def panels(frame: pd.DataFrame, columns: list[str], axes: np.ndarray, grid: Grid
             style.log_y(panel)
             yield panel, column, width
         row[0].set_ylabel(style.COLUMNS[column])
+
+
+def at_end(frame: pd.DataFrame, grid: Grid, columns: Mapping[str, str], step: int | None = None) -> str:
+    """A sentence on the sizes of quantities (name -> column) at a step, or at the end, at the largest width."""
+    width = int(grid.widths[-1])
+    parts = []
+    for init in grid.inits:
+        runs = at_best(frame, grid, init, width)
+        sizes = [
+            _caption.number(middle) for name in columns.values() if np.isfinite(middle := _middle(runs, name, step))
+        ]
+        if len(sizes) == len(columns):
+            parts.append(f"{_caption.listed(sizes)} under {style.look(init).label}")
+    when = "the last step" if step is None else f"step {step}"
+    if not parts:
+        return f"At n = {width} no run has a learning rate at which {_caption.listed(columns)} could be measured."
+    return f"At n = {width} and {when}, {_caption.listed(columns)} {_is(columns)} {'; '.join(parts)}, each at its best rate."
+
+
+def _is(columns: Mapping[str, str]) -> str:
+    return "are" if len(columns) > 1 else "is"
+
+
+def _middle(runs: pd.DataFrame, column: str, step: int | None) -> float:
+    """Geometric mean over seeds at the last step at which it was measured, up to `step`."""
+    known = runs[["step", column]].dropna()
+    known = known[known["step"] <= (known["step"].max() if step is None else step)]
+    last = known.loc[known["step"] == known["step"].max(), column]
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.log(last).mean())) if len(last) else np.nan
+
+
+def explained(frame: pd.DataFrame, grid: Grid) -> list[str]:
+    """Sentences on what is drawn."""
+    shown = _caption.listed([f"n = {width}" for width in ends(grid)])
+    return [
+        f"Shown are {shown}, each init at its best learning rate of the grid.",
+        _caption.runs(frame),
+        _caption.bands(frame),
+    ]
+
+
+def zeros(frame: pd.DataFrame) -> str:
+    """A sentence on which factor has no gradient at the first step."""
+    start, parts = frame[frame["step"] == 0], []
+    for init, runs in start.groupby("init.name"):
+        none = [side for side in "AB" if (runs[f"grad/{side}"] == 0).all()]
+        if none:
+            which = "both gradients" if len(none) == 2 else f"the gradient of {none[0]}"
+            parts.append(f"{which} under {style.look(init).label}")
+    if not parts:
+        return "At step 0 neither gradient is exactly zero in all runs of an init."
+    return f"At step 0, in all runs, {_caption.listed(parts)} {'are' if len(parts) > 1 else 'is'} exactly zero."

@@ -3,11 +3,23 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.grid import Grid
+from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import Estimate
+
+
+def row_height(count: int) -> float:
+    """Inches of a panel of `count` rows, with its labels."""
+    return 0.65 + 0.145 * max(count, 5)
+
+
+def by_task(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The parts of a sweep over tasks, toys first."""
+    tasks = sorted(frame["task.name"].unique(), key=lambda task: (task in BY_HELD_OUT, task))
+    return [(task, frame[frame["task.name"] == task]) for task in tasks]
 
 
 def best_loss(grid: Grid, init: str) -> np.ndarray:
@@ -34,10 +46,9 @@ def dots(
         value, low, high = np.exp([estimate.value, estimate.low, estimate.high])
         if np.isfinite(value):
             bars = None if np.isnan(low) else [[max(value - low, 0)], [max(high - value, 0)]]
-            panel.errorbar(
-                value, row + offset, xerr=bars, color=color, marker=marker, fillstyle="none" if empty else "full", markersize=4,
-                elinewidth=0.9, capsize=1.5, linestyle="none",
-            )  # fmt: skip
+            look = {"color": color, "marker": marker, "markersize": 4, "linestyle": "none"}
+            fill = "none" if empty else "full"
+            panel.errorbar(value, row + offset, xerr=bars, fillstyle=fill, elinewidth=0.9, capsize=1.5, **look)
 
 
 def rows(panel: Axes, labels: Sequence[str] | None) -> None:
@@ -56,6 +67,9 @@ def log_x(panel: Axes, label: str) -> None:
     panel.set_xlabel(label)
     if np.isfinite(panel.dataLim.minposx) and panel.containers:
         panel.set_xscale("log")
-        style.few_ticks(panel.xaxis, np.log10(panel.dataLim.x1 / panel.dataLim.minposx))
+        if panel.dataLim.x0 == panel.dataLim.x1:
+            panel.set_xlim(panel.dataLim.x0 / 2, panel.dataLim.x1 * 2)
+        style.few_ticks(panel.xaxis)
     else:
+        panel.set_xticks([])
         panel.text(0.5, 0.5, "no data", transform=panel.transAxes, ha="center", color="0.4")

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures import _curves
+from analysis.figures import _caption, _curves
 from analysis.grid import Grid
 
 RECORDS = ("lr_vs_width",)
@@ -20,4 +20,11 @@ def figure(frame: pd.DataFrame) -> Figure:
         if column == COLUMNS[-1]:
             panel.set_xlabel("step")
             panel.legend(loc="upper right")
+    style.heading(fig, _caption.short(frame, _caption.short_bands(frame)))
     return fig
+
+
+def caption(frame: pd.DataFrame) -> str:
+    grid = Grid.of(frame)
+    sizes = {"Z_A": "feature/Z_A", "Z_B": "feature/Z_B", "the training loss": "train/loss"}
+    return _caption.lines(_curves.at_end(frame, grid, sizes), *_curves.explained(frame, grid))

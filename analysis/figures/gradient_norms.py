@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures import _curves
+from analysis.figures import _caption, _curves
 from analysis.grid import Grid
 
 RECORDS = ("lr_vs_width",)
@@ -23,7 +23,14 @@ def figure(frame: pd.DataFrame) -> Figure:
         else:
             panel.set_xlabel("step")
             panel.legend(loc="upper right")
+    style.heading(fig, _caption.short(frame, _caption.short_bands(frame)))
     return fig
+
+
+def caption(frame: pd.DataFrame) -> str:
+    grid = Grid.of(frame)
+    ends = _curves.at_end(frame, grid, {"the gradient norms of A": "grad/A", "of B": "grad/B"})
+    return _caption.lines(_curves.zeros(frame), ends, *_curves.explained(frame, grid))
 
 
 def _mark_zeros(panel, runs: pd.DataFrame, column: str) -> None:
@@ -33,7 +40,5 @@ def _mark_zeros(panel, runs: pd.DataFrame, column: str) -> None:
         if (values == 0).all():
             look = style.look(init)
             panel.plot(0, 0, "v", color=look.color, clip_on=False, transform=panel.get_xaxis_transform(), zorder=3)
-            panel.annotate(
-                "0 at step 0", (0, 0), xytext=(5, 5), textcoords="offset points", xycoords=panel.get_xaxis_transform(),
-                color=look.color, fontsize=7,
-            )  # fmt: skip
+            place = {"xytext": (5, 5), "textcoords": "offset points", "xycoords": panel.get_xaxis_transform()}
+            panel.annotate("0 at step 0", (0, 0), color=look.color, fontsize=7, **place)

@@ -1,10 +1,14 @@
 """δ1, δ2, δ3 against step at the largest width, and δ2/δ1 a few steps in against width."""
 
+from functools import partial
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures import _curves
+from analysis.figures import _caption, _curves
+from analysis.figures._message import trends
 from analysis.figures._scaling import against_width
 from analysis.grid import Grid
 from analysis.records import EARLY
@@ -12,34 +16,54 @@ from analysis.scaling import features, sizes
 from analysis.theory import RATIO, exponents, setting
 
 RECORDS = ("lr_vs_width",)
-DELTAS = {
-    "feature/delta_1": ("#000000", "-"),
-    "feature/delta_2": ("#0072B2", "--"),
-    "feature/delta_3": ("#E69F00", ":"),
-}
+RATIOS = partial(sizes, column=RATIO)
 
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(frame, features(frame))
-    fig, [axes] = style.subplots(1, len(grid.inits) + 1, height=2.6)
-    width = grid.widths[-1]
+    fig, axes = style.wrapped(len(grid.inits) + 1, height=2.8, columns=3)
     for panel, init in zip(axes, grid.inits, strict=False):
-        runs = _curves.at_best(frame, grid, init, width)
-        for column, (color, line) in DELTAS.items():
-            _curves.draw(panel, runs, column, color, line, style.COLUMNS[column])
-        style.log_y(panel)
-        panel.set(
-            xlabel="step",
-            title=f"{style.look(init).label}, $n = {width}$"
-            + "\n(lr at the grid's edge)" * grid.best(init, width).edge,
-        )
-    limits = [panel.get_ylim() for panel in axes[:-1] if panel.get_yscale() == "log"]
-    for panel in axes[:-1]:
-        if panel.get_yscale() == "log":
-            panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    axes[0].set_ylabel("size of the increment of $Z_B$")
+        _curve(panel, frame, grid, init)
+    _same_limits(axes[:-1])
+    axes[0].set_ylabel("size of increment")
     style.legend_below(axes[0])
-    predicted = exponents(setting(frame), grid.inits, RATIO)
-    against_width(axes[-1], grid, predicted, lambda g, init: sizes(g, init, RATIO))
+    against_width(axes[-1], grid, exponents(setting(frame), grid.inits, RATIO), RATIOS, short=True)
     axes[-1].set_title(rf"$\delta_2/\delta_1$ at step {EARLY}")
+    fig.legend(handles=style.init_handles(grid.inits), loc="outside lower center", ncols=4)
+    bars = _caption.short_bars(frame)
+    style.heading(fig, _caption.short(frame, _caption.short_bands(frame), bars and f"bars: {bars}"))
     return fig
+
+
+def caption(frame: pd.DataFrame) -> str:
+    grid = Grid.of(frame, features(frame))
+    if len(grid.widths) > 1:
+        message = trends(grid, RATIOS, f"δ2/δ1 at step {EARLY}")
+    else:
+        message = _curves.at_end(frame, grid, {"δ1": "feature/delta_1", "δ2": "feature/delta_2"}, step=EARLY)
+    return _caption.lines(
+        message,
+        "δ1 is the move of Z_B by A's update alone, δ2 by that of B, and δ3 by both: a small δ2/δ1 says that B hardly learns.",
+        f"Curves are of n = {grid.widths[-1]}, each init at its best learning rate; dotted lines against width are predicted.",
+        _caption.runs(frame),
+        _caption.joined(_caption.bands(frame), _caption.bars(frame)),
+    )
+
+
+def _curve(panel: Axes, frame: pd.DataFrame, grid: Grid, init: str) -> None:
+    """The increments of an init at the largest width."""
+    width = int(grid.widths[-1])
+    runs = _curves.at_best(frame, grid, init, width)
+    for column, look in style.INCREMENTS.items():
+        _curves.draw(panel, runs, column, look.color, look.line, look.label)
+    style.log_y(panel)
+    edge = "\n(lr at the grid's edge)" * grid.best(init, width).edge
+    panel.set(xlabel="step", title=f"{style.look(init).label}, $n = {width}$" + edge)
+
+
+def _same_limits(axes: list[Axes]) -> None:
+    """Of all panels that show a curve."""
+    drawn = [panel for panel in axes if panel.get_yscale() == "log"]
+    limits = [panel.get_ylim() for panel in drawn]
+    for panel in drawn:
+        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures import _curves
+from analysis.figures import _caption, _curves
 from analysis.grid import Grid, held_out
 
 RECORDS = ("lm_lr_sensitivity",)
@@ -17,9 +17,8 @@ LABELS = [style.COLUMNS[name] for name in COLUMNS[:3]] + [rf"$\delta_{i}$" for i
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(held_out(frame))
-    fig, axes = style.subplots(
-        len(COLUMNS), len(_curves.ends(grid)), height=1.2, width=0.9, sharex=True, sharey="row"
-    )  # fmt: skip
+    ends = _curves.ends(grid)
+    fig, axes = style.subplots(len(COLUMNS), len(ends), height=1.2, width=0.9, sharex=True, sharey="row")
     for panel, column, width in _curves.panels(frame, COLUMNS, axes, grid):
         if column == COLUMNS[0]:
             panel.set_title(f"$n = {width}$")
@@ -28,4 +27,15 @@ def figure(frame: pd.DataFrame) -> Figure:
             style.legend_below(panel)
     for row, label in zip(axes, LABELS, strict=True):
         row[0].set_ylabel(label)
+    style.heading(fig, _caption.short(frame, "means over layers", _caption.short_bands(frame)))
     return fig
+
+
+def caption(frame: pd.DataFrame) -> str:
+    grid = Grid.of(held_out(frame))
+    sizes = {"Z_A": "feature/Z_A", "δ1": "feature/delta_1", "δ2": "feature/delta_2"}
+    return _caption.lines(
+        _curves.at_end(frame, grid, sizes),
+        "All quantities are means over the adapted layers; increments at the end are those of the last update.",
+        *_curves.explained(frame, grid),
+    )

@@ -1,14 +1,16 @@
-"""Final loss against learning rate, a panel a width; diverged runs stand at the top edge."""
+"""Final loss against learning rate, a panel a width, with each init's best rate; diverged runs stand at the top edge."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import _sensitivity
+from analysis.figures import _caption, _sensitivity
 
 RECORDS = ("lr_vs_width",)
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    fig, axes, _ = _sensitivity.panels(frame, "final training loss")
-    _sensitivity.legend(fig, axes)
-    return fig
+    return _sensitivity.panels(frame, "final training loss")
+
+
+def caption(frame: pd.DataFrame) -> str:
+    return _caption.lines(*_sensitivity.message(frame, nats=False), *_sensitivity.explained(frame, nats=False))

@@ -5,30 +5,51 @@ Ranks that learn little, or whose best rate lies at the grid's edge, are drawn h
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import style, theory
+from analysis.figures import _caption
+from analysis.figures._message import label, trend
 from analysis.figures._scaling import against_width, not_fitted
-from analysis.scaling import learning_lrs, rank_grids
+from analysis.scaling import MIN_WIDTHS, learning_lrs, rank_grids
 
 RECORDS = ("rank_transfer",)
 AXES = ("adapter.name", "adapter.rank", "adapter.alpha")
+HOLLOW = "not fitted: learns less than a tenth of the loss, or lr at the grid's edge"
 LABELS = {0.0: "$s = 1$", -0.5: "$s = r^{-1/2}$", -1.0: "$s = r^{-1}$"}
 
 
 def figure(frame: pd.DataFrame) -> Figure:
     grids = rank_grids(frame)
-    fig, [axes] = style.subplots(1, len(grids), height=2.6, sharey=True)
+    fig, axes = style.wrapped(len(grids), height=2.7, columns=3, extra=0.25, sharey=True)
     for panel, (power, grid) in zip(axes, grids.items(), strict=True):
         predicted = {init: theory.RANK_POWERS.get((theory.FAMILY.get(init), power)) for init in grid.inits}
-        against_width(panel, grid, predicted, learning_lrs, symbol="r", axis="rank")
-        not_fitted(panel, grid, learning_lrs)
+        against_width(panel, grid, predicted, learning_lrs, symbol="r", axis="rank", short=True)
+        not_fitted(panel, grid, learning_lrs, why=None)
         panel.set_title(LABELS[power])
-    style.few_ticks(axes[0].yaxis, 1.5)
-    axes[0].set_ylabel("best learning rate")
-    first = next(iter(grids.values()))
-    fig.suptitle(
-        f"{frame['task.name'].iloc[0]}, n = {frame['task.width'].iloc[0]}, {len(first.seeds)} seeds, 95% intervals\n"
-        "hollow: less than a tenth of the loss is learned, or the best lr is at the grid's edge",
-        fontsize=8,
-    )
+    style.label_rows(axes, "best learning rate")
+    hollow = Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="none", label=HOLLOW)
+    handles = [*style.init_handles(next(iter(grids.values())).inits), hollow]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    style.heading(fig, _caption.short(frame, _caption.short_bars(frame), "dotted: predicted by muA"))
     return fig
+
+
+def caption(frame: pd.DataFrame) -> str:
+    parts = []
+    for power, grid in rank_grids(frame).items():
+        for init in grid.inits:
+            slope = trend(grid, init, learning_lrs)
+            if slope.count >= MIN_WIDTHS:
+                predicted = theory.RANK_POWERS.get((theory.FAMILY.get(init), power))
+                compared = "" if predicted is None else f" (predicted: {predicted:g})"
+                parts.append(f"{_caption.power(slope.slope, 'r')}{compared} under {label(init)} for s = r^{power:g}")
+    return _caption.lines(
+        f"The best learning rate scales with the rank r as {'; '.join(parts)}."
+        if parts
+        else "These runs have too few ranks that learn at a best rate off the grid's edge for an exponent in the rank r.",
+        "The adapter's product is multiplied by s; lines are fits, dotted ones have the exponents that muA predicts.",
+        f"Hollow points are left out of the fits: {HOLLOW.removeprefix('not fitted: ')}.",
+        _caption.runs(frame),
+        _caption.bars(frame),
+    )

@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 
 from analysis import style, theory
 from analysis.claims import lowest_breaking
-from analysis.figures._rows import best_loss, best_rate, dots, log_x, rows
+from analysis.figures import _caption
+from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, row_height, rows
 from analysis.grid import BY_HELD_OUT, Grid, split
 from analysis.load import per_run
 from analysis.scaling import START, Estimate, bootstrap, features
@@ -18,50 +19,92 @@ from analysis.scaling import START, Estimate, bootstrap, features
 RECORDS = ("variants",)
 AXES = ("task.name", "adapter.name")
 ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "vera": "VeRA"}
-SIDES = {
-    "A": ("outer factor starts at zero (Init[A], vera_b0)", "#0072B2"),
-    "B": ("inner factor starts at zero (Init[B], vera_d0)", "#E69F00"),
-}
 SIDE = {"vera_b0": "A", "vera_d0": "B"} | theory.FAMILY
-OTHER = ("another start", "#7F7F7F")
+LABELS = ("best lr", "lowest lr that breaks down", "trainable parameters")
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    tasks = sorted(frame["task.name"].unique(), key=lambda task: (task in BY_HELD_OUT, task))
-    fig, panels = style.subplots(len(tasks), 4, height=1.75, sharey="row")
-    for task, row in zip(tasks, panels, strict=True):
-        arms = _arms(frame[frame["task.name"] == task])
-        colors = [SIDES.get(side, OTHER)[1] for _, side, _, _ in arms]
-        for panel, measure in zip(row, (best_loss, best_rate, _edge), strict=False):
-            found = [bootstrap(grid, partial(measure, init=init))[0] for _, _, grid, init in arms]
-            dots(panel, found, colors, [_open(measure, grid, init) for _, _, grid, init in arms])
-        counts = [Estimate(np.log(_count(grid, init)), np.nan, np.nan) for _, _, grid, init in arms]
-        dots(row[3], counts, colors, [False] * len(arms))
-        rows(row[0], [label for label, *_ in arms])
-        for panel in row[1:]:
-            rows(panel, None)
-        loss = "best held-out loss" if task in BY_HELD_OUT else "best training loss"
+    tasks = [(task, _arms(part)) for task, part in by_task(frame)]
+    height = row_height(max(len(arms) for _, arms in tasks))
+    fig, panels = style.subplots(len(tasks), 4, height=height, extra=0.55, sharey="row")
+    for (task, arms), row in zip(tasks, panels, strict=True):
+        _task(row, arms)
         for panel, label in zip(
-            row, (loss, "best lr", "lowest lr that breaks down", "trainable parameters"), strict=True
+            row, (f"best {'held-out' if task in BY_HELD_OUT else 'training'} loss", *LABELS), strict=True
         ):
             log_x(panel, label)
-        width = arms[0][2].widths[0]
-        row[0].set_title(f"{task}, n = {width}, {len(arms[0][2].seeds)} seeds", loc="left")
-    starts = [*SIDES.values(), *([OTHER] if set(frame["init.name"]) - SIDE.keys() else [])]
-    handles = [Line2D([], [], color=color, marker="o", linestyle="none", label=label) for label, color in starts]
-    handles.append(
-        Line2D(
-            [],
-            [],
-            color="0.4",
-            marker="o",
-            fillstyle="none",
-            linestyle="none",
-            label="at or beyond the grid's edge: a bound",
-        )
+        grid = arms[0][2]
+        row[0].set_title(f"{task}, n = {grid.widths[0]}, {_caption.counted(len(grid.seeds), 'seed')}", loc="left")
+    sides = sorted(
+        {side for _, arms in tasks for _, side, _, _ in arms}, key=lambda side: list(style.SIDES).index(side)
     )
+    grey = {"color": "0.4", "marker": "o", "linestyle": "none", "fillstyle": "none"}
+    handles = [_handle(style.SIDES[side]) for side in sides]
+    handles.append(Line2D([], [], label="at or beyond the grid's edge: a bound", **grey))
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
+    bars = _caption.short_bars(frame)
+    style.heading(fig, "each at its own best learning rate" + (bars and f"; bars: {bars}"))
     return fig
+
+
+def caption(frame: pd.DataFrame) -> str:
+    found = []
+    for task, part in by_task(frame):
+        lowest = [(grid.best(init, grid.widths[0]).log_loss, label) for label, _, grid, init in _arms(part)]
+        finite = sorted(pair for pair in lowest if np.isfinite(pair[0]))
+        if finite:
+            loss, label = finite[0]
+            found.append(f"{label} on {task} (loss {np.exp(loss):.3g}, of {len(finite)})")
+    lowest = (
+        f"The lowest mean of final losses has {_caption.listed(found)}." if found else "No run finished at any rate."
+    )
+    return _caption.lines(
+        lowest,
+        _sides(frame),
+        "Each row is an adapter under an init at its own best learning rate; hollow marks lie at the grid's edge and are bounds.",
+        _caption.runs(frame),
+        _caption.bars(frame, "bars"),
+    )
+
+
+def _sides(frame: pd.DataFrame) -> str:
+    """How often either side ends lower, where the interval of the paired difference tells."""
+    wins, pairs = {"A": 0, "B": 0}, 0
+    for _, part in by_task(frame):
+        for _, of_adapter in split(part, ["adapter.name"]).items():
+            grid = Grid.of(of_adapter)
+            pair = [next((init for init in grid.inits if SIDE.get(init) == side), None) for side in "AB"]
+            if None in pair:
+                continue
+            pairs += 1
+            gap = bootstrap(grid, lambda g, pair=pair: np.array([g.paired(*pair, g.widths[0]).mean()]))[0]
+            wins["A"] += gap.high < 0
+            wins["B"] += gap.low > 0
+    if not pairs:
+        return ""
+    return (
+        f"Of {_caption.counted(pairs, 'pair')} of starts of one adapter, the outer factor at zero ends lower in {wins['A']} "
+        f"and the inner one in {wins['B']}; the seeds do not decide the rest."
+    )
+
+
+def _task(row: np.ndarray, arms: list[tuple[str, str, Grid, str]]) -> None:
+    """Loss, rates and the number of parameters, a row an arm."""
+    looks = [style.SIDES[side] for _, side, _, _ in arms]
+    colors, markers = [look.color for look in looks], [look.marker for look in looks]
+    for panel, measure in zip(row, (best_loss, best_rate, _edge), strict=False):
+        found = [bootstrap(grid, partial(measure, init=init))[0] for _, _, grid, init in arms]
+        hollow = [_open(measure, grid, init) for _, _, grid, init in arms]
+        dots(panel, found, colors, hollow, markers=markers)
+    counts = [Estimate(np.log(_count(grid, init)), np.nan, np.nan) for _, _, grid, init in arms]
+    dots(row[3], counts, colors, [False] * len(arms), markers=markers)
+    rows(row[0], [label for label, *_ in arms])
+    for panel in row[1:]:
+        rows(panel, None)
+
+
+def _handle(look: style.Look) -> Line2D:
+    return Line2D([], [], color=look.color, marker=look.marker, linestyle="none", label=look.label)
 
 
 def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
@@ -78,7 +121,9 @@ def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
             of_vera = {"vera_b0": "b = 0", "vera_d0": "d = 0"}
             label = f"{name}, {of_vera.get(init) or style.look(init).label}"
             arms.append((label, side, grid, init))
-    return sorted(arms, key=lambda arm: (list(ADAPTERS.values()).index(arm[0].partition(",")[0]), arm[1]))
+    order = [*ADAPTERS.values()]
+    place = {name: i for i, name in enumerate(order)}
+    return sorted(arms, key=lambda arm: (place.get(arm[0].partition(",")[0], len(order)), arm[1]))
 
 
 def _edge(grid: Grid, init: str) -> np.ndarray:
