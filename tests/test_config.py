@@ -13,7 +13,7 @@ BAD = {
     "task=foo": "choose one of classification, feature_regression, language_model, linear, sine, teacher_student",
     "task=3": "must be a string",
     "optimizer=adam": "optimizer=adam: unknown; choose one of adamw, sgd, signsgd",
-    "experiment=foo": "experiment=foo: unknown; choose one of",
+    "experiment=lr_vs_widht": "experiment=lr_vs_widht: did you mean lr_vs_width?",
     "widht=3": "unknown key 'widht'",
     "task.widht=3": "unknown key 'task.widht'; the fields there are name, width",
     "+widht=3": "unknown key 'widht'",

@@ -62,11 +62,12 @@ def test_its_defaults_compose(name):
     assert configure(f"experiment={name}").experiment in NAMES
 
 
-def test_experiments_and_figures_have_the_same_names():
-    assert NAMES == figures.NAMES
+def test_every_experiment_but_the_first_answer_has_a_figure_of_its_name():
+    """`first` is a small `lr_vs_width`, which `headline` shows."""
+    assert [name for name in NAMES if name != "first"] == figures.NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", figures.NAMES)
 def test_the_runs_of_an_experiment_are_where_its_figure_looks(name):
     sources = [source.removesuffix(".layers") for source in figures.sources(name)]
     assert configure(f"experiment={name}").experiment in sources

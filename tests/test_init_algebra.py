@@ -34,7 +34,7 @@ def test_pissa_and_milora_take_singular_triplets(name, which):
 def test_corda_takes_triplets_of_the_weight_on_the_data():
     """s·B·A·C = the r first (ipm) or last (kpm) triplets of W0·C."""
     at = site(scale=2.0)
-    C = at.shown.moment + 0.01 * at.shown.moment.diagonal().mean() * torch.eye(N_IN, dtype=DOUBLE)
+    C = at.calibration.moment + 0.01 * at.calibration.moment.diagonal().mean() * torch.eye(N_IN, dtype=DOUBLE)
     U, S, Vh = torch.linalg.svd(at.W0 @ C, full_matrices=False)
     for mode, which in (("ipm", slice(None, RANK)), ("kpm", slice(-RANK, None))):
         start = INITS["corda"].draw(at, mode=mode, damping=0.01)
@@ -45,7 +45,7 @@ def test_corda_takes_triplets_of_the_weight_on_the_data():
 @pytest.mark.parametrize("factor", [0.0, math.inf])
 def test_corda_refuses_data_of_which_no_multiple_is_invertible(factor):
     at = site()
-    at.shown = Calibration(moment=factor * at.shown.moment)
+    at.calibration = Calibration(moment=factor * at.calibration.moment)
     with pytest.raises(ConfigError, match=r"^init=corda: a layer reads nothing but zeros"):
         INITS["corda"].draw(at, mode="ipm", damping=0.01)
 
@@ -61,7 +61,7 @@ def test_orthogonal_factors_annihilate_each_other():
 def test_lora_one_steps_along_the_negative_gradient():
     at = site()
     start = INITS["lora_one"].draw(at, gamma=128.0)
-    U, S, Vh = torch.linalg.svd(at.shown.gradient, full_matrices=False)
+    U, S, Vh = torch.linalg.svd(at.calibration.gradient, full_matrices=False)
     close(start.B @ start.A, -U[:, :RANK] * (S[:RANK] / S[0] / 128) @ Vh[:RANK])
     rejects(close, start.B @ start.A, U[:, :RANK] * (S[:RANK] / S[0] / 128) @ Vh[:RANK])
 

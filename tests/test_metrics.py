@@ -17,6 +17,10 @@ RUNS, RANK, N_IN, N_OUT, PROBE = 3, 4, 24, 17, 11
 
 @pytest.fixture
 def tensors():
+    return draw_tensors()
+
+
+def draw_tensors():
     g = torch.Generator().manual_seed(0)
 
     def draw(*shape):

@@ -8,7 +8,7 @@ from conftest import rejects
 
 from runner.training.optimizers.base import build
 from runner.training.optimizers.clipping import clip, clipping
-from runner.training.optimizers.schedules import learning_rates as schedule
+from runner.training.optimizers.schedules import learning_rates
 
 STEPS = 25
 
@@ -104,7 +104,7 @@ def test_a_zero_gradient_moves_nothing_under_signsgd():
 
 def test_schedules_at_hand_computed_points():
     def rates(schedule, warmup=0):
-        return schedule([SimpleNamespace(lr=2.0, schedule=schedule, warmup=warmup)], 8)[:, 0].tolist()
+        return learning_rates([SimpleNamespace(lr=2.0, schedule=schedule, warmup=warmup)], 8)[:, 0].tolist()
 
     assert rates("constant") == [2.0] * 8
     assert rates("linear") == [2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25]
@@ -119,7 +119,7 @@ def test_runs_of_a_stack_keep_their_own_schedule():
         SimpleNamespace(lr=1.0, schedule="linear", warmup=0),
         SimpleNamespace(lr=3.0, schedule="constant", warmup=2),
     ]
-    assert schedule(configs, 2).tolist() == [[1.0, 1.5], [0.5, 3.0]]
+    assert learning_rates(configs, 2).tolist() == [[1.0, 1.5], [0.5, 3.0]]
 
 
 def test_clipping_is_torchs_run_by_run():

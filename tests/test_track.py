@@ -71,10 +71,10 @@ def test_a_trackers_trouble_costs_no_run(cli, monkeypatch):
     def refuse(*_):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(WandbTracker, "report", refuse)
+    monkeypatch.setattr(WandbTracker, "finish", refuse)
     code, out, err = cli("tracker=wandb", *TINY)
     assert code == 0 and "1 finished" in out
-    assert "was stored but not reported (no network)" in err
+    assert "not everything is reported (no network)" in err and "python -m runner.push scratch" in err
 
 
 def test_a_missing_wandb_is_told_before_training(cli, monkeypatch, outputs):

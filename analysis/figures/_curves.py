@@ -45,7 +45,7 @@ def panels(frame: pd.DataFrame, columns: list[str], axes: np.ndarray, grid: Grid
                 draw(panel, at_best(frame, grid, init, width), column, look.color, look.line, label)
             style.log_y(panel)
             yield panel, column, width
-        row[0].set_ylabel(style.COLUMNS[column])
+        row[0].set_ylabel(style.COLUMNS.get(column, column))
 
 
 def at_end(frame: pd.DataFrame, grid: Grid, columns: Mapping[str, str], step: int | None = None) -> str:

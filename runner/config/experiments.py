@@ -21,14 +21,19 @@ def known(folders: Sequence[Path] = ()) -> list[str]:
     return sorted({path.stem for folder in (CONF, *folders) for path in (folder / "experiment").glob("*.yaml")})
 
 
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folders of configurations that the command adds."""
+    folders = [Path(value) for flag, value in pairwise(arguments) if flag in ("--config-dir", "-cd")]
+    return folders + [Path(text.partition("=")[2]) for text in arguments if text.startswith("--config-dir=")]
+
+
 def admit_new_name(arguments: Sequence[str]) -> None:
     """Let `experiment=NAME` among the command's arguments name an ad-hoc sweep, if NAME has no file.
 
     Raises ConfigError where it is nearly the name of one that has.
     """
     names = [match[1] for match in map(NAME.fullmatch, arguments) if match]
-    folders = [Path(value) for flag, value in pairwise(arguments) if flag in ("--config-dir", "-cd")]
-    folders += [Path(text.partition("=")[2]) for text in arguments if text.startswith("--config-dir=")]
+    folders = config_folders(arguments)
     for name in names:
         if name in (files := known(folders)) or name == "null":
             continue

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import CONF
-from runner.config.experiments import known
+from runner.config.experiments import config_folders, known
 from runner.config.registry import GROUPS
 
 USAGE = """\
@@ -21,8 +21,10 @@ python -m runner key=value … --cfg job  the configuration alone, as YAML
 
 def help_text(overrides: Sequence[str]) -> str:
     """The fields as these overrides have them."""
+    folders = ",".join(f"'file://{folder.resolve()}'" for folder in config_folders(overrides))
+    choices = [text for text in overrides if not text.startswith("-") and "=" in text]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=[text for text in overrides if not text.startswith("-")])
+        cfg = compose("config", overrides=[f"hydra.searchpath=[{folders}]", *choices])
     lines = USAGE.format(experiments=", ".join(known())).splitlines() + list(_lines(cfg, ""))
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from runner.core.messages import say
 
 LINE_EVERY = 60.0  # seconds, at the most, between two lines of a log
 LINES_APART = 1.0  # seconds, at the least
-TENTH = 0.1
+ROUNDING = 1e-9
 
 
 class Progress:
@@ -27,7 +27,7 @@ class Progress:
         self.runs, self.done, self.work, self.loss, self.activity = len(configs), 0, 0.0, "", ""
         self.under_way: dict[int, float] = {}
         self.started = self.last_line = time.monotonic()
-        self.next_tenth = TENTH
+        self.tenths = 0  # of the work, that have been reported
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
         self.total = sum(map(cost, configs))
         self.bar = tqdm(total=self.total, bar_format=self.FORMAT, disable=not self.terminal, leave=False)
@@ -70,8 +70,9 @@ class Progress:
     def _line(self, share: float, state: str) -> None:
         now = time.monotonic()
         waited, spent = now - self.last_line, now - self.started
-        if waited > LINE_EVERY or (share >= self.next_tenth and waited > LINES_APART):
-            self.last_line, self.next_tenth = now, TENTH * (share // TENTH + 1)
+        tenths = int(10 * share + ROUNDING)
+        if waited > LINE_EVERY or (tenths > self.tenths and waited > LINES_APART):
+            self.last_line, self.tenths = now, tenths
             left = f", about {_minutes(spent / share - spent)} left" if 0 < share < 1 else ""
             say(f"{share:4.0%}, {state} [{_minutes(spent)} elapsed{left}]")
 

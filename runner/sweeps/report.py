@@ -64,7 +64,8 @@ def _width(config: Config) -> int:
 
 
 def best_learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per experiment, task, adapter, init and width: the grid's learning rate with the lowest geometric-mean final loss over the other axes.
+    """Per experiment, task, adapter, init and width: the learning rate of the grid with the lowest final loss, in the
+    geometric mean over the other axes.
 
     A learning rate at which any run has no final loss (it diverged, failed or is missing) does not compete.
     """
