@@ -7,13 +7,14 @@ import warnings
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import rejects
 from synthetic import sweep
 
 import analysis
 from analysis import records
 from analysis.grid import Grid, Mixture
-from analysis.load import DamagedRun, layers, load
+from analysis.load import DamagedRun, layers, load, per_run
 from analysis.scaling import features
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=150"]
@@ -43,6 +44,71 @@ def test_a_damaged_run_is_named_and_skipped(runs):
     (victim / "summary.json").write_text("{}")
     with pytest.warns(DamagedRun, match=victim.name):
         assert len(analysis.runs(runs)) == 7
+
+
+def flip_a_byte(file):
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "steps.parquet"])
+def test_one_changed_byte_is_damage(runs, name):
+    """Which `analysis.runs` sees in the files that it reads."""
+    victim = sorted(runs.iterdir())[3]
+    flip_a_byte(victim / name)
+    with pytest.warns(DamagedRun, match=f"{victim.name}: ValueError: {name} differs from its checksum"):
+        assert analysis.load(runs)["run_id"].nunique() == 7
+    if name != "steps.parquet":
+        with pytest.warns(DamagedRun, match=victim.name):
+            assert len(analysis.runs(runs)) == 7
+
+
+def test_a_run_without_its_steps_is_damaged(runs):
+    victim = sorted(runs.iterdir())[3]
+    (victim / "steps.parquet").unlink()
+    for read in (analysis.load, analysis.runs):
+        with pytest.warns(DamagedRun, match=victim.name):
+            assert read(runs)["run_id"].nunique() == 7
+
+
+def flattened(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def merged(folder):
+    """The table by pandas alone, run by run."""
+    rows, steps = [], []
+    for run in sorted(folder.glob("*/meta.json")):
+        meta, run = json.loads(run.read_text()), run.parent
+        flat = dict(flattened(yaml.safe_load((run / "config.yaml").read_text())))
+        summary = {f"summary.{k}": v for k, v in json.loads((run / "summary.json").read_text()).items()}
+        rows.append({"run_id": run.name, "status": meta["status"]} | flat | summary)
+        steps.append(pd.read_parquet(run / "steps.parquet").assign(run_id=run.name))
+    return pd.DataFrame(rows).merge(pd.concat(steps), on="run_id")
+
+
+def same_table(table, expected):
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    for column in [name for name in expected if expected[name].dtype == object]:
+        assert [type(x) for x in table[column]] == [type(x) for x in expected[column]], column
+
+
+def test_runs_of_many_kinds_make_the_table_that_pandas_makes(cli, runs):
+    """With columns of some runs only, numbers that are missing in others, and runs of different length."""
+    cli(*TINY, "steps=7", "seed=5", "log.directions=true", "optimizer.clip=1.0")
+    cli(*TINY, "steps=5", "adapter=vera", "init=vera_b0")
+    cli("task=feature_regression", "task.width=16", "steps=3", "init=zero", "optimizer=sgd")
+    table, expected = analysis.load(runs), merged(runs)
+    same_table(table, expected)
+    assert {"change/direction", "grad/d", "task.teacher_width"} <= set(table) and table["grad/d"].isna().any()
+    same_table(analysis.runs(runs), per_run(expected))
+    rejects(same_table, table, expected.astype({"step": float}))
+    rejects(same_table, table.assign(seed=0), expected)
 
 
 def test_runs_without_a_result_are_not_data(runs):
