@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 
 import runner.train
 from analysis.report import put_between
-from bench import ceilings, contestants, language, overhead, variants
+from bench import ceilings, contestants, language, loading, overhead, variants
 from bench.memory import peak, resident
 from bench.report import report
 from runner.config import CONF, from_hydra, register, with_values
@@ -68,6 +68,7 @@ def main() -> None:
         "matmul_flops_per_second": language.matmul_flops_per_second(),
         "variants": variants.measure(race, max(2, options.rounds // 2), 2 * options.seconds),
         "overhead": overhead.measure(),
+        "loading": loading.measure(),
     }
     options.outputs.mkdir(exist_ok=True)
     (options.outputs / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
