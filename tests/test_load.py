@@ -12,7 +12,7 @@ from conftest import rejects
 from synthetic import sweep
 
 import analysis
-from analysis import records
+from analysis import records, settings
 from analysis.grid import Grid, Mixture
 from analysis.load import DamagedRun, layers, load, per_run
 from analysis.scaling import features
@@ -169,11 +169,11 @@ def test_unlike_settings_are_not_averaged():
         assert set(kept["steps"]) == {20} and kept["run_id"].nunique() == frame["run_id"].nunique()
 
     with pytest.warns(UserWarning, match="runs differ in steps.*leaving out"):
-        check(records.one_setting(pd.concat([frame, trial])))
+        check(settings.one_setting(pd.concat([frame, trial])))
     rejects(check, pd.concat([frame, trial]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert records.one_setting(frame).equals(frame)  # inits, widths, rates and seeds are axes, not settings
+        assert settings.one_setting(frame).equals(frame)  # inits, widths, rates and seeds are axes, not settings
 
 
 def test_an_init_keeps_its_commonest_options_whatever_others_have():
@@ -182,8 +182,8 @@ def test_an_init_keeps_its_commonest_options_whatever_others_have():
     frame["init.subtract"] = pd.Series(True, frame.index, dtype=object).where(is_B, None)
     trial = frame[is_B & (frame["seed"] == 0)].assign(**{"init.subtract": False})
     trial["run_id"] = "trial-" + trial["run_id"]
-    with pytest.warns(UserWarning, match="runs differ in init.subtract: using the .* with init.subtract=True"):
-        kept = records.one_setting(pd.concat([frame, trial]))
+    with pytest.warns(UserWarning, match="runs differ in init.subtract: using the .* with init.subtract=true"):
+        kept = settings.one_setting(pd.concat([frame, trial]))
     assert set(kept["run_id"]) == set(frame["run_id"])
 
 
@@ -194,7 +194,7 @@ def test_runs_for_one_place_of_a_grid_are_refused_with_what_they_differ_in():
         with pytest.raises(Mixture, match=rf"differ in {re.escape(field)}, and this figure"):
             Grid.of(mixed)
         with pytest.warns(UserWarning, match=f"runs differ in {field}"):
-            Grid.of(records.one_setting(mixed))
+            Grid.of(settings.one_setting(mixed))
 
 
 def test_a_seed_with_missing_runs_is_left_out_and_told():
@@ -207,10 +207,10 @@ def test_a_seed_with_missing_runs_is_left_out_and_told():
     hole = frame[frame["run_id"] != frame["run_id"].iloc[0]]
     for given, runs in ((pd.concat([frame, extra]), full), (pd.concat([frame, wider]), full), (hole, full * 4 // 5)):
         with pytest.warns(UserWarning, match="not every seed has every run"):
-            assert records.balanced(given)["run_id"].nunique() == runs
+            assert settings.balanced(given)["run_id"].nunique() == runs
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert records.balanced(frame) is frame
+        assert settings.balanced(frame) is frame
 
 
 def test_a_record_is_not_replaced_by_fewer_runs(cli, outputs):
