@@ -23,7 +23,7 @@ $(SETUP): pyproject.toml constraints.txt
 
 reproduce: $(SETUP)  ## train every experiment, then draw all figures and judge all claims (about 25 minutes)
 	@for sweep in $(SWEEPS); do $(BIN)/python -m runner experiment=$$sweep || exit; done
-	@$(BIN)/python -m analysis --readme README.md
+	@$(BIN)/python -m analysis --publish docs/claims.md
 
 reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (about 20 minutes)
 	@$(BIN)/python -m runner experiment=lr_vs_width $(FULL)
@@ -31,7 +31,7 @@ reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models
 	@$(BIN)/python -m analysis --outputs outputs/full
 
 figures: $(SETUP)  ## draw all figures and judge all claims from the records, without training
-	@$(BIN)/python -m analysis --readme README.md
+	@$(BIN)/python -m analysis --publish docs/claims.md
 
 test: $(SETUP) lint  ## lint, then every test
 	@$(BIN)/pytest

@@ -91,6 +91,8 @@ def test_theory_is_silent_about_other_settings():
     assert dynamics(sweep().assign(**{"optimizer.name": "sgd"})) == []
     assert dynamics(sweep(task="teacher_student").assign(**{"task.out_exponent": 2.0})) == []
     assert dynamics(sweep(task="linear")) == []
+    assert dynamics(sweep().assign(**{"adapter.name": "dora"})) == []
+    assert dynamics(sweep().assign(**{"adapter.name": "lora"})) == dynamics(sweep()) != []
 
 
 def test_predictions_depend_on_the_task():
