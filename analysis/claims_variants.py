@@ -18,7 +18,7 @@ TUNED = "Learning Rate Matters, 2026"
 MIN_INITS = 3  # of which a spread is taken
 
 
-def zoo(frame: pd.DataFrame) -> list[Claim]:
+def inits(frame: pd.DataFrame) -> list[Claim]:
     """Claim 8: tuned inits differ in their best rate more than in their best loss, and PiSSA's best rate is below LoRA's."""
     claims = []
     for (task,), part in split(frame, ["task.name"]).items():

@@ -74,6 +74,7 @@ def check(name: str, table: pd.DataFrame, experiment: str, outputs: Path) -> Non
     for column in (*getattr(module, "COLUMNS", ()), *COLUMNS.get(name, ())):
         if table[column].isna().all():
             raise KeyError(column)
+    experiment = experiment.removesuffix(LAYERS)
     for need in NEEDS.get(name, ()):
         values = list(np.sort(table[need.field].dropna().unique()))
         if sum(need.among is None or value in need.among for value in values) >= need.least:
@@ -82,7 +83,7 @@ def check(name: str, table: pd.DataFrame, experiment: str, outputs: Path) -> Non
         there = f"only {', '.join(map(where.written, values))}" if need.field != "step" else f"{len(values)}"
         raise NotShown(
             f"{name} needs {wanted} {need.field}, and the runs of {experiment} have {there}; train others with: "
-            f"{command(outputs, experiment.removesuffix(LAYERS), need.override)}"
+            f"{command(outputs, experiment, need.override)}"
         )
 
 
@@ -97,9 +98,10 @@ def missing_columns_told(what: str, tables: Mapping[str, pd.DataFrame | None], o
     except KeyError as error:
         if not (missing := missing_columns(error, list(tables.values()))):
             raise
-        remedy = _remedy(what, missing, next(iter(tables)).removesuffix(LAYERS), outputs)
+        names = list(dict.fromkeys(experiment.removesuffix(LAYERS) for experiment in tables))
         raise NotShown(
-            f"{what} needs {', '.join(missing)}, which runs of {' and '.join(tables)} have not measured; {remedy}"
+            f"{what} needs {', '.join(missing)}, which runs of {' and '.join(names)} do not have; "
+            f"{_remedy(what, missing, names[0], outputs)}"
         ) from error
 
 

@@ -22,7 +22,7 @@ CLAIMS: dict[str, tuple[Judge, ...]] = {
     "lr_vs_width": (claims.dynamics,),
     "width_exponents": (claims.dynamics,),
     "lm_lr_sensitivity": (claims.first_step, claims.dynamics),
-    "init_zoo": (claims_variants.zoo,),
+    "init_zoo": (claims_variants.inits,),
     "variants": (claims_variants.parameters,),
     "variants.layers": (claims_variants.dora,),
     "lora_plus": (claims_variants.lora_plus,),

@@ -194,9 +194,7 @@ def test_a_missing_column_is_said_and_never_a_key_error(name, column):
 @pytest.mark.parametrize(("name", "column"), [("gradient_norms", "grad/A"), ("lr_vs_width", "summary.final_loss")])
 def test_figures_say_which_column_they_lack(name, column):
     def refused(given):
-        with pytest.raises(
-            NotShown, match=f"{name} needs {column}, which runs of .* have not measured; .*python -m runner"
-        ):
+        with pytest.raises(NotShown, match=f"{name} needs {column}, which runs of .* do not have; .*python -m runner"):
             needs.draw(name, given, Path("outputs"))
 
     refused({source: table.drop(columns=column) for source, table in tables(name, seeds=(0,)).items()})
