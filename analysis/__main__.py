@@ -95,7 +95,9 @@ def gather(name: str, experiment: str | None, tables: Tables) -> dict[str, tuple
 def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argparse.Namespace, say: Say) -> None:
     """Saves the figure, and says of which learning rates it is not sure."""
     shown = {experiment: table for experiment, table in found.values()}  # one, where one stands for several
-    figure, folder = needs.draw(name, shown, options.outputs), destination(options)
+    frames, folder = list(shown.values()), destination(options)
+    with needs.checked(name, shown, options.outputs):
+        figure = figures.draw(name, frames)
     style.save(figure, folder / name)
     print(f"drew {folder / name}.pdf and .png")
     for source, (experiment, table) in found.items():

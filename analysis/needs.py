@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import figures, where
 from analysis.directions import NAMES
@@ -58,12 +57,13 @@ COLUMNS = {  # besides a module's own COLUMNS
 BY_HELD_OUT = ("lm_dynamics", "lm_lr_sensitivity")
 
 
-def draw(name: str, tables: Mapping[str, pd.DataFrame], outputs: Path) -> Figure:
-    """The figure from the tables of these experiments, in their order. Raises NotShown where they lack what it needs."""
+@contextmanager
+def checked(name: str, tables: Mapping[str, pd.DataFrame], outputs: Path) -> Iterator[None]:
+    """Around what is made of the tables of these experiments for the figure. Raises NotShown where they lack what it needs."""
     with missing_columns_told(name, tables, outputs):
         for experiment, table in tables.items():
             check(name, table, experiment, outputs)
-        return figures.draw(name, list(tables.values()))
+        yield
 
 
 def check(name: str, table: pd.DataFrame, experiment: str, outputs: Path) -> None:

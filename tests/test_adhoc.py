@@ -177,6 +177,11 @@ def tables(name, **options):
     return {source: made.get(source, lambda: sweep(**options))() for source in figures.sources(name)}
 
 
+def draw(name, given):
+    with needs.checked(name, given, Path("outputs")):
+        return figures.draw(name, list(given.values()))
+
+
 @pytest.mark.parametrize("name", figures.NAMES)
 @pytest.mark.parametrize(
     "column", ["grad/A", "feature/Z_A", "feature/delta_2", "summary.trainable_parameters", "train/loss"]
@@ -186,7 +191,7 @@ def test_a_missing_column_is_said_and_never_a_key_error(name, column):
     given = tables(name, seeds=(0,))
     for without in (lambda t: t.drop(columns=column, errors="ignore"), lambda t: t.assign(**{column: float("nan")})):
         try:
-            needs.draw(name, {source: without(table) for source, table in given.items()}, Path("outputs"))
+            draw(name, {source: without(table) for source, table in given.items()})
         except NotShown as reason:
             assert column in str(reason) and "python -m runner" in str(reason)
 
@@ -195,7 +200,7 @@ def test_a_missing_column_is_said_and_never_a_key_error(name, column):
 def test_figures_say_which_column_they_lack(name, column):
     def refused(given):
         with pytest.raises(NotShown, match=f"{name} needs {column}, which runs of .* do not have; .*python -m runner"):
-            needs.draw(name, given, Path("outputs"))
+            draw(name, given)
 
     refused({source: table.drop(columns=column) for source, table in tables(name, seeds=(0,)).items()})
     with pytest.raises(pytest.fail.Exception):
@@ -209,7 +214,7 @@ def test_a_mistake_of_ours_is_not_taken_for_a_missing_column(key, monkeypatch):
 
     monkeypatch.setattr(figures, "draw", mistaken)
     with pytest.raises(KeyError):
-        needs.draw("gradient_norms", {"mine": sweep()}, Path("outputs"))
+        draw("gradient_norms", {"mine": sweep()})
 
 
 FEW = [
@@ -232,8 +237,8 @@ def test_a_figure_of_one_width_says_how_to_choose_it(name, frame):
     wider = frame.assign(**{"task.width": 256}, run_id="wide-" + frame["run_id"])
     width = frame["task.width"].iloc[0]
     with pytest.raises(NotShown, match=f"runs at widths .*choose it with: --where task.width={max(width, 256)}"):
-        needs.draw(name, {"mine": pd.concat([frame, wider], ignore_index=True)}, Path("outputs"))
-    needs.draw(name, {"mine": frame}, Path("outputs"))
+        draw(name, {"mine": pd.concat([frame, wider], ignore_index=True)})
+    draw(name, {"mine": frame})
 
 
 def test_every_need_is_of_a_figure_that_there_is():
