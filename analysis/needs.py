@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,13 @@ NEEDS = {
     "lora_plus": (Need("optimizer.lr_ratio", 2, "optimizer.lr_ratio=1,4,16"), TWO_RATES),
     "rank_transfer": (Need("adapter.rank", MIN_WIDTHS, "adapter.rank=2,4,8,16"), TWO_RATES),
 }
-COLUMNS = {  # besides a module's own COLUMNS
+GRADIENTS, DELTAS = ["grad/A", "grad/B"], [f"feature/delta_{i}" for i in (1, 2, 3)]
+COLUMNS = {  # without any value of which there is nothing to draw; what else is missing is found as it is drawn
+    "first_step": GRADIENTS,
+    "gradient_norms": GRADIENTS,
+    "feature_norms": ["feature/Z_A", "feature/Z_B", "train/loss"],
+    "increments": DELTAS,
+    "lm_dynamics": [*GRADIENTS, "feature/Z_A", *DELTAS],
     "dora_directions": CHANGES,
     "lm_layers": LAYER_COLUMNS,
     "rank_transfer": ["train/loss"],
@@ -70,8 +75,7 @@ def check(name: str, table: pd.DataFrame, experiment: str, outputs: Path) -> Non
     """Raises NotShown, or KeyError for a column that is not there, unless the table has what the figure needs."""
     if name in BY_HELD_OUT:
         held_out(table)
-    module = import_module(f"analysis.figures.{name}")
-    for column in (*getattr(module, "COLUMNS", ()), *COLUMNS.get(name, ())):
+    for column in COLUMNS.get(name, ()):
         if table[column].isna().all():
             raise KeyError(column)
     experiment = experiment.removesuffix(LAYERS)

@@ -67,7 +67,7 @@ def test_runs_of_no_figure_leave_no_record(analyse, store):
             shutil.rmtree(next((store / "runs" / name).glob("*/")))
 
     drawn_from("scratch")
-    assert written(store) == {f"figures/scratch/adapter.rank=4/gradient_norms.{suffix}" for suffix in ("pdf", "png")}
+    assert {name.rpartition(".")[0] for name in written(store)} == {"figures/scratch/adapter.rank=4/gradient_norms"}
     shutil.copytree(store / "runs" / "scratch", store / "runs" / "lr_vs_width")
     assert analyse("gradient_norms", "--experiment", "lr_vs_width")[0] == 0
     before = record_path(store, "lr_vs_width").read_bytes()
