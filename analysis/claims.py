@@ -55,20 +55,20 @@ class Claim:
         return f"{self.value:.3g}{interval}"
 
 
-def judge_exponent(estimate: Estimate, predicted: float, rival: float) -> str:
+def exponent_verdict(estimate: Estimate, predicted: float, alternative: float) -> str:
     """Verdict on a measured exponent, given its prediction and the other init's."""
     if np.isnan([estimate.value, estimate.low, estimate.high]).any():
         return UNKNOWN
     low, high = estimate.low, estimate.high
-    if abs(estimate.value - predicted) <= abs(predicted - rival) / 2 and not low <= rival <= high:
+    if abs(estimate.value - predicted) <= abs(predicted - alternative) / 2 and not low <= alternative <= high:
         return REPRODUCED
-    side = np.sign(predicted) or -np.sign(rival)
+    side = np.sign(predicted) or -np.sign(alternative)
     if min(side * low, side * high) > NEGLIGIBLE:
         return DIRECTION
-    return UNKNOWN if low <= min(predicted, rival) and max(predicted, rival) <= high else NOT
+    return UNKNOWN if low <= min(predicted, alternative) and max(predicted, alternative) <= high else NOT
 
 
-def judge_sign(estimates: list[Estimate], positive: bool) -> str:
+def sign_verdict(estimates: list[Estimate], positive: bool) -> str:
     """Verdict on comparisons (logs of ratios, differences) that are all predicted to be above, or below, zero."""
     sign = 1 if positive else -1
     values = np.array([sign * e.value for e in estimates])
@@ -80,7 +80,7 @@ def judge_sign(estimates: list[Estimate], positive: bool) -> str:
     return DIRECTION if (values > 0).all() else NOT
 
 
-def judge_identity(holds: np.ndarray) -> str:
+def identity_verdict(holds: np.ndarray) -> str:
     """Verdict on an exact statement, given whether it held in each run."""
     if not len(holds):
         return UNKNOWN
@@ -103,7 +103,7 @@ def first_step(frame: pd.DataFrame) -> list[Claim]:
             continue
         held = holds[which].to_numpy()
         value = held.mean()
-        verdict = judge_identity(held)
+        verdict = identity_verdict(held)
         claims.append(
             Claim(number, frame["task.name"].iloc[0], text, "all runs (1)", "algebra", value, np.nan, np.nan, verdict)
         )
@@ -112,14 +112,15 @@ def first_step(frame: pd.DataFrame) -> list[Claim]:
 
 def dynamics(frame: pd.DataFrame) -> list[Claim]:
     """Claims 2 to 7 on one sweep over init × width × lr × seed; none where the theory does not speak about it."""
-    columns, task = features(frame), theory.setting(frame)
-    if task not in BY_HELD_OUT:
-        columns = columns.drop(columns=START, errors="ignore")
-    grid = Grid.of(frame, columns)
-    pair = [next((init for init in grid.inits if theory.FAMILY.get(init) == side), None) for side in "AB"]
+    task, inits = theory.setting(frame), sorted(frame["init.name"].unique())
+    pair = [next((init for init in inits if theory.FAMILY.get(init) == side), None) for side in "AB"]
     if task is None or None in pair:
         return []
     a, b = pair
+    columns = features(frame)
+    if task not in BY_HELD_OUT:
+        columns = columns.drop(columns=START, errors="ignore")
+    grid = Grid.of(frame, columns)
     widest = grid.widths[-1]
 
     def lr_ratio(g: Grid) -> np.ndarray:
@@ -132,8 +133,8 @@ def dynamics(frame: pd.DataFrame) -> list[Claim]:
         slopes = bootstrap(grid, lambda g: np.array([exponent(g.widths, measure(g, init)) for init in pair]))
         powers = [theory.exponent(task, init, quantity) for init in pair]
         return [
-            _exponent_claim(f"{number}a", task, f"Init[A]: {what}", slopes[0], powers[0], rival=powers[1]),
-            _exponent_claim(f"{number}b", task, f"Init[B]: {what}", slopes[1], powers[1], rival=powers[0]),
+            _exponent_claim(f"{number}a", task, f"Init[A]: {what}", slopes[0], powers[0], alternative=powers[1]),
+            _exponent_claim(f"{number}b", task, f"Init[B]: {what}", slopes[1], powers[1], alternative=powers[0]),
         ]
 
     ratios, losses = bootstrap(grid, lr_ratio), bootstrap(grid, loss_ratio)
@@ -144,7 +145,7 @@ def dynamics(frame: pd.DataFrame) -> list[Claim]:
     final_Z_A = partial(sizes, column="final/feature/Z_A")
     return [
         ratio_claim("2a", task, f"best lr, Init[A] over Init[B], at n = {widest}", "> 1", ratios[-1:]),
-        _exponent_claim("2b", task, "that ratio grows with n", growth, gap, rival=0.0),
+        _exponent_claim("2b", task, "that ratio grows with n", growth, gap, alternative=0.0),
         *exponents("3", "best lr falls with n", "lr", best_lrs),
         ratio_claim("4", task, f"best loss, Init[A] over Init[B], at every n; here {widest}", "< 1", losses),
         *exponents("5", "size of Z_A at the end of training", "feature/Z_A", final_Z_A),
@@ -153,8 +154,8 @@ def dynamics(frame: pd.DataFrame) -> list[Claim]:
     ]
 
 
-def _exponent_claim(number: str, task: str, text: str, slope: Estimate, predicted: float, rival: float) -> Claim:
-    verdict = judge_exponent(slope, predicted, rival)
+def _exponent_claim(number: str, task: str, text: str, slope: Estimate, predicted: float, alternative: float) -> Claim:
+    verdict = exponent_verdict(slope, predicted, alternative)
     source = theory.SOURCES[task]
     return Claim(number, task, text, f"n^{predicted:g}", source, slope.value, slope.low, slope.high, verdict)
 
@@ -163,7 +164,7 @@ def ratio_claim(
     number: str, task: str, text: str, prediction: str, logs: list[Estimate], source: str = theory.PAPER
 ) -> Claim:
     """A claim on ratios, given their logs; the last is shown, all are judged."""
-    verdict = judge_sign(logs, positive=prediction == "> 1")
+    verdict = sign_verdict(logs, positive=prediction == "> 1")
     value, low, high = (float(np.exp(getattr(logs[-1], name))) for name in ("value", "low", "high"))
     return Claim(number, task, text, prediction, source, value, low, high, verdict)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import directions, theory
-from analysis.claims import Claim, judge_exponent, judge_identity, judge_sign, ratio_claim
+from analysis.claims import Claim, exponent_verdict, identity_verdict, ratio_claim, sign_verdict
 from analysis.grid import Grid, split
 from analysis.load import per_run
 from analysis.scaling import Estimate, best_lrs, best_ratios, bootstrap, exponent, learning_lrs, rank_grids, spread_gap
@@ -18,7 +18,7 @@ TUNED = "Learning Rate Matters, 2026"
 MIN_INITS = 3  # of which a spread is taken
 
 
-def zoo(frame: pd.DataFrame) -> list[Claim]:
+def inits(frame: pd.DataFrame) -> list[Claim]:
     """Claim 8: tuned inits differ in their best rate more than in their best loss, and PiSSA's best rate is below LoRA's."""
     claims = []
     for (task,), part in split(frame, ["task.name"]).items():
@@ -28,7 +28,7 @@ def zoo(frame: pd.DataFrame) -> list[Claim]:
         gap = spread_gap(grid, tuned) if len(tuned) >= MIN_INITS else Estimate(np.nan, np.nan, np.nan)
         text = f"std over {len(tuned)} inits of log best lr, minus that of log best loss, noise taken out"
         claims.append(
-            Claim("8a", task, text, "> 0", TUNED, gap.value, gap.low, gap.high, judge_sign([gap], positive=True))
+            Claim("8a", task, text, "> 0", TUNED, gap.value, gap.low, gap.high, sign_verdict([gap], positive=True))
         )
         if {"pissa", "kaiming_A"} <= set(grid.inits):
             ratio = bootstrap(grid, lambda g: best_lrs(g, "pissa") - best_lrs(g, "kaiming_A"))[0]
@@ -46,7 +46,7 @@ def parameters(frame: pd.DataFrame) -> list[Claim]:
         if of_adapter.any():
             held = (trained == expected)[of_adapter].to_numpy()
             text = f"{'VeRA' if adapter == 'vera' else 'LoRA'} trains {text} numbers a layer"
-            verdict = judge_identity(held)
+            verdict = identity_verdict(held)
             claims.append(Claim(number, "toys", text, "all runs (1)", "algebra", held.mean(), np.nan, np.nan, verdict))
     return claims
 
@@ -66,7 +66,7 @@ def dora(frame: pd.DataFrame) -> list[Claim]:
         r = bootstrap(directions.correlations(part, within), lambda seeds: np.array([seeds.values.mean()]))[0]
         among = "layers of a quarter of training" if within else "layers and quarters"
         text = f"{directions.NAMES[adapter]}, Init[A]: changes of length and direction, correlation over {among}"
-        verdict = judge_sign([r], positive)
+        verdict = sign_verdict([r], positive)
         prediction = "> 0" if positive else "< 0"
         claims.append(
             Claim(
@@ -105,14 +105,14 @@ def ranks(frame: pd.DataFrame) -> list[Claim]:
             if predicted is None:
                 continue
             slope = bootstrap(grid, partial(_slope, init=init))[0]
-            rival = theory.rank_rival(predicted, slope.value)
+            alternative = theory.rank_alternative(predicted, slope.value)
             number = f"12{'abc'[[0.0, -0.5, -1.0].index(power)] if side == 'A' else 'd'}"
             text = (
                 f"Init[{side}], s = r^{power:g}: best lr against rank"
                 if power
                 else f"Init[{side}], s = 1: best lr against rank"
             )
-            verdict = judge_exponent(slope, predicted, rival)
+            verdict = exponent_verdict(slope, predicted, alternative)
             claims.append(
                 Claim(number, task, text, f"r^{predicted:g}", theory.MUA, slope.value, slope.low, slope.high, verdict)
             )

@@ -36,7 +36,7 @@ def held_out(frame: pd.DataFrame) -> pd.DataFrame:
     if task not in BY_HELD_OUT:
         raise NotShown(
             f"{frame['experiment'].iloc[0]}: runs of {task} have no held-out loss to be compared by, and this figure is of "
-            f"{' and '.join(BY_HELD_OUT)}; draw another one"
+            f"{' and '.join(BY_HELD_OUT)}; draw another one, or choose with --where task.name={BY_HELD_OUT[0]} if there are some"
         )
     return frame
 
@@ -65,7 +65,7 @@ class Mixture(NotShown):
         varying = ", ".join(first.index[first > 1]) or "nothing that is recorded"
         super().__init__(
             f"{runs['experiment'].iloc[0]}: runs of one init, width, learning rate and seed differ in {varying}, and this figure "
-            "shows a single setting; draw one that shows several, or keep the runs of each under another `outputs`"
+            "shows a single setting; choose one with --where FIELD=VALUE"
         )
 
 
@@ -122,7 +122,13 @@ class Grid:
 
     @classmethod
     def along(cls, frame: pd.DataFrame, column: str, columns: pd.DataFrame | None = None) -> "Grid":
-        """With the values of another column, such as the rank, in the place of the widths."""
+        """With the values of another column, such as the rank, in the place of the widths. Raises NotShown, and Mixture."""
+        if frame["task.width"].nunique() > 1:
+            widths = sorted(frame["task.width"].unique())
+            raise NotShown(
+                f"runs at widths {', '.join(map(str, widths))}, where this figure shows {column} at one; choose it with: "
+                f"--where task.width={widths[-1]}"
+            )
         return cls.of(frame.assign(**{"task.width": frame[column]}), columns)
 
     def resample(self, seeds: np.ndarray) -> "Grid":

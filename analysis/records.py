@@ -2,16 +2,15 @@
 
 import math
 import shlex
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.grid import AXES, PLACES, Grid, is_setting, split
-from analysis.load import is_measured, layers, load, per_run
+from analysis.grid import AXES, PLACES, Grid
+from analysis.load import is_measured, layers, load
+from analysis.settings import comparable
 
 EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
 BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B under either init: A's waits for B's
@@ -26,39 +25,65 @@ class MissingRecords(Exception):
     """An experiment has neither runs nor records; the message names the command that makes them."""
 
 
-def refresh(outputs: Path, experiment: str, axes: Sequence[str] = ()) -> str | None:
+def refresh(outputs: Path, experiment: str, axes: Sequence[str] = (), runs: pd.DataFrame | None = None) -> str | None:
     """Distill the experiment's runs, if there are any, into its record; returns a sentence about what was done.
 
     `axes`: what the sweep varies besides AXES; each part of it is a grid of its own.
+    `runs`: the loaded table, where the caller has it already.
     The experiment's name with LAYERS at its end stands for the record of its layers.
     A record is not replaced by one of fewer runs: a quick look at a corner of an experiment must not cost its record.
     """
-    folder, path = outputs / "runs" / experiment.removesuffix(LAYERS), record_path(outputs, experiment)
+    folder, path = runs_folder(outputs, experiment), record_path(outputs, experiment)
     try:
-        loaded = load(folder)
-        parts = [balanced(one_setting(part)) for part in split(loaded, axes).values()]
+        loaded = load(folder) if runs is None else runs
     except FileNotFoundError:
         return None
-    if experiment.endswith(LAYERS):
-        parts = [_with_layers(at_best(part), folder) for part in parts]
-    frame = pd.concat(parts)
-    if frame.empty:
+    record = distilled(loaded, axes, folder if experiment.endswith(LAYERS) else None)
+    if record.empty:
         return None
-    count, before = frame["run_id"].nunique(), 0
+    count = record["run_id"].nunique()
     there = count if experiment.endswith(LAYERS) else loaded["run_id"].nunique()  # of all settings
-    with suppress(MissingRecords):
-        before = read(outputs, experiment)["run_id"].nunique()
+    before = size(outputs, experiment)
     if there < before:
         return f"kept {path}: it holds {before} runs and {folder} only {there}; delete the record to replace it"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    if experiment.endswith(LAYERS):
-        record = _layers_only(frame, axes)
-    else:
-        record = pd.concat([distill(part, curves=not axes) for part in parts], ignore_index=True)
     record.to_parquet(new, compression="zstd", index=False)
     new.replace(path)
     return f"distilled {path}: {count} runs"
+
+
+def distilled(loaded: pd.DataFrame, axes: Sequence[str], layers_of: Path | None = None) -> pd.DataFrame:
+    """The record of loaded runs, or that of the layers which runs in the folder `layers_of` kept; empty if none did."""
+    parts = comparable(loaded, axes)
+    if layers_of is None:
+        return pd.concat([distill(part, curves=not axes) for part in parts], ignore_index=True)
+    frame = pd.concat([_with_layers(at_best(part), layers_of) for part in parts])
+    return frame if frame.empty else _layers_only(frame, axes)
+
+
+def runs_folder(outputs: Path, experiment: str) -> Path:
+    return outputs / "runs" / experiment.removesuffix(LAYERS)
+
+
+def command(outputs: Path, experiment: str, overrides: str = "") -> str:
+    """The command that trains (more) runs of the experiment into these outputs."""
+    words = [
+        "python -m runner",
+        "-m" if experiment == "scratch" else f"experiment={shlex.quote(experiment)}",
+        overrides,
+    ]
+    if outputs != Path("outputs"):
+        words.append(f"outputs={shlex.quote(str(outputs))}")
+    return " ".join(filter(None, words))
+
+
+def size(outputs: Path, experiment: str) -> int:
+    """How many runs the experiment's record holds; 0 where there is none that can be read."""
+    try:
+        return read(outputs, experiment)["run_id"].nunique()
+    except MissingRecords:
+        return 0
 
 
 def record_path(outputs: Path, experiment: str) -> Path:
@@ -68,15 +93,10 @@ def record_path(outputs: Path, experiment: str) -> Path:
 def read(outputs: Path, experiment: str) -> pd.DataFrame:
     """The experiment's record as a table. Raises MissingRecords."""
     path = record_path(outputs, experiment)
-    where = "" if outputs == Path("outputs") else f" outputs={shlex.quote(str(outputs))}"
     if not path.exists() and experiment.endswith(LAYERS):
-        raise MissingRecords(
-            f"no records of the layers of {experiment.removesuffix(LAYERS)}; train its runs with log.layers=true"
-        )
+        raise MissingRecords(no_layers(experiment))
     if not path.exists():
-        raise MissingRecords(
-            f"no records of {experiment}; make them with: python -m runner experiment={experiment}{where}"
-        )
+        raise MissingRecords(f"no records of {experiment}; make them with: {command(outputs, experiment)}")
     try:
         frame = pd.read_parquet(path)
         if frame.empty or not {"run_id", "status", "step", *AXES} <= set(frame.columns):
@@ -84,7 +104,7 @@ def read(outputs: Path, experiment: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
         raise MissingRecords(
             f"{path} is damaged ({str(error).splitlines()[0]}); delete it and make it again with: "
-            f"python -m runner experiment={experiment.removesuffix(LAYERS)}{where}"
+            f"{command(outputs, experiment.removesuffix(LAYERS))}"
         ) from error
     if experiment.endswith(LAYERS):
         main = record_path(outputs, experiment.removesuffix(LAYERS))
@@ -93,56 +113,8 @@ def read(outputs: Path, experiment: str) -> pd.DataFrame:
     return frame
 
 
-def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep runs that differ only along the sweep's axes (init, width, lr, seed), and those of one init in no option of it.
-
-    A folder may also hold trial runs (fewer steps, another rank). Mixing settings would average unlike things: the
-    setting with the most runs is kept, with a warning that says what was left out.
-    """
-    settings = [name for name in per_run(frame).columns if is_setting(name)]
-    options = [name for name in settings if name.startswith("init.")]
-    frame = _commonest(frame, [name for name in settings if name not in options])
-    kept = pd.concat([_commonest(part, options)["run_id"] for _, part in frame.groupby("init.name")])
-    return frame[frame["run_id"].isin(kept)]
-
-
-def _commonest(frame: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
-    """The runs of the setting that most runs have."""
-    table = per_run(frame)
-    varying = [name for name in settings if table[name].nunique(dropna=False) > 1]
-    if not varying:
-        return frame
-    labels = table[varying].apply(lambda row: ", ".join(f"{name}={value}" for name, value in row.items()), axis=1)
-    most = labels.value_counts().idxmax()
-    kept = table.loc[labels == most, "run_id"]
-    warnings.warn(
-        f"runs differ in {', '.join(varying)}: using the {len(kept)} with {most} and leaving out {len(table) - len(kept)}; "
-        "keep runs of another setting under another `outputs`",
-        stacklevel=3,
-    )
-    return frame[frame["run_id"].isin(kept)]
-
-
-def balanced(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep a grid in which every seed has every run: means over different seeds at different rates do not compare.
-
-    Cells (init, width, lr) that fewer than half of the seeds have are left out, then seeds without all other cells; a
-    warning says so.
-    """
-    table = per_run(frame)
-    cells = table[[name for name in AXES if name != "seed"]].apply(tuple, axis=1)
-    common = cells.map(cells.value_counts()) * 2 >= table["seed"].nunique()
-    counts = table.loc[common, "seed"].value_counts()
-    complete = counts.index[counts == cells[common].nunique()]
-    kept = table.loc[common & table["seed"].isin(complete), "run_id"]
-    if len(kept) in (0, len(table)):
-        return frame
-    warnings.warn(
-        f"not every seed has every run: using the {len(kept)} runs of seeds {sorted(complete)} and leaving out "
-        f"{len(table) - len(kept)}; train the missing ones to use all",
-        stacklevel=2,
-    )
-    return frame[frame["run_id"].isin(kept)]
+def no_layers(experiment: str) -> str:
+    return f"no records of the layers of {experiment.removesuffix(LAYERS)}; train its runs with log.layers=true"
 
 
 def distill(frame: pd.DataFrame, curves: bool = True) -> pd.DataFrame:

@@ -1,7 +1,8 @@
-"""Claims and flags of everything that has records, as a table for the terminal, a file and the README."""
+"""Claims and flags of whatever has tables, as a table for the terminal and for files."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,40 +10,68 @@ import pandas as pd
 
 from analysis import claims, claims_variants
 from analysis.claims import Claim
-from analysis.grid import Grid, split
+from analysis.grid import Grid, NotShown, split
+from analysis.needs import missing_columns_told
 from analysis.records import MissingRecords, read
 
-JUDGES = {
+Judge = Callable[[pd.DataFrame], list[Claim]]
+ANY = "any"  # stands for an experiment of no figure: what these say may apply to any runs, and they know when it does
+CLAIMS: dict[str, tuple[Judge, ...]] = {
+    ANY: (claims.first_step, claims.dynamics),
     "first_step": (claims.first_step,),
     "lr_vs_width": (claims.dynamics,),
     "width_exponents": (claims.dynamics,),
     "lm_lr_sensitivity": (claims.first_step, claims.dynamics),
-    "init_zoo": (claims_variants.zoo,),
+    "init_zoo": (claims_variants.inits,),
     "variants": (claims_variants.parameters,),
     "variants.layers": (claims_variants.dora,),
     "lora_plus": (claims_variants.lora_plus,),
     "rank_transfer": (claims_variants.ranks,),
 }
-START, END = "<!-- claims: written by `python -m analysis --readme` -->", "<!-- end of claims -->"
+START, END = "<!-- claims: written by `python -m analysis --publish` -->", "<!-- end of claims -->"
 
 
 def all_claims(outputs: Path) -> list[Claim]:
     """Every claim whose records exist."""
+    tables = {}
+    for experiment in CLAIMS:
+        with suppress(MissingRecords):
+            tables[experiment] = read(outputs, experiment)
+    return claims_of(tables, outputs)
+
+
+def claims_of(
+    tables: Mapping[str, pd.DataFrame], outputs: Path, say: Callable[[str], None] | None = None
+) -> list[Claim]:
+    """The claims of each experiment on the table that stands for it; a claim on the same table is made once.
+
+    What a table does not let be judged is told to `say`. Raises NotShown for it where there is none to tell.
+    """
     rows: list[Claim] = []
-    for experiment, judges in JUDGES.items():
-        try:
-            frame = read(outputs, experiment)
-        except MissingRecords:
+    done: set[tuple[str, int]] = set()
+    for experiment, judge in ((e, judge) for e, judges in CLAIMS.items() for judge in judges if e in tables):
+        table = tables[experiment]
+        if (judge.__name__, id(table)) in done:
             continue
-        rows += [claim for judge in judges for claim in judge(frame)]
+        done.add((judge.__name__, id(table)))
+        try:
+            with missing_columns_told(f"claim {judge.__name__}", {name_of(table, experiment): table}, outputs):
+                rows += judge(table)
+        except NotShown as reason:
+            if say is None:
+                raise
+            say(f"not judged: {reason}")
     return rows
+
+
+def name_of(table: pd.DataFrame, default: str) -> str:
+    """The experiment whose runs a table holds."""
+    return str(table["experiment"].iloc[0]) if "experiment" in table else default
 
 
 def flags(frame: pd.DataFrame, axes: Sequence[str] = ()) -> list[str]:
     """One sentence for each best learning rate at the edge of its grid, in each part of the sweep."""
-    if (
-        "optimizer.lr_ratio" in axes
-    ):  # a grid of two rates, whose corners are there to be seen: edges are flagged with its claim
+    if "optimizer.lr_ratio" in axes:  # a grid of two rates, whose corners are to be seen: its claim speaks of its edges
         return []
     return [sentence for values, part in split(frame, axes).items() for sentence in _flags(part, axes, values)]
 
@@ -67,6 +96,12 @@ def _flags(frame: pd.DataFrame, axes: Sequence[str], values: tuple) -> list[str]
 def markdown(rows: list[Claim]) -> str:
     """The claims table in Markdown."""
     return claims.table(rows).to_markdown(index=False)
+
+
+def has_markers(path: Path) -> bool:
+    """Whether it is a file with both markers, once each and in their order."""
+    text = path.read_text() if path.is_file() else ""
+    return text.count(START) == text.count(END) == 1 and text.index(START) < text.index(END)
 
 
 def put_between(path: Path, start: str, end: str, table: str) -> None:

@@ -29,6 +29,7 @@ EXPONENTS = {
 }
 SOURCES = {"feature_regression": PAPER, "language_model": PAPER, "teacher_student": COUNTING}
 RATIO = "delta_2/delta_1"
+ADAPTERS = ("lora", "rslora")  # W0 + s·B·A with s of the same size at every width
 
 
 # muA (Chen, Villar, Hayou 2026): exponents in the rank r of the best learning rate for s = r^-γ, under Adam or SignSGD.
@@ -36,7 +37,7 @@ RANK_POWERS = {("A", 0.0): -1 / 2, ("A", -0.5): -1 / 4, ("A", -1.0): 0.0, ("B", 
 MUA, PLUS = "Chen, Villar, Hayou 2026", "LoRA+, Hayou, Ghosh, Yu 2024"
 
 
-def rank_rival(predicted: float, measured: float) -> float:
+def rank_alternative(predicted: float, measured: float) -> float:
     """The nearest other exponent of RANK_POWERS, from which a measured one must be told; of two as near, that on its side."""
     others = [power for power in RANK_POWERS.values() if power != predicted]
     return min(others, key=lambda power: (abs(power - predicted), abs(power - measured)))
@@ -45,7 +46,7 @@ def rank_rival(predicted: float, measured: float) -> float:
 def setting(frame: pd.DataFrame) -> str | None:
     """The task whose exponents apply to these runs, or None where the theory says nothing about them."""
     first = frame.iloc[0]
-    if first["optimizer.name"] not in ("adamw", "signsgd"):
+    if first["optimizer.name"] not in ("adamw", "signsgd") or first.get("adapter.name", "lora") not in ADAPTERS:
         return None
     if first["task.name"] == "teacher_student" and first["task.out_exponent"] != 1.0:
         return None

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 
 import runner.training.train
 from analysis.report import put_between
-from bench import ceilings, contestants, language, overhead, variants
+from bench import ceilings, contestants, language, loading, overhead, variants
 from bench.memory import peak, resident
 from bench.report import report
 from runner.config import Config
@@ -48,7 +48,7 @@ def main() -> None:
         "--seconds", type=float, default=0.25, help="that a turn takes, where three steps do not take more"
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    parser.add_argument("--readme", type=Path, help="also write the tables between the markers of this file")
+    parser.add_argument("--publish", type=Path, help="also write the tables between the markers of this file")
     options = parser.parse_args()
     prepare()
     widths, ceiling, bandwidth = [], [], []
@@ -69,13 +69,14 @@ def main() -> None:
         "matmul_flops_per_second": language.matmul_flops_per_second(),
         "variants": variants.measure(race, max(2, options.rounds // 2), 2 * options.seconds),
         "overhead": overhead.measure(),
+        "loading": loading.measure(),
     }
     options.outputs.mkdir(exist_ok=True)
     (options.outputs / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
     text = report(result)
     print(text)
-    if options.readme:
-        put_between(options.readme, START, END, text)
+    if options.publish:
+        put_between(options.publish, START, END, text)
 
 
 def prepare() -> None:

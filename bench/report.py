@@ -65,5 +65,7 @@ def report(result: dict[str, Any]) -> str:
             variants.sentence(result["variants"]),
             "Overhead: milliseconds a tiny run takes in a sweep:",
             table(result["overhead"]),
+            "Reading a sweep's runs from their folders into one table, the median of three:",
+            table(result["loading"]),
         ]
     )

@@ -5,7 +5,8 @@ import pytest
 import torch
 from conftest import rejects
 
-from bench import ceilings, contestants, language, overhead, variants
+import analysis
+from bench import ceilings, contestants, language, loading, overhead, variants
 from bench.__main__ import configs, off, turn
 from bench.report import report
 from runner.config.identity import with_values
@@ -75,6 +76,7 @@ def test_the_report_shows_the_best_of_the_rounds():
         "language_models": [model], "matmul_flops_per_second": 2e9, "threads": 2,
         "multiply_adds_per_second": 2 * 1e6 / 0.25e-3, "bytes_per_second": 1e9,
         "widths": [row], "stacks": [stack], "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
+        "loading": [{"read by": "a reader", "seconds": 1.25}],
         "variants": {
             "steps": {"a place": {"lora": [2.0, 3.0], "dora": [4.0, 3.0], "vera": [1.0], "PEFT, dora": [12.0]}},
             "memory": {"dense": 1000.0, "lora": 10.0, "dora": 20.0},
@@ -89,6 +91,7 @@ def test_the_report_shows_the_best_of_the_rounds():
     [places] = variants.table(result["variants"])
     assert places["dora / LoRA"] == 1.5 and places["vera / LoRA"] == 0.5 and places["PEFT / stack, DoRA"] == 4
     assert "10 MB for LoRA, 20 MB for DoRA" in text
+    assert "| a reader | 1.25 |" in " ".join(text.split())
     assert "2 (7)" in text and "| 64 | – |" in " ".join(text.split())
 
 
@@ -97,6 +100,16 @@ def test_a_sweep_of_every_kind_can_be_timed(name, tmp_path):
     overrides, _ = overhead.SWEEPERS[name]
     assert overhead.seconds(str(tmp_path), 2, overrides) > 0
     assert len(list(tmp_path.glob("runs/scratch/*/meta.json"))) == 2
+
+
+def test_the_store_that_is_read_is_one_of_distinct_runs_without_damage(tmp_path):
+    folder = loading.store(tmp_path, 30, 4)
+    for read, rows in ((analysis.load, 30 * 5), (analysis.runs, 30)):
+        table = read(folder)  # damage would be a warning, and so an error here
+        assert len(table) == rows and table["run_id"].nunique() == 30
+        assert len(table[["init.name", "optimizer.lr", "seed"]].drop_duplicates()) == 30
+    (row, _) = loading.measure(2, 4, 1)
+    assert row["runs"] == "2" and row["seconds"] > 0
 
 
 def test_language_models_of_both_contestants_train_the_same_run(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from conftest import rejects
 from synthetic import LRS, first_steps, sweep
 
 from analysis import theory
-from analysis.claims import DIRECTION, NOT, REPRODUCED, UNKNOWN, dynamics, first_step, judge_exponent, judge_sign
+from analysis.claims import DIRECTION, NOT, REPRODUCED, UNKNOWN, dynamics, exponent_verdict, first_step, sign_verdict
 from analysis.scaling import Estimate
 
 
@@ -73,9 +73,8 @@ def test_no_divergence_no_verdict_about_it():
 def test_language_models_are_compared_by_held_out_loss_and_break_down_above_their_start():
     """Their training losses are all alike here, and none of their runs diverges."""
     everything = verdicts(dynamics(sweep(task="language_model")))
-    assert set(everything.values()) == {REPRODUCED} and set(everything) == {
-        "2a", "2b", "3a", "3b", "4", "5a", "5b", "6a", "6b", "7",
-    }  # fmt: skip
+    assert set(everything.values()) == {REPRODUCED}
+    assert set(everything) == set("2a 2b 3a 3b 4 5a 5b 6a 6b 7".split())
     assert verdicts(dynamics(sweep(task="language_model", edge={"A": 1.0})))["7"] == NOT
     assert verdicts(dynamics(sweep({("A", "loss"): 2.0}, task="language_model")))["4"] == NOT
     assert "ends above the start" in next(c.claim for c in dynamics(sweep(task="language_model")) if c.number == "7")
@@ -92,6 +91,8 @@ def test_theory_is_silent_about_other_settings():
     assert dynamics(sweep().assign(**{"optimizer.name": "sgd"})) == []
     assert dynamics(sweep(task="teacher_student").assign(**{"task.out_exponent": 2.0})) == []
     assert dynamics(sweep(task="linear")) == []
+    assert dynamics(sweep().assign(**{"adapter.name": "dora"})) == []
+    assert dynamics(sweep().assign(**{"adapter.name": "lora"})) == dynamics(sweep()) != []
 
 
 def test_predictions_depend_on_the_task():
@@ -146,7 +147,7 @@ def estimate(value, spread=0.05):
     ],
 )
 def test_exponent_rule(measured, predicted, rival, verdict):
-    assert judge_exponent(measured, predicted, rival) == verdict
+    assert exponent_verdict(measured, predicted, rival) == verdict
 
 
 @pytest.mark.parametrize(
@@ -162,4 +163,4 @@ def test_exponent_rule(measured, predicted, rival, verdict):
     ],
 )
 def test_comparison_rule(values, positive, verdict):
-    assert judge_sign(values, positive) == verdict
+    assert sign_verdict(values, positive) == verdict

@@ -16,10 +16,10 @@ def verdicts(rows):
 
 
 def test_inits_that_differ_in_rate_more_than_in_loss():
-    found = verdicts(claims.zoo(zoo(noise=0.01)))
+    found = verdicts(claims.inits(zoo(noise=0.01)))
     assert found == {(n, task): REPRODUCED for n in ("8a", "8b") for task in ("feature_regression", "teacher_student")}
     alike = {init: (10 * loss, np.log(2) * (init == "pissa")) for init, (loss, _) in INITS.items()}
-    found = verdicts(claims.zoo(zoo(shifts=alike, noise=0.01, tasks=("teacher_student",))))
+    found = verdicts(claims.inits(zoo(shifts=alike, noise=0.01, tasks=("teacher_student",))))
     assert found["8a", "teacher_student"] == NOT and found["8b", "teacher_student"] == NOT
 
 
@@ -36,7 +36,7 @@ def test_inits_that_differ_by_their_noise_alone_do_not_differ():
                 named(base, f"{i}", **{"init.name": f"{i}", "summary.final_loss": losses, "status": "finished"})
             )
         frame = pd.concat(tables, ignore_index=True)
-        [claim] = claims.zoo(frame)
+        [claim] = claims.inits(frame)
         assert claim.verdict != REPRODUCED, claim
         grid = Grid.of(frame)
         logs = [[np.log(best.lr), best.log_loss] for best in (grid.best(init, 128) for init in grid.inits)]
@@ -47,13 +47,13 @@ def test_an_init_whose_best_rate_is_at_the_edge_is_not_counted():
     away = INITS | {"mica": (0.0, 3.0)}
     frame = zoo(shifts=away, noise=0.01, tasks=("teacher_student",), edge={"A": 1e9})
     kept = frame[(frame["init.name"] != "mica") | (frame["optimizer.lr"] < 0.5)]
-    assert {c.number: c.claim.split()[2] for c in claims.zoo(frame)}["8a"] == "5"
-    assert {c.number: c.claim.split()[2] for c in claims.zoo(kept)}["8a"] == "4"
+    assert {c.number: c.claim.split()[2] for c in claims.inits(frame)}["8a"] == "5"
+    assert {c.number: c.claim.split()[2] for c in claims.inits(kept)}["8a"] == "4"
 
 
 def test_one_rate_is_not_enough_data():
     for judge, frame in (
-        (claims.zoo, zoo(lrs=LRS[3:4])),
+        (claims.inits, zoo(lrs=LRS[3:4])),
         (claims.lora_plus, ratios(lrs=LRS[3:4])),
         (claims.ranks, ranks(lrs=LRS[3:4])),
     ):
@@ -123,7 +123,7 @@ def test_exponents_in_the_rank():
 
 def test_too_few_seeds_are_not_enough_data():
     for judge, frame in (
-        (claims.zoo, zoo(seeds=(0, 1))),
+        (claims.inits, zoo(seeds=(0, 1))),
         (claims.lora_plus, ratios(seeds=(0, 1))),
         (claims.ranks, ranks(seeds=(0, 1))),
     ):

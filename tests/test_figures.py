@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import first_steps, layers, sweep
 from synthetic_variants import MADE, zoo
 
-from analysis import figures, report, style
+from analysis import figures, style
 from analysis.__main__ import main
 from analysis.load import load
 from analysis.records import record_path
@@ -164,11 +164,3 @@ def test_figures_need_no_runs_and_no_training(monkeypatch, tmp_path):
         assert "import torch" not in source.read_text() and "runner import" not in source.read_text(), source
     for experiment in figures.drawn():
         assert len(load(record_path(ROOT / "outputs", experiment)))
-
-
-def test_the_readme_shows_the_claims_of_the_committed_records():
-    readme = (ROOT / "README.md").read_text()
-    table = report.markdown(report.all_claims(ROOT / "outputs"))
-    shown = readme.split(report.START)[1].split(report.END)[0].strip()
-    assert shown == table, "run `python -m analysis --readme README.md`"
-    assert (ROOT / "outputs" / "claims.md").read_text().strip() == table

@@ -7,13 +7,14 @@ import warnings
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import rejects
 from synthetic import sweep
 
 import analysis
-from analysis import records
+from analysis import records, settings
 from analysis.grid import Grid, Mixture
-from analysis.load import DamagedRun, layers, load
+from analysis.load import DamagedRun, layers, load, per_run
 from analysis.scaling import features
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=150"]
@@ -43,6 +44,71 @@ def test_a_damaged_run_is_named_and_skipped(runs):
     (victim / "summary.json").write_text("{}")
     with pytest.warns(DamagedRun, match=victim.name):
         assert len(analysis.runs(runs)) == 7
+
+
+def flip_a_byte(file):
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "steps.parquet"])
+def test_one_changed_byte_is_damage(runs, name):
+    """Which `analysis.runs` sees in the files that it reads."""
+    victim = sorted(runs.iterdir())[3]
+    flip_a_byte(victim / name)
+    with pytest.warns(DamagedRun, match=f"{victim.name}: ValueError: {name} differs from its checksum"):
+        assert analysis.load(runs)["run_id"].nunique() == 7
+    if name != "steps.parquet":
+        with pytest.warns(DamagedRun, match=victim.name):
+            assert len(analysis.runs(runs)) == 7
+
+
+def test_a_run_without_its_steps_is_damaged(runs):
+    victim = sorted(runs.iterdir())[3]
+    (victim / "steps.parquet").unlink()
+    for read in (analysis.load, analysis.runs):
+        with pytest.warns(DamagedRun, match=victim.name):
+            assert read(runs)["run_id"].nunique() == 7
+
+
+def flattened(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def merged(folder):
+    """The table by pandas alone, run by run."""
+    rows, steps = [], []
+    for run in sorted(folder.glob("*/meta.json")):
+        meta, run = json.loads(run.read_text()), run.parent
+        flat = dict(flattened(yaml.safe_load((run / "config.yaml").read_text())))
+        summary = {f"summary.{k}": v for k, v in json.loads((run / "summary.json").read_text()).items()}
+        rows.append({"run_id": run.name, "status": meta["status"]} | flat | summary)
+        steps.append(pd.read_parquet(run / "steps.parquet").assign(run_id=run.name))
+    return pd.DataFrame(rows).merge(pd.concat(steps), on="run_id")
+
+
+def same_table(table, expected):
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    for column in [name for name in expected if expected[name].dtype == object]:
+        assert [type(x) for x in table[column]] == [type(x) for x in expected[column]], column
+
+
+def test_runs_of_many_kinds_make_the_table_that_pandas_makes(cli, runs):
+    """With columns of some runs only, numbers that are missing in others, and runs of different length."""
+    cli(*TINY, "steps=7", "seed=5", "log.directions=true", "optimizer.clip=1.0")
+    cli(*TINY, "steps=5", "adapter=vera", "init=vera_b0")
+    cli("task=feature_regression", "task.width=16", "steps=3", "init=zero", "optimizer=sgd")
+    table, expected = analysis.load(runs), merged(runs)
+    same_table(table, expected)
+    assert {"change/direction", "grad/d", "task.teacher_width"} <= set(table) and table["grad/d"].isna().any()
+    same_table(analysis.runs(runs), per_run(expected))
+    rejects(same_table, table, expected.astype({"step": float}))
+    rejects(same_table, table.assign(seed=0), expected)
 
 
 def test_runs_without_a_result_are_not_data(runs):
@@ -103,11 +169,11 @@ def test_unlike_settings_are_not_averaged():
         assert set(kept["steps"]) == {20} and kept["run_id"].nunique() == frame["run_id"].nunique()
 
     with pytest.warns(UserWarning, match="runs differ in steps.*leaving out"):
-        check(records.one_setting(pd.concat([frame, trial])))
+        check(settings.one_setting(pd.concat([frame, trial])))
     rejects(check, pd.concat([frame, trial]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert records.one_setting(frame).equals(frame)  # inits, widths, rates and seeds are axes, not settings
+        assert settings.one_setting(frame).equals(frame)  # inits, widths, rates and seeds are axes, not settings
 
 
 def test_an_init_keeps_its_commonest_options_whatever_others_have():
@@ -116,8 +182,8 @@ def test_an_init_keeps_its_commonest_options_whatever_others_have():
     frame["init.subtract"] = pd.Series(True, frame.index, dtype=object).where(is_B, None)
     trial = frame[is_B & (frame["seed"] == 0)].assign(**{"init.subtract": False})
     trial["run_id"] = "trial-" + trial["run_id"]
-    with pytest.warns(UserWarning, match="runs differ in init.subtract: using the .* with init.subtract=True"):
-        kept = records.one_setting(pd.concat([frame, trial]))
+    with pytest.warns(UserWarning, match="runs differ in init.subtract: using the .* with init.subtract=true"):
+        kept = settings.one_setting(pd.concat([frame, trial]))
     assert set(kept["run_id"]) == set(frame["run_id"])
 
 
@@ -128,7 +194,7 @@ def test_runs_for_one_place_of_a_grid_are_refused_with_what_they_differ_in():
         with pytest.raises(Mixture, match=rf"differ in {re.escape(field)}, and this figure"):
             Grid.of(mixed)
         with pytest.warns(UserWarning, match=f"runs differ in {field}"):
-            Grid.of(records.one_setting(mixed))
+            Grid.of(settings.one_setting(mixed))
 
 
 def test_a_seed_with_missing_runs_is_left_out_and_told():
@@ -141,10 +207,10 @@ def test_a_seed_with_missing_runs_is_left_out_and_told():
     hole = frame[frame["run_id"] != frame["run_id"].iloc[0]]
     for given, runs in ((pd.concat([frame, extra]), full), (pd.concat([frame, wider]), full), (hole, full * 4 // 5)):
         with pytest.warns(UserWarning, match="not every seed has every run"):
-            assert records.balanced(given)["run_id"].nunique() == runs
+            assert settings.balanced(given)["run_id"].nunique() == runs
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert records.balanced(frame) is frame
+        assert settings.balanced(frame) is frame
 
 
 def test_a_record_is_not_replaced_by_fewer_runs(cli, outputs):
@@ -176,8 +242,8 @@ def test_a_damaged_record_is_one_message(outputs):
         records.read(outputs, "scratch")
 
 
-MODEL = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=2", "task.sequence_length=16",
-         "task.eval_sequences=2", "steps=12", "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2"]  # fmt: skip
+MODEL = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=2", "task.sequence_length=16"]
+MODEL += ["task.eval_sequences=2", "steps=12", "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2"]
 
 
 def test_layers_are_distilled_at_the_best_rates(cli, outputs):

@@ -1,0 +1,119 @@
+"""Which runs of a folder are compared: those of one setting, and of seeds that have them all."""
+
+import warnings
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis import where
+from analysis.grid import AXES, is_setting, split
+from analysis.load import per_run
+
+TRAINING = (
+    "steps",
+    "dtype",
+    "optimizer.",
+    "stability.",
+)  # fields that no kind of adapter or task needs to have otherwise
+
+SHOWN = 6  # fields that a message names
+
+
+class LeftOut(UserWarning):
+    """Some runs do not compare with the others, and are not used, or should not be."""
+
+
+def comparable(frame: pd.DataFrame, axes: Sequence[str]) -> list[pd.DataFrame]:
+    """The parts of a sweep along further axes than AXES, each narrowed to one setting and to seeds that have every run.
+
+    Parts of one task that were trained differently (longer, say) are kept, with a warning.
+    """
+    parts = [balanced(one_setting(part)) for part in split(frame, axes).values()]
+    if len(parts) > 1:
+        table = per_run(pd.concat(parts))
+        common = [name for name in table if is_setting(name) and name not in axes and name.startswith(TRAINING)]
+        counts = table.groupby("task.name")[common].nunique(dropna=False).max() if "task.name" in table else pd.Series()
+        for name in counts.index[counts > 1]:
+            values = sorted(map(where.written, table[name].unique()))
+            warnings.warn(
+                f"runs that are compared differ in {name} ({', '.join(values)}); choose one with: "
+                f"{where.argument(name, values[0])}",
+                LeftOut,
+                stacklevel=2,
+            )
+    return parts
+
+
+def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep runs that differ only along the sweep's axes (init, width, lr, seed), and those of one init in no option of it.
+
+    A folder may also hold trial runs (fewer steps, another rank). Mixing settings would average unlike things: the
+    setting with the most runs is kept, with a warning that says what was left out and how to choose it.
+    """
+    settings = [name for name in per_run(frame).columns if is_setting(name)]
+    options = [name for name in settings if name.startswith("init.")]
+    frame = _commonest(frame, [name for name in settings if name not in options])
+    kept = pd.concat([_commonest(part, options)["run_id"] for _, part in frame.groupby("init.name")])
+    return frame[frame["run_id"].isin(kept)]
+
+
+def _commonest(frame: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """The runs of the setting that most runs have."""
+    table = per_run(frame)
+    varying = [name for name in settings if table[name].nunique(dropna=False) > 1]
+    if not varying:
+        return frame
+    texts = pd.DataFrame({name: table[name].map(str, na_action=None) for name in varying})
+    labels = texts.apply("\n".join, axis=1)
+    most, *_ = ranking = labels.value_counts().index
+    kept = table.loc[labels == most, "run_id"]
+    first = table.loc[[(labels == most).idxmax()]]
+    setting = _some([f"{name}={where.written(first[name].item())}" for name in varying])
+    warnings.warn(
+        f"runs differ in {_some(varying)}: using the {len(kept)} with {setting}, leaving out {len(table) - len(kept)}; "
+        f"choose others with: {_choice(table, texts, labels, ranking[1])}",
+        LeftOut,
+        stacklevel=3,
+    )
+    return frame[frame["run_id"].isin(kept)]
+
+
+def _choice(table: pd.DataFrame, texts: pd.DataFrame, labels: pd.Series, wanted: str) -> str:
+    """As few conditions as make this setting the commonest of the runs that are left."""
+    place, left, names = (labels == wanted).idxmax(), pd.Series(True, labels.index), []
+    same = {name: texts[name] == texts.at[place, name] for name in texts}
+    alone = [name for name in texts if labels[same[name]].value_counts().index[0] == wanted]
+    for name in alone[:1] or texts:
+        if (left & same[name]).sum() < left.sum():
+            left &= same[name]
+            names.append(name)
+        if labels[left].value_counts().index[0] == wanted:
+            break
+    return " ".join(where.argument(name, table.at[place, name]) for name in names)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def balanced(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep a grid in which every seed has every run: means over different seeds at different rates do not compare.
+
+    Cells (init, width, lr) that fewer than half of the seeds have are left out, then seeds without all other cells; a
+    warning says so.
+    """
+    table = per_run(frame)
+    cells = table[[name for name in AXES if name != "seed"]].apply(tuple, axis=1)
+    common = cells.map(cells.value_counts()) * 2 >= table["seed"].nunique()
+    counts = table.loc[common, "seed"].value_counts()
+    complete = counts.index[counts == cells[common].nunique()]
+    kept = table.loc[common & table["seed"].isin(complete), "run_id"]
+    if len(kept) in (0, len(table)):
+        return frame
+    warnings.warn(
+        f"not every seed has every run: using the {len(kept)} runs of seeds {sorted(complete)} and leaving out "
+        f"{len(table) - len(kept)}; train the missing ones to use all",
+        LeftOut,
+        stacklevel=2,
+    )
+    return frame[frame["run_id"].isin(kept)]

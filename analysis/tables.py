@@ -1,0 +1,87 @@
+"""The tables that figures and claims are made of: an experiment's record, or its runs distilled in memory."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import figures, records, where
+from analysis.load import load
+from analysis.records import LAYERS, MissingRecords
+from analysis.settings import comparable
+
+
+class Tables:
+    """Each table once, of the runs that fulfil the conditions.
+
+    The experiments that figures are named for have records, which fresh runs renew. Where a choice is made (by
+    conditions, or along other axes than the experiment's own), and for any other experiment, the runs themselves are
+    distilled, and nothing is written. A record stands in for runs that are not there, or fewer than it holds.
+    """
+
+    def __init__(self, outputs: Path, conditions: Sequence[where.Condition] = (), say: Callable[[str], None] = print):
+        self.outputs, self.conditions, self.say = outputs, conditions, say
+        self._tables: dict[tuple[str, tuple[str, ...]], pd.DataFrame] = {}
+        self._last: tuple[str, pd.DataFrame | None] = ("", None)
+
+    def get(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
+        """The experiment's table along these axes; its name with LAYERS at its end stands for that of its layers.
+
+        Raises MissingRecords where there is none, NoSuchRuns where no run fulfils the conditions, KeyError where runs
+        have not measured what a record needs.
+        """
+        key = experiment, tuple(axes)
+        if key not in self._tables:
+            renewed = experiment in figures.drawn() and tuple(axes) == figures.axes(experiment) and not self.conditions
+            self._tables[key] = self._renewed(experiment, axes) if renewed else self._chosen(experiment, axes)
+        return self._tables[key]
+
+    def _renewed(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
+        runs = self._runs(experiment)
+        if runs is not None and (done := records.refresh(self.outputs, experiment, axes, runs)):
+            self.say(done)
+        return records.read(self.outputs, experiment)
+
+    def _chosen(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
+        name, runs = experiment.removesuffix(LAYERS), self._runs(experiment)
+        if runs is None or (name in figures.drawn() and runs["run_id"].nunique() < records.size(self.outputs, name)):
+            return self._from_record(experiment, axes)
+        folder = records.runs_folder(self.outputs, experiment) if experiment.endswith(LAYERS) else None
+        table = records.distilled(self._selected(runs, name), axes, folder)
+        if table.empty:
+            raise MissingRecords(records.no_layers(experiment))
+        return table
+
+    def _from_record(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
+        name = experiment.removesuffix(LAYERS)
+        if not (name in figures.drawn() or records.record_path(self.outputs, experiment).exists()):
+            folder = records.runs_folder(self.outputs, experiment)
+            raise MissingRecords(
+                f"{folder}: holds no finished runs"
+                if folder.exists()
+                else f"{folder}: is not there; name a folder of {folder.parent} with finished runs"
+            )
+        record = records.read(self.outputs, experiment)
+        if self.conditions:  # a record of layers lacks most of the configuration
+            whole = record if experiment == name else records.read(self.outputs, name)
+            record = record[record["run_id"].isin(self._selected(whole, name)["run_id"])]
+            if record.empty:
+                raise where.NoSuchRuns(f"the record of the layers of {name} holds none of the chosen runs", whole)
+        return pd.concat(comparable(record, axes), ignore_index=True)
+
+    def _runs(self, experiment: str) -> pd.DataFrame | None:
+        """What is loaded last is kept, because a table and that of its layers are made from the same runs."""
+        name = experiment.removesuffix(LAYERS)
+        if self._last[0] != name:
+            try:
+                self._last = name, load(records.runs_folder(self.outputs, experiment))
+            except FileNotFoundError:
+                self._last = name, None
+        return self._last[1]
+
+    def _selected(self, runs: pd.DataFrame, name: str) -> pd.DataFrame:
+        chosen = where.select(runs, self.conditions, name)
+        if self.conditions:
+            count, of = chosen["run_id"].nunique(), runs["run_id"].nunique()
+            self.say(f"{name}: {count} of {of} runs with {' and '.join(map(str, self.conditions))}")
+        return chosen
