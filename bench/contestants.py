@@ -27,7 +27,7 @@ def engine(configs: Sequence[Config], tick: Tick) -> Tensor:
     """Ours: all runs in lockstep, with the engine that the configuration names."""
     seen = []
 
-    def progress(step: int, losses: Tensor) -> None:
+    def progress(step: int, losses: Tensor, *_: object) -> None:
         if step < configs[0].steps:  # there it measures what the last update led to, as nobody else does
             seen[:] = [losses]
             tick()

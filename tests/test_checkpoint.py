@@ -28,7 +28,7 @@ class Killed(Exception):
 def trained(configs, kill_at=None):
     """Outcomes; or what is left when the process dies at a step."""
 
-    def progress(step, losses):
+    def progress(step, losses, *_):
         if step == kill_at:
             raise Killed
 
@@ -64,7 +64,7 @@ def test_a_killed_stack_ends_with_the_records_of_an_undisturbed_one(case, kill_a
     with pytest.raises(Killed):
         trained(configs, kill_at)
     seen = []
-    resumed = train(configs, lambda step, losses: seen.append(step))
+    resumed = train(configs, lambda step, *_: seen.append(step))
     assert seen[0] == kill_at  # nothing before it is trained again
     same(undisturbed, resumed)
     rejects(same, undisturbed, undisturbed[::-1])
@@ -157,7 +157,7 @@ def test_a_stack_that_fails_is_tried_from_its_checkpoint_and_then_run_by_run(fai
     def failing(configs, progress):
         first = []
 
-        def watch(step, losses):
+        def watch(step, *_):
             if not first:
                 first.append(step)
                 calls.append((len(configs), step))

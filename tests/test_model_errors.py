@@ -74,7 +74,7 @@ BAD = {
     ("adapter.rank=17",): "exceeds min(n_out, n_in)=16 of the adapted layer model.layers.0.self_attn.k_proj",
     ("engine=fused",): "does not know the loss of task=language_model",
     ("task.model=llama_tiny", "task.width=40"): "task.width=40: llama_tiny takes multiples of 32",
-    ("bases=",): "bases='': must name a folder",
+    ("bases=",): "bases='': must be the name of a folder",
 }
 
 

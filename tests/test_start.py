@@ -27,7 +27,7 @@ def test_a_toy_shows_its_inputs_and_the_gradient_of_its_weight(name):
                                  if name == "teacher_student" else "seed=0", "adapter.rank=2", "init=gaussian_AB")])  # fmt: skip
     if name == "sine":  # from y = 0 no gradient comes back: from elsewhere it does
         task.train.y0.normal_(generator=torch.Generator().manual_seed(0))
-    seen = task.show(1000, {"inputs", "gradient"})["hidden"]
+    seen = task.calibrate(1000, {"inputs", "gradient"})["hidden"]
     Z = task.train.Z.double()
     same(seen.moment, Z.T @ Z / len(Z))
     same(seen.mean, Z.mean(0))
@@ -55,20 +55,20 @@ def test_a_model_shows_its_layers_inputs_and_gradients(kind, name, tmp_path):
     """Moments over tokens that are no padding, and the gradient of the mean loss, from one pass over all examples at once."""
     [config] = [configure(*overrides(tmp_path, name, kind))]
     task = build_task([config]).to(CPU, DOUBLE)
-    seen = task.show(10, {"inputs", "gradient"})
+    seen = task.calibrate(10, {"inputs", "gradient"})
     examples, rows = task.training.pick(10), torch.arange(10)
     layer = next(n for n in task.layers if n.endswith(("q_proj", "attn.c_attn", "self.query")))
     module, inputs = task.modules[layer], []
     module.register_forward_pre_hook(lambda module, given: inputs.append(given[0].detach()))
     module.weight.requires_grad_()
-    [gradient] = torch.autograd.grad(task.judge(examples, rows)["loss"].mean(), module.weight)
+    [gradient] = torch.autograd.grad(task.per_example(examples, rows)["loss"].mean(), module.weight)
     x = inputs[0].flatten(0, 1) if examples.mask is None else inputs[0][examples.mask.bool()]
     same(seen[layer].moment, x.T @ x / len(x))
     same(seen[layer].mean, x.mean(0))
     same(seen[layer].gradient, gradient.T if kind == "gpt2" else gradient)
     rejects(same, seen[layer].gradient, 1.001 * seen[layer].gradient)
     assert not any(m.weight.requires_grad for n, m in task.modules.items() if n != layer)
-    assert task.show(10, {"gradient"})[layer].moment is None and task.show(10, {"inputs"})[layer].gradient is None
+    assert task.calibrate(10, {"gradient"})[layer].moment is None and task.show(10, {"inputs"})[layer].gradient is None
 
 
 def test_a_replaced_weight_is_the_frozen_one():

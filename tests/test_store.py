@@ -249,7 +249,7 @@ keep_freed_memory()  # as workers do
 config, most, times = configure("steps=3", *sys.argv[5:]), *map(int, sys.argv[3:5])
 def peak_of(runs):
     peaks = []
-    train(runs * [config], lambda step, losses: {0: resident, 2: lambda: peaks.append(peak())}.get(step, int)())
+    train(runs * [config], lambda step, *_: {0: resident, 2: lambda: peaks.append(peak())}.get(step, int)())
     return peaks[0]
 peak_of(1)  # what stays: libraries, kernels, caches
 measured = [(peak_of(most) - peak_of(1)) / (most - 1) for _ in range(times)]

@@ -10,7 +10,8 @@ from conftest import configure, rejects
 
 from runner.config import Config
 from runner.tasks.linear import Linear
-from runner.training.measure.metrics import COLUMNS, INCREMENTS
+from runner.training.measure.layer import ordered
+from runner.training.measure.metrics import METRICS
 from runner.training.train import train
 
 SMALL = [
@@ -191,7 +192,10 @@ def test_a_diverged_run_alone_has_the_records_it_has_in_a_stack():
     [alone], together = train(configs[:1]), train(configs)
     assert together[0].status == alone.status == "diverged" and together[1].status == "finished"
     agree(alone.steps, together[0].steps)
-    assert together[0].steps[list(INCREMENTS)].iloc[-1].isna().all() and alone.summary["diverged_step"] > 0
+    assert (
+        together[0].steps[[name for name in METRICS if METRICS[name].increment]].iloc[-1].isna().all()
+        and alone.summary["diverged_step"] > 0
+    )
 
 
 # Records ------------------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ def test_rows_follow_log_and_eval():
     frame = steps(*SMALL, "steps=10", "log.every=4", "eval.every=3")
     assert frame["step"].tolist() == [0, 3, 4, 6, 8, 9, 10]
     assert frame.loc[frame["eval/loss"].notna(), "step"].tolist() == [0, 3, 6, 9, 10]
-    assert frame.columns.tolist() == ["step", "train/loss", "eval/loss", *COLUMNS]
+    assert frame.columns.tolist() == ["step", "train/loss", "eval/loss", *ordered()]
     assert frame["update/A"].isna().tolist() == [False] * 6 + [True]  # no update follows the last row
     assert frame["param/A"].notna().all()
 

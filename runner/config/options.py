@@ -35,7 +35,7 @@ class Allowed:
             return
         if self.names:
             raise ConfigError(f"{field}={value}: unknown; choose one of {', '.join(self.names)}")
-        raise ConfigError(f"{field}={value}: must be {self.text}")
+        raise ConfigError(f"{field}={value if value != '' else repr('')}: must be {self.text}")
 
 
 def choices(*names: str) -> Allowed:
