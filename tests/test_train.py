@@ -192,10 +192,8 @@ def test_a_diverged_run_alone_has_the_records_it_has_in_a_stack():
     [alone], together = train(configs[:1]), train(configs)
     assert together[0].status == alone.status == "diverged" and together[1].status == "finished"
     agree(alone.steps, together[0].steps)
-    assert (
-        together[0].steps[[name for name in METRICS if METRICS[name].increment]].iloc[-1].isna().all()
-        and alone.summary["diverged_step"] > 0
-    )
+    increments = [name for name in METRICS if METRICS[name].increment]
+    assert together[0].steps[increments].iloc[-1].isna().all() and alone.summary["diverged_step"] > 0
 
 
 # Records ------------------------------------------------------------------------------------------
