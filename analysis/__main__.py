@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import figures, needs, report, style
+from analysis import figures, gallery, needs, report, style
 from analysis.grid import NotShown
 from analysis.load import DamagedRun
 from analysis.records import LAYERS, MissingRecords
@@ -116,6 +116,7 @@ def judge(judged: dict[str, pd.DataFrame], options: argparse.Namespace, say: Say
     print(f"\n{table}\n\nclaims: {folder / 'claims.md'}")
     if options.publish:
         report.put_between(options.publish, report.START, report.END, table)
+        gallery.write(options.publish.with_name("figures.md"), options.outputs)
 
 
 def destination(options: argparse.Namespace) -> Path:
@@ -143,7 +144,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="use only runs with this in their configuration, such as adapter.rank=8; may be given again",
     )
     parser.add_argument(
-        "--publish", type=Path, metavar="FILE", help="also write the claims between the markers of this file"
+        "--publish",
+        type=Path,
+        metavar="FILE",
+        help="also write the claims between the markers of this file, and figures.md, all figures with captions, beside it",
     )
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.figures if name not in figures.NAMES]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from models import checkpoint, rows
 
-from analysis import report
+from analysis import figures, report
 from analysis.__main__ import main as analysis_main
 from runner.config.experiments import known
 from runner.export import main as export
@@ -144,6 +144,13 @@ def test_every_link_leads_somewhere(page):
 def test_the_readme_is_short():
     text = PAGES["README.md"]
     assert len(text.split()) <= 1500 and text.count("\n") <= 200
+
+
+def test_the_page_of_figures_shows_every_figure_with_its_caption():
+    page = PAGES["docs/figures.md"]
+    for name in figures.NAMES:
+        caption = (ROOT / "outputs" / "figures" / f"{name}.md").read_text().strip()
+        assert f"(../outputs/figures/{name}.png)\n\n{caption}\n" in page, f"{name}: run `make figures`"
 
 
 def test_the_page_of_claims_shows_those_of_the_committed_records():

@@ -68,7 +68,10 @@ def test_a_model_shows_its_layers_inputs_and_gradients(kind, name, tmp_path):
     same(seen[layer].gradient, gradient.T if kind == "gpt2" else gradient)
     rejects(same, seen[layer].gradient, 1.001 * seen[layer].gradient)
     assert not any(m.weight.requires_grad for n, m in task.modules.items() if n != layer)
-    assert task.calibrate(10, {"gradient"})[layer].moment is None and task.calibrate(10, {"inputs"})[layer].gradient is None
+    assert (
+        task.calibrate(10, {"gradient"})[layer].moment is None
+        and task.calibrate(10, {"inputs"})[layer].gradient is None
+    )
 
 
 def test_a_replaced_weight_is_the_frozen_one():

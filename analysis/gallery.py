@@ -1,0 +1,26 @@
+"""One page of all figures with their captions, for the documentation."""
+
+import os
+from pathlib import Path
+
+from analysis import figures
+
+HEAD = """\
+# Figures
+
+[← Project README](../README.md) · [All pages](README.md)
+
+Every figure of `make reproduce-all` with its caption, written by `make figures` from the committed records.
+"""
+
+
+def write(page: Path, outputs: Path) -> None:
+    """The page, of the figures that are drawn."""
+    parts = [HEAD]
+    for name in figures.NAMES:
+        picture = outputs / "figures" / f"{name}.png"
+        if picture.exists():
+            caption = picture.with_suffix(".md").read_text().strip()
+            link = Path(os.path.relpath(picture, page.parent)).as_posix()
+            parts.append(f"## {name}\n\n![{name}]({link})\n\n{caption}\n")
+    page.write_text("\n".join(parts))
