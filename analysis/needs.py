@@ -1,65 +1,16 @@
-"""What each figure must find in its tables, and the sentence that says what is missing and which command makes it."""
+"""Whether a figure finds what it needs in its tables, and the sentence that says what is missing and which command makes it."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from analysis import figures, where
-from analysis.directions import NAMES
-from analysis.grid import NotShown, held_out
-from analysis.records import CHANGES, LAYER_COLUMNS, LAYERS, command
-from analysis.scaling import MIN_WIDTHS
-
-
-@dataclass(frozen=True)
-class Need:
-    """At least so many values of a field, and the override that trains them; `among`: only these values count."""
-
-    field: str
-    least: int
-    override: str
-    among: tuple[str, ...] | None = None
-
-
-TWO_WIDTHS, THREE_WIDTHS = (Need("task.width", least, "task.width=128,256,512") for least in (2, MIN_WIDTHS))
-TWO_RATES, OFF_THE_EDGE = (Need("optimizer.lr", least, "optimizer.lr=1e-4,1e-3,1e-2,1e-1") for least in (2, 3))
-CURVE = Need("step", 5, "steps=100")
-NEEDS = {
-    "feature_norms": (CURVE,),
-    "gradient_norms": (CURVE,),
-    "increments": (CURVE,),
-    "lm_dynamics": (CURVE,),
-    "lm_layers": (CURVE,),
-    "lr_sensitivity": (TWO_RATES,),
-    "lm_lr_sensitivity": (TWO_RATES,),
-    "lr_vs_width": (TWO_WIDTHS, OFF_THE_EDGE),
-    "headline": (TWO_WIDTHS, OFF_THE_EDGE),
-    "width_exponents": (THREE_WIDTHS, OFF_THE_EDGE),
-    "init_zoo": (Need("init.name", 3, "init=gaussian_A,gaussian_B,pissa"), TWO_RATES),
-    "variants": (Need("adapter.name", 2, "adapter=lora,dora"), TWO_RATES),
-    "dora_directions": (Need("adapter.name", 1, "adapter=lora,dora log.directions=true", tuple(NAMES)),),
-    "lora_plus": (Need("optimizer.lr_ratio", 2, "optimizer.lr_ratio=1,4,16"), TWO_RATES),
-    "rank_transfer": (Need("adapter.rank", MIN_WIDTHS, "adapter.rank=2,4,8,16"), TWO_RATES),
-}
-GRADIENTS, DELTAS = ["grad/A", "grad/B"], [f"feature/delta_{i}" for i in (1, 2, 3)]
-COLUMNS = {  # without any value of which there is nothing to draw; what else is missing is found as it is drawn
-    "first_step": GRADIENTS,
-    "gradient_norms": GRADIENTS,
-    "feature_norms": ["feature/Z_A", "feature/Z_B", "train/loss"],
-    "increments": DELTAS,
-    "lm_dynamics": [*GRADIENTS, "feature/Z_A", *DELTAS],
-    "dora_directions": CHANGES,
-    "lm_layers": LAYER_COLUMNS,
-    "rank_transfer": ["train/loss"],
-    "variants": ["summary.trainable_parameters"],
-}
-
-BY_HELD_OUT = ("lm_dynamics", "lm_lr_sensitivity")
+from analysis.grid import NotShown
+from analysis.records import LAYERS, command
 
 
 @contextmanager
@@ -73,13 +24,11 @@ def checked(name: str, tables: Mapping[str, pd.DataFrame], outputs: Path) -> Ite
 
 def check(name: str, table: pd.DataFrame, experiment: str, outputs: Path) -> None:
     """Raises NotShown, or KeyError for a column that is not there, unless the table has what the figure needs."""
-    if name in BY_HELD_OUT:
-        held_out(table)
-    for column in COLUMNS.get(name, ()):
+    for column in figures.trait(name, "MEASURED"):
         if table[column].isna().all():
             raise KeyError(column)
     experiment = experiment.removesuffix(LAYERS)
-    for need in NEEDS.get(name, ()):
+    for need in figures.trait(name, "NEEDS"):
         values = list(np.sort(table[need.field].dropna().unique()))
         if sum(need.among is None or value in need.among for value in values) >= need.least:
             continue

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import rejects
 from synthetic import first_steps, layers, sweep
 from synthetic_variants import MADE, ranks, ratios
 
@@ -239,11 +238,3 @@ def test_a_figure_of_one_width_says_how_to_choose_it(name, frame):
     with pytest.raises(NotShown, match=f"runs at widths .*choose it with: --where task.width={max(width, 256)}"):
         draw(name, {"mine": pd.concat([frame, wider], ignore_index=True)})
     draw(name, {"mine": frame})
-
-
-def test_every_need_is_of_a_figure_that_there_is():
-    def known(names):
-        assert set(names) <= set(figures.NAMES)
-
-    known([*needs.NEEDS, *needs.COLUMNS, *needs.BY_HELD_OUT])
-    rejects(known, ["nonsense"])

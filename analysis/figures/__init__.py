@@ -1,6 +1,7 @@
 """One module per figure, named as its experiment: `RECORDS` names the experiments whose runs it shows.
 
-`figure(*frames)` draws their records, and `caption(*frames)` says what is to be seen in them.
+`figure(*frames)` draws their records, and `caption(*frames)` says what is to be seen in them. `AXES`: what the runs vary besides
+init, width, learning rate and seed; `NEEDS` and `MEASURED`: the values and columns without which there is nothing to draw.
 """
 
 from importlib import import_module
@@ -25,11 +26,14 @@ def drawn() -> set[str]:
     return {experiment for name in NAMES for experiment in sources(name)}
 
 
+def trait(name: str, attribute: str) -> tuple:
+    """What the figure's module says under this name (AXES, NEEDS, MEASURED); nothing where it does not."""
+    return tuple(getattr(import_module(f"analysis.figures.{name}"), attribute, ()))
+
+
 def axes(experiment: str) -> tuple[str, ...]:
     """What the experiment varies besides init, width, learning rate and seed, as the figures of its records say."""
-    found = [
-        getattr(import_module(f"analysis.figures.{name}"), "AXES", ()) for name in NAMES if experiment in sources(name)
-    ]
+    found = [trait(name, "AXES") for name in NAMES if experiment in sources(name)]
     return max(found, key=len, default=())
 
 

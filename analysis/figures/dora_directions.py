@@ -8,10 +8,14 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.directions import NAMES, QUARTERS, correlations, quarters
 from analysis.figures import _caption
+from analysis.figures._needs import Need
+from analysis.records import CHANGES
 from analysis.scaling import Estimate, bootstrap
 
 RECORDS = ("variants.layers",)
 AXES = ("task.name", "adapter.name")
+NEEDS = (Need("adapter.name", 1, "adapter=lora,dora log.directions=true", tuple(NAMES)),)
+MEASURED = CHANGES
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -5,10 +5,13 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures import _caption, _curves
+from analysis.figures._needs import CURVE
 from analysis.grid import Grid
 
 RECORDS = ("lr_vs_width",)
 COLUMNS = ["feature/Z_A", "feature/Z_B", "train/loss"]
+NEEDS = (CURVE,)
+MEASURED = COLUMNS
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -10,6 +10,7 @@ from analysis.figures import _caption, _curves
 from analysis.grid import Grid
 
 RECORDS = ("first_step",)
+MEASURED = tuple(style.FACTORS)
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -11,11 +11,13 @@ from matplotlib.lines import Line2D
 from analysis import style, theory
 from analysis.figures import _caption, _sensitivity
 from analysis.figures._message import Measure, Trend, contest, label, steeper, trend, trends
+from analysis.figures._needs import OFF_THE_EDGE, TWO_WIDTHS
 from analysis.figures._scaling import against_width, not_fitted
 from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import MIN_SEEDS, best_lrs, features, sizes
 
 RECORDS = ("lr_vs_width",)
+NEEDS = (TWO_WIDTHS, OFF_THE_EDGE)
 FINAL_Z_A: Measure = partial(sizes, column="final/feature/Z_A")
 
 

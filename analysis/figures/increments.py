@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.figures import _caption, _curves
 from analysis.figures._message import trends
+from analysis.figures._needs import CURVE
 from analysis.figures._scaling import against_width
 from analysis.grid import Grid
 from analysis.records import EARLY
@@ -16,6 +17,8 @@ from analysis.scaling import features, sizes
 from analysis.theory import RATIO, exponents, setting
 
 RECORDS = ("lr_vs_width",)
+NEEDS = (CURVE,)
+MEASURED = tuple(style.INCREMENTS)
 RATIOS = partial(sizes, column=RATIO)
 
 

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.figures import _caption
+from analysis.figures._needs import TWO_RATES
 from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, row_height, rows
 from analysis.grid import BY_HELD_OUT, Grid
 from analysis.records import BOTH_MOVED
@@ -20,6 +21,7 @@ from analysis.scaling import START, bootstrap, features
 
 RECORDS = ("init_zoo",)
 AXES = ("task.name",)
+NEEDS = (TWO_RATES,)
 GOOD = 1.5  # times the best loss (on language models, GOOD_NATS above it): a rate within is a good one
 GOOD_NATS = 0.05
 DELTAS = ("feature/delta_1", "feature/delta_2")

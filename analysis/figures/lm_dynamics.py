@@ -8,10 +8,13 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures import _caption, _curves
+from analysis.figures._needs import CURVE
 from analysis.grid import Grid, held_out
 
 RECORDS = ("lm_lr_sensitivity",)
 COLUMNS = ["grad/A", "grad/B", "feature/Z_A", "feature/delta_1", "feature/delta_2", "feature/delta_3"]
+NEEDS = (CURVE,)
+MEASURED = COLUMNS
 LABELS = [style.COLUMNS[name] for name in COLUMNS[:3]] + [rf"$\delta_{i}$" for i in (1, 2, 3)]
 
 

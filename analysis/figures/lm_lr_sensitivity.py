@@ -4,9 +4,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import _caption, _sensitivity
+from analysis.figures._needs import TWO_RATES
 from analysis.grid import held_out
 
 RECORDS = ("lm_lr_sensitivity",)
+NEEDS = (TWO_RATES,)
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -10,12 +10,14 @@ from matplotlib.patches import Patch
 
 from analysis import style
 from analysis.figures import _caption
+from analysis.figures._needs import TWO_RATES, Need
 from analysis.grid import Grid, split
 from analysis.load import per_run
 from analysis.scaling import MIN_SEEDS, Estimate, best_ratio, best_ratios
 
 RECORDS = ("lora_plus",)
 AXES = ("task.name", "optimizer.lr_ratio")
+NEEDS = (Need("optimizer.lr_ratio", 2, "optimizer.lr_ratio=1,4,16"), TWO_RATES)
 COLUMNS = 3
 UNDETERMINED = "best ratio undetermined"
 

@@ -4,8 +4,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import _caption, _sensitivity
+from analysis.figures._needs import TWO_RATES
 
 RECORDS = ("lr_vs_width",)
+NEEDS = (TWO_RATES,)
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -6,12 +6,14 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.figures import _caption
 from analysis.figures._message import best_losses, trends
+from analysis.figures._needs import OFF_THE_EDGE, TWO_WIDTHS
 from analysis.figures._scaling import against_width, not_fitted
 from analysis.grid import Grid, objective
 from analysis.scaling import best_lrs
 from analysis.theory import exponents, setting
 
 RECORDS = ("lr_vs_width",)
+NEEDS = (TWO_WIDTHS, OFF_THE_EDGE)
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -10,11 +10,14 @@ from matplotlib.lines import Line2D
 from analysis import style, theory
 from analysis.figures import _caption
 from analysis.figures._message import label, trend
+from analysis.figures._needs import TWO_RATES, Need
 from analysis.figures._scaling import against_width, not_fitted
 from analysis.scaling import MIN_WIDTHS, learning_lrs, rank_grids
 
 RECORDS = ("rank_transfer",)
 AXES = ("adapter.name", "adapter.rank", "adapter.alpha")
+NEEDS = (Need("adapter.rank", MIN_WIDTHS, "adapter.rank=2,4,8,16"), TWO_RATES)
+MEASURED = ("train/loss",)
 HOLLOW = "not fitted: learns less than a tenth of the loss, or lr at the grid's edge"
 LABELS = {0.0: "$s = 1$", -0.5: "$s = r^{-1/2}$", -1.0: "$s = r^{-1}$"}
 

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from analysis import style, theory
 from analysis.claims import lowest_breaking
 from analysis.figures import _caption
+from analysis.figures._needs import TWO_RATES, Need
 from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, row_height, rows
 from analysis.grid import BY_HELD_OUT, Grid, split
 from analysis.load import per_run
@@ -18,6 +19,8 @@ from analysis.scaling import START, Estimate, bootstrap, features
 
 RECORDS = ("variants",)
 AXES = ("task.name", "adapter.name")
+NEEDS = (Need("adapter.name", 2, "adapter=lora,dora"), TWO_RATES)
+MEASURED = ("summary.trainable_parameters",)
 ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "vera": "VeRA"}
 SIDE = {"vera_b0": "A", "vera_d0": "B"} | theory.FAMILY
 LABELS = ("best lr", "lowest lr that breaks down", "trainable parameters")
