@@ -23,7 +23,8 @@ def inits(frame: pd.DataFrame) -> list[Claim]:
     claims = []
     for (task,), part in split(frame, ["task.name"]).items():
         grid = Grid.of(part)
-
+        if len(grid.inits) < MIN_INITS:
+            continue
         tuned = [init for init in grid.inits if not grid.best(init, grid.widths[0]).edge]
         gap = spread_gap(grid, tuned) if len(tuned) >= MIN_INITS else Estimate(np.nan, np.nan, np.nan)
         text = f"std over {len(tuned)} inits of log best lr, minus that of log best loss, noise taken out"

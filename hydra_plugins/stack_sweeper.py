@@ -67,7 +67,7 @@ class StackSweeper(Sweeper):
             axes = {**self.params, **grid}
             overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *arguments])
             if any(override.key_or_group == "experiment" and override.is_sweep_override() for override in overrides):
-                raise ConfigError("experiment: each has axes of its own; run one command for each")
+                raise ConfigError("experiment: each has axes of its own; name them as a list, experiment=a,b")
             for override in overrides:
                 _check_axis(override)
             jobs += [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]

@@ -8,7 +8,6 @@ adapter, to OUT/base.
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -26,7 +25,7 @@ from runner.adapters import Dense
 from runner.config import ConfigError
 from runner.config.registry import ADAPTERS, INITS, TASKS
 from runner.inits import Layer
-from runner.store.runs import CONFIG, WEIGHTS
+from runner.store.runs import CONFIG, WEIGHTS, DamagedRun, read_verified
 from runner.tasks.models import bases, library, peft, spec
 from runner.tasks.models.options import ModelOptions
 from runner.tasks.models.text import Source
@@ -145,15 +144,16 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A finished run's configuration, and what it trained; both as the run's checksums say."""
     try:
         meta = json.loads((run / "meta.json").read_bytes())
-        checksums, versions = meta["sha256"], dict(meta["versions"])
-        its = {name: (run / name).read_bytes() for name in (CONFIG, WEIGHTS) if name in checksums}
-        config = yaml.safe_load(its[CONFIG])
+        versions = dict(meta["versions"])
+        contents = read_verified(run, meta, [name for name in (CONFIG, WEIGHTS) if name in meta["sha256"]])
+        config = yaml.safe_load(contents[CONFIG])
+    except DamagedRun as error:
+        raise ConfigError(
+            f"{error}, so it is damaged or was edited; delete the folder and train the run again"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{run}: is not the folder of a run, or is damaged ({reason})") from error
-    for name, contents in its.items():
-        if hashlib.sha256(contents).hexdigest() != checksums[name]:
-            raise ConfigError(f"{run}: {name} is damaged or was edited; delete the folder and train the run again")
     if meta["status"] != "finished":
         raise ConfigError(f"{run}: its run is {meta['status']}; only finished ones have an adapter to export")
     task = TASKS.get(config.get("task", {}).get("name"))
@@ -168,9 +168,9 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                     f"{run}: its base was pretrained with {name} {versions.get(name)}, and another makes another one; "
                     "export it with that version installed"
                 )
-    if WEIGHTS not in its:
+    if WEIGHTS not in contents:
         raise ConfigError(f"{run}: kept no weights; train it again with log.weights=true")
-    return config, safetensors.torch.load(its[WEIGHTS])
+    return config, safetensors.torch.load(contents[WEIGHTS])
 
 
 def _write_base(
@@ -180,11 +180,13 @@ def _write_base(
     dtype = getattr(torch, task.base_dtype or config["dtype"])
     model = bases.load(task, config["bases"], labels, dtype)
     modules = spec.linear_layers(model)
-    init = {name: value for name, value in config["init"].items() if name not in ("name", "scale", "examples")}
+    options = INITS.options[config["init"]["name"]](**config["init"]).options()
     for layer in layers:
         W0 = spec.weight(modules[layer]).detach()
-        site = Layer(W0 if W0.dtype == torch.float64 else W0.float(), config["adapter"]["rank"], 1.0, torch.Generator())
-        W0.copy_(INITS[config["init"]["name"]].draw(site, **init).base)
+        target = Layer(
+            W0 if W0.dtype == torch.float64 else W0.float(), config["adapter"]["rank"], 1.0, torch.Generator()
+        )
+        W0.copy_(INITS[config["init"]["name"]].draw(target, **options).base)
     tokenizer = Source.of(task).tokenizer()
     if tokenizer is None:
         model.config.tokens = spec.BYTES

@@ -1,7 +1,6 @@
 """`python -m runner.push EXPERIMENT`: report runs that are done and were never tracked to W&B."""
 
 import argparse
-import hashlib
 import io
 import json
 import sys
@@ -10,78 +9,84 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import Config, ConfigError
+from runner.config.compose import CONF
 from runner.config.registry import GROUPS, TRACKERS
-from runner.config.schema import Config as Schema
-from runner.store.runs import CONFIG, DONE, Outcome
-from runner.store.trackers.wandb import tracked
+from runner.store.runs import CONFIG, DONE, FILES, STEPS, SUMMARY, DamagedRun, Outcome, read_verified
+from runner.store.trackers.wandb import is_tracked, wandb_id
+
+DAMAGE = (DamagedRun, OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or 2 where there is nothing that can be reported."""
+    """Exit code: 0, 1 where something was not reported, 2 where nothing can be."""
+    tracker = OmegaConf.load(CONF / "tracker" / "wandb.yaml")
     parser = argparse.ArgumentParser(prog="python -m runner.push", description=__doc__.split(": ", 1)[1])
     parser.add_argument("experiment", metavar="EXPERIMENT", help="a folder of OUTPUTS/runs")
     parser.add_argument("--outputs", default="outputs", help="root of runs and records (default: outputs)")
-    parser.add_argument("--project", default="lora-init-dynamics", help="the W&B project")
-    parser.add_argument("--entity", help="default: your own")
+    parser.add_argument("--project", default=tracker.project, help=f"the W&B project (default: {tracker.project})")
+    parser.add_argument("--entity", default=tracker.entity, help="default: your own")
     parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="offline needs no network")
-    options = parser.parse_args(arguments)
     try:
-        return push(options)
+        return push(parser.parse_args(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def push(options: argparse.Namespace) -> int:
-    """Report them, one after the other. Raises ConfigError."""
+    """Report the runs, one after the other. Raises ConfigError."""
     folder = Path(options.outputs) / "runs" / options.experiment
     if not folder.is_dir():
         raise ConfigError(f"{folder}: is not there; name a folder of {folder.parent} with finished runs")
-    known, tracker, skipped, damaged = tracked(options.outputs), None, 0, 0
-    for path in sorted(path.parent for path in folder.glob("*/meta.json")):
-        if path.name in known:
-            skipped += 1
-            continue
+    choice = TRACKERS.options["wandb"](name="wandb", project=options.project, entity=options.entity, mode=options.mode)
+    tracker, before, failed = None, 0, 0
+    for run in sorted(path.parent for path in folder.glob("*/meta.json")):
         try:
-            config, outcome = read(path)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            print(f"skipped damaged run {path}: {error}", file=sys.stderr)
-            damaged += 1
-            continue
-        if outcome is None:
-            continue
-        choice = TRACKERS.options["wandb"](
-            name="wandb", project=options.project, entity=options.entity, mode=options.mode
-        )
-        config.tracker, config.outputs = choice, options.outputs
-        tracker = tracker or TRACKERS["wandb"](config)
-        tracker.finish(config, outcome)
+            if (stored := read(run)) is None:
+                continue
+            config, outcome = stored
+            config.tracker, config.outputs = choice, options.outputs
+            if is_tracked(options.outputs, wandb_id(config)):
+                before += 1
+                continue
+            tracker = tracker or TRACKERS["wandb"](config)
+            tracker.finish(config, outcome)
+        except OmegaConfBaseException:
+            print(f"left out {run}: another version of this project made it", file=sys.stderr)
+            failed += 1
+        except DAMAGE as error:
+            if isinstance(error, ConfigError):
+                raise
+            print(f"left out {run}: {error}", file=sys.stderr)
+            failed += 1
+        except Exception as error:  # W&B's own: no login, no network
+            print(f"error: W&B takes no more runs ({error}); the same command reports the rest", file=sys.stderr)
+            failed += 1
+            break
     note = tracker.close() if tracker else None
-    print(f"{tracker.count if tracker else 0} runs reported" + f", {skipped} were before" * bool(skipped))
+    print(f"{tracker.count if tracker else 0} runs reported" + f", {before} were before" * bool(before))
     if note:
         print(note)
-    return 0
+    return 1 if failed else 0
 
 
-def read(run: Path) -> tuple[Config, Outcome | None]:
-    """A stored run as it ended; None for its outcome where it has no result. Raises ValueError where a file is damaged."""
+def read(run: Path) -> tuple[Config, Outcome] | None:
+    """A stored run as it ended; None where it has no result. Raises one of DAMAGE, and OmegaConfBaseException."""
     meta = json.loads((run / "meta.json").read_bytes())
     if meta["status"] not in DONE:
-        return None, None
-    contents = {name: (run / name).read_bytes() for name in (CONFIG, "steps.parquet", "summary.json")}
-    for name, data in contents.items():
-        if hashlib.sha256(data).hexdigest() != meta["sha256"][name]:
-            raise ValueError(f"{name} differs from its checksum")
-    fields = yaml.safe_load(contents[CONFIG])
-    steps = pd.read_parquet(io.BytesIO(contents["steps.parquet"]))
-    return _configuration(fields), Outcome(meta["status"], steps, json.loads(contents["summary.json"]))
+        return None
+    contents = read_verified(run, meta, FILES)
+    steps = pd.read_parquet(io.BytesIO(contents[STEPS]))
+    outcome = Outcome(meta["status"], steps, json.loads(contents[SUMMARY]))
+    return _configuration(yaml.safe_load(contents[CONFIG])), outcome
 
 
 def _configuration(fields: dict) -> Config:
     """The `Config` that these fields were written from."""
-    cfg = OmegaConf.structured(Schema)
+    cfg = OmegaConf.structured(Config)
     for group, parts in GROUPS.items():
         cfg[group] = OmegaConf.structured(parts.options[fields[group]["name"]])
     return OmegaConf.to_object(OmegaConf.merge(cfg, fields))

@@ -1,13 +1,19 @@
 """The Python API: the command line's store, checks and stacks, and the tables of `analysis`."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 import analysis
 import runner
+from runner.config.compose import CONF
+from runner.sweeps import execute as execute_module
 from runner.sweeps import pools
 
 TINY = {"task": {"width": 16, "teacher_width": 16, "train_points": 20}, "steps": 20}
@@ -23,7 +29,7 @@ def test_a_sweep_gives_the_tables_of_its_own_runs(outputs):
     result = sweep(outputs, "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2", seed=[0, 1])
     assert len(result.runs) == 8 and set(result.runs["seed"]) == {0, 1}
     assert set(result.status["status"]) == {"finished"}
-    everything = analysis.load(result.folder)
+    everything = analysis.load(result.folders[0])
     assert result.steps.shape[1] == everything.shape[1] and len(result.steps) == 8 * 21 < len(everything)
 
 
@@ -88,3 +94,37 @@ def test_the_example_runs_in_a_notebook_kernel(outputs, monkeypatch):
     kinds = {kind for cell in cells for out in cell.outputs for kind in out.get("data", {})}
     assert {"text/html", "image/png"} <= kinds
     assert len(list(outputs.glob("runs/from_notebook/*/meta.json"))) == 60
+
+
+def test_several_experiments_are_one_result(outputs):
+    result = sweep(outputs, "experiment=lr_vs_width,first_step", seed=0, **{"optimizer.lr": [1e-3, 1e-2]})
+    assert len(result.runs) == len(result.status) == 10
+    assert set(result.runs["experiment"]) == {"lr_vs_width", "first_step"}
+
+
+def test_a_hydra_of_the_program_around_is_left_as_it_was(outputs):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        before = GlobalHydra.instance().hydra
+        sweep(outputs)
+        assert GlobalHydra.instance().hydra is before
+
+
+@pytest.mark.parametrize("value", [[], {1, 2}, object()])
+def test_values_that_are_none_are_refused(outputs, value):
+    with pytest.raises(runner.ConfigError, match="seed="):
+        sweep(outputs, seed=value)
+
+
+def test_a_script_may_sweep_with_workers(outputs):
+    """Without a guard for its main module, which workers do not run once more."""
+    call = f"runner.sweep('seed=0,1', task={TINY['task']}, steps=20, workers=2, outputs={str(outputs)!r})"
+    script = f"import runner; print(len({call}.runs))"
+    (outputs.parent / "script.py").write_text(script)
+    command = [sys.executable, str(outputs.parent / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=outputs.parent)
+    assert done.stdout == "2\n", done.stderr
+
+
+def test_one_sweep_at_a_time(outputs):
+    with execute_module._sweeping, pytest.raises(RuntimeError, match="another sweep is under way"):
+        sweep(outputs)

@@ -14,7 +14,7 @@ from models import checkpoint, rows
 
 from analysis import figures, report
 from analysis.__main__ import main as analysis_main
-from runner.config.experiments import known
+from runner.config.experiments import experiment_names
 from runner.export import main as export
 from runner.push import main as push
 from runner.sweeps.cli import main as runner_main
@@ -45,7 +45,7 @@ def scaled(arguments: list[str]) -> list[str]:
     small = MODELS if of_models else TOYS
     small = small + PRETRAINED_HERE * (of_models and "task.model=" not in text)
     experiment = re.search(r"experiment=(\w+)", text)
-    if experiment and experiment[1] in known():
+    if experiment and experiment[1] in experiment_names():
         small = [*small, "seed=0", *["optimizer.lr=1e-3,1e-2"] * (experiment[1] != "first_step"), "task.width=32"]
     return arguments + small
 

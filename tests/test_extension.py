@@ -148,7 +148,8 @@ class Damped(Optimizer):
         for p, g, lr in zip(self.parameters, gradients, lrs, strict=True):
             p.sub_(per_run(lr / self.damping, p) * g)
 """,
-        "defaults:\n  - /schema/optimizer@_here_: new\n  - _self_\n\nlr: 1e-2\nlr_ratio: 1.0\nschedule: constant\nwarmup: 0\n"
+        "defaults:\n  - /schema/optimizer@_here_: new\n  - _self_\n\nlr: 1e-2\nlr_ratio: 1.0\nweight_decay: 0.0\n"
+        "schedule: constant\nwarmup: 0\n"
         "clip: null\ndamping: 2.0\n",
         "damping",
     ),

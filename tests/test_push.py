@@ -22,7 +22,8 @@ def histories(outputs) -> dict[str, list[dict]]:
     for file in outputs.glob("wandb/offline-run-*/run-*.wandb"):
         parts = list(records(file))
         [run] = [part.run for part in parts if part.HasField("run")]
-        found.setdefault(run.run_id, []).extend(values(p.history.item) for p in parts if p.HasField("history"))
+        rows = [values(part.history.item) for part in parts if part.HasField("history")]
+        found.setdefault(run.run_id.removeprefix("scratch-"), []).extend(rows)
     return found
 
 
@@ -44,7 +45,7 @@ def test_a_damaged_run_is_skipped_and_a_missing_folder_refused(cli, outputs, cap
     cli("-m", *TINY, "seed=0,1")
     steps = next(outputs.glob("runs/scratch/*/steps.parquet"))
     steps.write_bytes(steps.read_bytes() + b" ")
-    assert main(["scratch", "--outputs", str(outputs)]) == 0
+    assert main(["scratch", "--outputs", str(outputs)]) == 1
     out, err = capsys.readouterr()
     assert "1 runs reported" in out and "steps.parquet differs from its checksum" in err
     assert main(["nothing", "--outputs", str(outputs)]) == 2
@@ -88,3 +89,36 @@ def test_rows_reach_the_tracker_while_runs_train(cli, outputs, monkeypatch, work
     assert code == 0, err
     assert len(arrived) > 2 and "wandb sync" in out
     shutil.rmtree(outputs / "wandb")
+
+
+def test_a_run_that_was_cut_off_is_reported_whole_later(cli, outputs, capsys):
+    """Rows of an attempt that ended early are no report; what it left is replaced, so that nothing is sent twice."""
+    config = configure(*TINY, "tracker=wandb", f"outputs={outputs}")
+    outputs.mkdir()
+    tracker = WandbTracker(config)
+    tracker.log(config, pd.DataFrame({"step": [0], "train/loss": [0.5]}))
+    tracker.close()
+    assert len(list(outputs.glob("wandb/offline-run-*"))) == 1
+    cli(*TINY)
+    assert main(["scratch", "--outputs", str(outputs)]) == 0
+    assert "1 runs reported" in capsys.readouterr().out
+    assert len(list(outputs.glob("wandb/offline-run-*"))) == 1
+    assert [row["_step"] for row in histories(outputs)[run_id(config)]] == [0, 1, 2, 3]
+
+
+def test_what_w_and_b_refuses_is_tried_once_while_it_trains_and_once_at_its_end(outputs, monkeypatch):
+    config, attempts = configure(*TINY, "tracker=wandb", f"outputs={outputs}"), []
+
+    def refuse(self, *_):
+        attempts.append(1)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(WandbTracker, "_start", refuse)
+    tracker, steps = WandbTracker(config), pd.DataFrame({"step": [0], "train/loss": [0.5]})
+    with pytest.raises(ConnectionError):
+        tracker.log(config, steps)
+    tracker.log(config, steps)
+    assert len(attempts) == 1
+    with pytest.raises(ConnectionError):
+        tracker.finish(config, Outcome(FINISHED, steps, {"final_loss": 0.1}))
+    assert len(attempts) == 2

@@ -7,6 +7,8 @@ from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
 from runner.config.resources import resolve_engine
 from runner.config.schema import Config
 
+NAME = r"\w[\w.-]{0,99}"  # of an experiment, which is a folder
+
 
 def validate(config: Config) -> None:
     """Raise ConfigError at the first field of the `Config` that cannot be run."""
@@ -16,7 +18,7 @@ def validate(config: Config) -> None:
     for group, parts in GROUPS.items():
         if (name := getattr(config, group).name) not in parts:
             raise ConfigError(f"{group}.name={name}: unknown; choose one of {', '.join(sorted(parts))}")
-    if not re.fullmatch(r"\w[\w.-]{0,99}", config.experiment):
+    if not re.fullmatch(NAME, config.experiment):
         raise ConfigError(
             f"experiment={config.experiment!r}: names a folder; use up to 100 letters, digits, '_', '-' and '.'"
         )

@@ -1,13 +1,16 @@
 """`--help`: every field of the configuration with its value, its meaning and the values that it takes."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import CONF
-from runner.config.experiments import config_folders, known
+from runner.config.experiments import config_folders, experiment_names, without_flags
 from runner.config.registry import GROUPS
 
 USAGE = """\
@@ -19,14 +22,22 @@ python -m runner key=value … --cfg job  the configuration alone, as YAML
 """
 
 
-def help_text(overrides: Sequence[str]) -> str:
-    """The fields as these overrides have them."""
-    folders = ",".join(f"'file://{folder.resolve()}'" for folder in config_folders(overrides))
-    choices = [text for text in overrides if not text.startswith("-") and "=" in text]
+def help_text(arguments: Sequence[str]) -> str:
+    """The fields as the command's overrides have them; of a sweep, its first run."""
+    folders = config_folders(arguments)
+    path = ",".join(f"'file://{folder.resolve()}'" for folder in folders)
+    asked = [text for text in arguments if text not in ("--help", "-h")]
+    overrides = [f"hydra.searchpath=[{path}]", *map(_first, without_flags(asked))]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=[f"hydra.searchpath=[{folders}]", *choices])
-    lines = USAGE.format(experiments=", ".join(known())).splitlines() + list(_lines(cfg, ""))
-    return "\n".join(lines)
+        cfg = compose("config", overrides=overrides)
+    return "\n".join([*USAGE.format(experiments=", ".join(experiment_names(folders))).splitlines(), *_lines(cfg, "")])
+
+
+def _first(override: str) -> str:
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
 
 
 def _lines(cfg: DictConfig, indent: str, group: str = "") -> Iterator[str]:
@@ -41,7 +52,10 @@ def _lines(cfg: DictConfig, indent: str, group: str = "") -> Iterator[str]:
 
 
 def _yaml(value: object) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create([value])).removeprefix("- ").strip() if value != "???" else "???"
+    if value == "???":
+        return value
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
 
 
 def _comment(field: dataclasses.Field, group: str) -> str:

@@ -17,6 +17,9 @@ class Registry(Mapping[str, Any]):
         self.package, self.parts, self._options, self.loaded = package, {}, {}, False
 
     def declare(self, name: str, part: Any, options: type) -> None:
+        """Enter a part. Raises ValueError where the name is taken."""
+        if name in self.parts:
+            raise ValueError(f"{self.package} declares {name!r} twice")
         self.parts[name], self._options[name] = part, options
 
     @property
@@ -26,9 +29,9 @@ class Registry(Mapping[str, Any]):
 
     def _load(self) -> None:
         if not self.loaded:
-            self.loaded = True
             for module in iter_modules(import_module(self.package).__path__):
                 import_module(f"{self.package}.{module.name}")
+            self.loaded = True
 
     def __getitem__(self, name: str) -> Any:
         self._load()

@@ -80,4 +80,5 @@ def _handlers(handler: Any) -> Iterator[None]:
         yield
     finally:
         for which, old in before.items():
-            signal.signal(which, old)
+            if old is not None:  # None: it was not set from Python
+                signal.signal(which, old)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
@@ -10,19 +10,21 @@ _listeners: list[Callable[[str], None]] = []
 
 
 def say(sentence: str) -> None:
-    """A line that does not break the progress bar."""
-    tqdm.write(sentence, file=sys.stderr)
+    """A line that does not break the progress bar. One that cannot be written, because nobody reads it, must not end training."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            tqdm.write(sentence, file=sys.stderr)
 
 
 def announce(activity: str) -> None:
-    """What training waits for now, such as "compiling kernels"; "" once it goes on."""
+    """What training waits for now, such as "loading a model"."""
     for listener in _listeners:
         listener(activity)
 
 
 @contextmanager
 def listening(listener: Callable[[str], None]) -> Iterator[None]:
-    """Within, the listener hears what this process announces."""
+    """Within, the listener is called with what this process announces."""
     _listeners.append(listener)
     try:
         yield

@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -37,8 +38,9 @@ from runner.config.identity import as_dict, run_id
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 DONE = (FINISHED, DIVERGED)
-CONFIG, LAYERS, WEIGHTS = "config.yaml", "layers.parquet", "adapter.safetensors"
-FILES = (CONFIG, "steps.parquet", "summary.json")  # of a run that is done, besides meta.json
+CONFIG, STEPS, SUMMARY = "config.yaml", "steps.parquet", "summary.json"
+LAYERS, WEIGHTS = "layers.parquet", "adapter.safetensors"
+FILES = (CONFIG, STEPS, SUMMARY)  # of a run that is done, besides meta.json
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,10 @@ class Store:
             if meta["status"] not in DONE:
                 raise DamagedRun(f"{path}: unknown status {meta['status']!r}")
             files = (*FILES, LAYERS) if config.log.layers else FILES
-            contents = {name: (path / name).read_bytes() for name in files}
-            for name in files:
-                if hashlib.sha256(contents[name]).hexdigest() != meta["sha256"][name]:
-                    raise DamagedRun(f"{path}: {name} differs from its checksum")
+            contents = read_verified(path, meta, files)
             if WEIGHTS in meta["sha256"] and not (path / WEIGHTS).exists():  # large: runner.export reads it
                 raise DamagedRun(f"{path}: {WEIGHTS} is missing")
-            return {"status": meta["status"], **json.loads(contents["summary.json"])}
+            return {"status": meta["status"], **json.loads(contents[SUMMARY])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRun(f"{path}: {type(error).__name__}: {error}") from error
 
@@ -160,6 +159,15 @@ class Store:
         return path
 
 
+def read_verified(run: Path, meta: dict[str, Any], names: Iterable[str]) -> dict[str, bytes]:
+    """Files of a run's directory. Raises DamagedRun where one differs from its checksum in `meta`, and OSError, KeyError."""
+    contents = {name: (run / name).read_bytes() for name in names}
+    for name, data in contents.items():
+        if hashlib.sha256(data).hexdigest() != meta["sha256"][name]:
+            raise DamagedRun(f"{run}: {name} differs from its checksum")
+    return contents
+
+
 def _place(config: Config) -> int:
     """A byte offset for a run, below 2^62."""
     name = f"{config.experiment}/{run_id(config)}"
@@ -169,10 +177,10 @@ def _place(config: Config) -> int:
 def _contents(config: Config, outcome: Outcome, context: dict[str, Any]) -> dict[str, bytes]:
     """File name -> contents of a run's directory."""
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times faster where PyYAML has it
-    files = {"config.yaml": yaml.dump(as_dict(config), Dumper=dumper, sort_keys=False, allow_unicode=True).encode()}
+    files = {CONFIG: yaml.dump(as_dict(config), Dumper=dumper, sort_keys=False, allow_unicode=True).encode()}
     if outcome.steps is not None:
         # Measured numbers hardly repeat: a dictionary would only cost time.
-        files |= {"steps.parquet": _parquet(outcome.steps), "summary.json": _json(outcome.summary)}
+        files |= {STEPS: _parquet(outcome.steps), SUMMARY: _json(outcome.summary)}
     if outcome.layers is not None:
         files |= {LAYERS: _parquet(outcome.layers, dictionary=["layer"])}
     if outcome.weights is not None:

@@ -1,11 +1,14 @@
 """The Python API: sweeps from notebooks and scripts, with the store, checks, resume and stacks of the command line."""
 
+import multiprocessing
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from runner.config import Config, ConfigError
 from runner.config.errors import explain, is_about_input
@@ -13,6 +16,8 @@ from runner.config.identity import run_id
 from runner.sweeps.compose import compose_sweep
 from runner.sweeps.execute import execute
 from runner.sweeps.results import Results
+
+PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # what needs no quotes
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,19 @@ class SweepResult:
         return pd.DataFrame(self.results.rows)[["run_id", "status", "error", "loss"]]
 
     @property
-    def folder(self) -> Path:
-        """Where the runs are."""
-        return Path(self.configs[0].outputs) / "runs" / self.configs[0].experiment
+    def folders(self) -> list[Path]:
+        """Where the runs are, a folder an experiment."""
+        return [
+            Path(self.configs[0].outputs) / "runs" / name for name in dict.fromkeys(c.experiment for c in self.configs)
+        ]
 
     def _own(self, read: Any) -> pd.DataFrame:
-        table = read(self.folder)
-        return table[table["run_id"].isin({run_id(config) for config in self.configs})].reset_index(drop=True)
+        tables = []
+        for folder in self.folders:
+            table = read(folder)
+            own = {run_id(config) for config in self.configs if config.experiment == folder.name}
+            tables.append(table[table["run_id"].isin(own)])
+        return pd.concat(tables, ignore_index=True)
 
 
 def sweep(*overrides: str, **values: Any) -> SweepResult:
@@ -58,7 +69,9 @@ def sweep(*overrides: str, **values: Any) -> SweepResult:
     (`**{"task.width": 64}`); a list or range is an axis. Raises ConfigError with the message that the command line prints,
     and KeyboardInterrupt once finished runs are stored and the others are marked.
     """
-    arguments = [*overrides, *(f"{name}={_text(value)}" for name, value in _flat(values))]
+    if multiprocessing.parent_process() is not None:
+        raise RuntimeError("runner.sweep was called in a process that multiprocessing started; call it in the main one")
+    arguments = [*overrides, *(f"{name}={_text(name, value)}" for name, value in _flat(values))]
     try:
         configs = compose_sweep(arguments)
         results = execute(configs)
@@ -79,22 +92,26 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _text(value: Any) -> str:
-    """A value in Hydra's grammar; of a list or range, an axis."""
-    if isinstance(value, list | tuple | range):
-        return ",".join(map(_inner, value))
-    return _inner(value)
+def _text(name: str, value: Any) -> str:
+    """A value in Hydra's grammar; of a list, range or array, an axis. Raises ConfigError where it has none."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, list | tuple | range):
+        return _inner(name, value)
+    if not value:
+        raise ConfigError(f"{name}={value}: has no values; give at least one")
+    return ",".join(_inner(name, each) for each in value)
 
 
-def _inner(value: Any) -> str:
+def _inner(name: str, value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_inner, value))}]"
+        return f"[{','.join(_inner(name, each) for each in value)}]"
     if isinstance(value, str | Path):
         text = str(value)
-        plain = all(letter.isalnum() or letter in "_./-" for letter in text) and text
-        return text if plain else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return repr(value.item() if hasattr(value, "item") else value)
+        return text if PLAIN.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
+    raise ConfigError(f"{name}={value!r}: is of type {type(value).__name__}; give a number, a text, a list or None")

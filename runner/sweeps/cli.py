@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from runner.config import Config
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.errors import explain, is_about_input
-from runner.config.experiments import admit_new_name
+from runner.config.experiments import register_new_name
 from runner.config.help import help_text
-from runner.sweeps.compose import compose_sweep, several
+from runner.sweeps.compose import compose_sweep, experiment_list
 from runner.sweeps.execute import execute
 from runner.sweeps.report import print_report
 
@@ -41,17 +41,16 @@ def train(configs: list[Config]) -> float | None:
 
 
 def main() -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we format the message
     register()
     with clear_errors():
         arguments = sys.argv[1:]
-        if several(arguments):  # they are sweeps, each with axes of its own
-            train(compose_sweep([text for text in arguments if text not in ("-m", "--multirun")]))
-            return
-        admit_new_name(arguments)
         if {"--help", "-h"} & set(arguments):
             print(help_text(arguments))
+        elif experiment_list(arguments):  # sweeps, each with axes of its own
+            train(compose_sweep(arguments))
         else:
+            register_new_name(arguments)
             run()
 
 

@@ -1,8 +1,9 @@
 """Carry out a list of runs: plan, train stack by stack, store, track; whatever happens, keep what is finished."""
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,22 @@ from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
 from runner.training.checkpoint import Checkpoint
 
+_sweeping = threading.Lock()
 POLL_EVERY = 0.2  # seconds, while other processes train what is left
 
 
 def execute(configs: Sequence[Config]) -> Results:
     """Train what is not done yet, and say what became of all of it."""
     _check_shared(configs)
+    if not _sweeping.acquire(blocking=False):
+        raise RuntimeError("another sweep is under way in this process, which can hold the claims of one at a time")
+    try:
+        return _execute(configs)
+    finally:
+        _sweeping.release()
+
+
+def _execute(configs: Sequence[Config]) -> Results:
     with termination_interrupts(), Store(configs[0].outputs) as store:
         return Sweep(store, TRACKERS[configs[0].tracker.name](configs[0])).run(plan(configs, store))
 
@@ -53,7 +64,8 @@ class Sweep:
         self.elsewhere: list[Config] = []  # claimed by other processes
         self.training: list[list[Config]] = []
         self.last_try: set[int] = set()  # ids of the configurations
-        self.said_waiting = self.said_untracked = False
+        self.said_waiting = False
+        self.untracked = ""  # the first error of the tracker
         self.resumed: set[Path] = set()  # checkpoints from which a stack that failed was tried again
 
     def run(self, planned: Plan) -> Results:
@@ -63,12 +75,20 @@ class Sweep:
         for config, summary in planned.done:
             self.results.add(config, SKIPPED, summary)
         todo = [config for stack in planned.stacks for config in stack]
-        if todo:
-            with Progress(todo, cost) as progress, listening(progress.waits):
-                for config in {str(as_dict(stack[0].task)): stack[0] for stack in planned.stacks}.values():
-                    TASKS[config.task.name].prepare(config)
-                self._train(planned.stacks, todo, progress)
-        self.results.note(self.tracker.close())
+        try:
+            if todo:
+                with Progress(todo, cost) as progress, listening(progress.waits):
+                    for config in {str(as_dict(stack[0].task)): stack[0] for stack in planned.stacks}.values():
+                        TASKS[config.task.name].prepare(config)
+                    self._train(planned.stacks, todo, progress)
+        finally:
+            with interruptions_ignored():  # the report of what was trained is still to come
+                self._track(lambda: self.results.note(self.tracker.close()))
+                if self.untracked:
+                    name = self.results.rows[0]["experiment"]
+                    say(
+                        f"not everything was reported ({self.untracked}); later `python -m runner.push {name}` reports it"
+                    )
         return self.results
 
     def _train(self, stacks: list[list[Config]], todo: list[Config], progress: Progress) -> None:
@@ -86,7 +106,7 @@ class Sweep:
                         self.training.remove(each.stack)
                     self._submit(pool)  # what is free works on while we store
                     for each in ended:
-                        progress.finish(each.stack, self._keep(each))
+                        progress.finish(each.stack, self._store_results(each))
         except KeyboardInterrupt:
             with interruptions_ignored():  # a second one must not leave runs unmarked
                 pool.close()
@@ -123,7 +143,7 @@ class Sweep:
         waiting, self.elsewhere = self.elsewhere, []
         self.queue.extend(arrange(self._claimed(waiting)))  # claiming twice is no harm
 
-    def _keep(self, ended: StackResult) -> list[Config]:
+    def _store_results(self, ended: StackResult) -> list[Config]:
         """Store, report and release the runs of a stack; those that need no second try."""
         checkpoint = Checkpoint(ended.stack)
         if self._tries_again(ended, checkpoint):
@@ -137,7 +157,7 @@ class Sweep:
                 not_stored = error
                 continue
             self.results.add(config, outcome.status, outcome.summary, outcome.error)
-            self._track(config, lambda config=config, outcome=outcome: self.tracker.finish(config, outcome))
+            self._track(lambda config=config, outcome=outcome: self.tracker.finish(config, outcome))
             self.store.release(config)
         if not_stored:
             raise not_stored
@@ -161,18 +181,14 @@ class Sweep:
     def _stream(self, stack: list[Config], tables: list[Any]) -> None:
         """Rows of the runs of a stack in training, for the tracker."""
         for config, rows in zip(stack, tables, strict=True):
-            self._track(config, lambda config=config, rows=rows: self.tracker.log(config, rows))
+            self._track(lambda config=config, rows=rows: self.tracker.log(config, rows))
 
-    def _track(self, config: Config, report: Any) -> None:
+    def _track(self, report: Callable[[], None]) -> None:
+        """Report something. The store has the runs: a tracker's trouble must not end the sweep."""
         try:
             report()
-        except Exception as error:  # the store has the run; a tracker's trouble must not end the sweep
-            if not self.said_untracked:
-                say(
-                    f"tracker={config.tracker.name}: not everything is reported ({error}); the store has it, and later "
-                    f"`python -m runner.push {config.experiment}` reports it"
-                )
-            self.said_untracked = True
+        except Exception as error:
+            self.untracked = self.untracked or str(error) or type(error).__name__
 
     def _summary(self, config: Config) -> dict[str, Any] | None:
         try:

@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
@@ -27,14 +28,14 @@ from runner.training.log import Log
 from runner.training.stability import Stability
 from runner.training.train import train
 
-PAYS = 1e10  # `cost` from which workers are worth their start: about ten seconds of training
+MIN_PARALLEL_COST = 1e10  # `cost` from which workers are worth their start: about ten seconds of training
 SHUTDOWN_SECONDS = 5.0  # that an idle worker has to end
 REPORT_EVERY = 0.2  # seconds between reports of a stack's progress
 STREAM_EVERY = 2.0  # seconds between rows for a tracker
 
 
 class Listener(Protocol):
-    """Hears how training goes."""
+    """Is told how training goes."""
 
     def step(self, stack: Sequence[Config], steps: float, loss: float) -> None: ...
 
@@ -99,7 +100,7 @@ def _reporter(report: Callable[[Any], None], streams: bool) -> Callable[..., Non
     return progress
 
 
-def _pass_on(news: Any, stack: list[Config], listener: Listener, stream: Stream) -> None:
+def _dispatch(news: Any, stack: list[Config], listener: Listener, stream: Stream) -> None:
     """Give a report to whom it is for."""
     if isinstance(news, str):
         listener.waits(news)
@@ -118,7 +119,7 @@ def pool_for(stacks: list[list[Config]], streams: bool) -> "InProcess | Processe
     config, threads = stacks[0][0], torch.get_num_threads()
     count = most_workers(config)
     if config.workers == "auto":
-        long = sum(cost(config) for stack in stacks for config in stack) > PAYS
+        long = sum(cost(config) for stack in stacks for config in stack) > MIN_PARALLEL_COST
         count = min(count, len(stacks)) if long else 1
     if count == 1:
         use_threads(threads)
@@ -144,7 +145,7 @@ class InProcess:
         """Train what was submitted."""
         stacks, self.stacks = self.stacks, []
         return [
-            train_stack(stack, lambda news, stack=stack: _pass_on(news, stack, listener, stream), self.streams)
+            train_stack(stack, lambda news, stack=stack: _dispatch(news, stack, listener, stream), self.streams)
             for stack in stacks
         ]
 
@@ -193,7 +194,7 @@ class Processes:
                 news.stack, worker.stack = worker.stack, None  # the same objects as were submitted
                 ended.append(news)
             else:
-                _pass_on(news, worker.stack, listener, stream)
+                _dispatch(news, worker.stack, listener, stream)
         return ended
 
     def close(self) -> None:
@@ -209,14 +210,32 @@ class Processes:
         self.workers.clear()
 
     def _start(self) -> Worker:
-        ours, theirs = multiprocessing.Pipe()
+        parent_end, child_end = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        process = context.Process(target=_work, args=(theirs, self.threads, self.streams), daemon=True)
-        with interruptions_ignored():  # by the child too, for good: the parent decides when it stops
+        process = context.Process(target=_work, args=(child_end, self.threads, self.streams), daemon=True)
+        with (
+            interruptions_ignored(),
+            _without_main_module(),
+        ):  # signals: by the child too, the parent decides when it stops
             process.start()
-        theirs.close()  # so that the pipe ends when the process does
-        self.workers.append(Worker(process, ours))
+        child_end.close()  # so that the pipe ends when the process does
+        self.workers.append(Worker(process, parent_end))
         return self.workers[-1]
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep a process that is started from running the main script once more: a worker needs nothing of it, and a script that
+    sweeps would start another sweep."""
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    for name in hidden:
+        delattr(main, name)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 def _reason(exitcode: int | None) -> str:
@@ -228,6 +247,11 @@ def _reason(exitcode: int | None) -> str:
 
 def _work(connection: Connection, threads: int, streams: bool) -> None:
     """A worker process: train the stacks that come, until the pipe or the process at its other end is gone."""
+    for interrupting in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # the parent may have been started in a thread that could not say so
+        signal.signal(interrupting, signal.SIG_IGN)
     use_threads(threads)
     keep_freed_memory()
     try:

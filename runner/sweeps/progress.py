@@ -25,14 +25,14 @@ class Progress:
     def __init__(self, configs: Sequence[Config], cost: Callable[[Config], float]):
         self.cost = cost
         self.runs, self.done, self.work, self.loss, self.activity = len(configs), 0, 0.0, "", ""
-        self.under_way: dict[int, float] = {}
+        self.in_progress: dict[int, float] = {}
         self.started = self.last_line = time.monotonic()
         self.tenths = 0  # of the work, that have been reported
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
         self.total = sum(map(cost, configs))
         self.bar = tqdm(total=self.total, bar_format=self.FORMAT, disable=not self.terminal, leave=False)
         if self.runs and not self.terminal:
-            say(f"  0%, {self.runs} runs to train")
+            say(f"  0%, {self.runs} run{'s' * (self.runs != 1)} to train")
 
     def __enter__(self) -> "Progress":
         return self
@@ -42,7 +42,7 @@ class Progress:
 
     def step(self, stack: Sequence[Config], steps: float, loss: float) -> None:
         """A stack has come this far, with this median loss."""
-        self.under_way[id(stack)] = sum(map(self.cost, stack)) * steps / stack[0].steps
+        self.in_progress[id(stack)] = sum(map(self.cost, stack)) * steps / stack[0].steps
         self.loss, self.activity = f", loss {loss:.3g}", ""
         self._show()
 
@@ -53,13 +53,13 @@ class Progress:
 
     def finish(self, stack: Sequence[Config], done: Sequence[Config]) -> None:
         """A stack has ended; `done` are the runs of it that need no second try."""
-        self.under_way.pop(id(stack), None)
+        self.in_progress.pop(id(stack), None)
         self.done += len(done)
         self.work += sum(map(self.cost, done))
         self._show()
 
     def _show(self) -> None:
-        work = self.work + sum(self.under_way.values())
+        work = self.work + sum(self.in_progress.values())
         state = f"{self.done}/{self.runs} runs{self.loss}{', ' * bool(self.activity)}{self.activity}"
         if self.terminal:
             self.bar.update(work - self.bar.n)
@@ -71,7 +71,7 @@ class Progress:
         now = time.monotonic()
         waited, spent = now - self.last_line, now - self.started
         tenths = int(10 * share + ROUNDING)
-        if waited > LINE_EVERY or (tenths > self.tenths and waited > LINES_APART):
+        if waited > LINE_EVERY or (tenths > self.tenths and (waited > LINES_APART or tenths == 10)):
             self.last_line, self.tenths = now, tenths
             left = f", about {_minutes(spent / share - spent)} left" if 0 < share < 1 else ""
             say(f"{share:4.0%}, {state} [{_minutes(spent)} elapsed{left}]")

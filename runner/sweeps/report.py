@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from runner.config import Config
-from runner.config.experiments import known
+from runner.config.experiments import experiment_names
 from runner.config.registry import TASKS
 from runner.store.runs import DIVERGED, FAILED, FINISHED, INTERRUPTED
 from runner.sweeps.results import SKIPPED, Results
@@ -45,7 +45,7 @@ def _next_command(configs: Sequence[Config]) -> str:
     where = "" if Path(outputs) == Path("outputs") else f" --outputs {shlex.quote(outputs)}"
     if experiment == "first":  # the short form of lr_vs_width
         return f"python -m analysis headline --experiment first{where}"
-    if experiment in known():
+    if experiment in experiment_names():
         return f"python -m analysis{where}"
     models = all(TASKS[config.task.name].objective == "final_eval_loss" for config in configs)
     rates, widths = (len({value(config) for config in configs}) for value in (_lr, _width))

@@ -59,7 +59,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> li
         state |= {f"{part}/{name}": tensor for name, tensor in tensors.items()}
     checkpoint = Checkpoint(configs)
     if device.type == "cpu" and not compiled.measure.signatures:
-        announce("compiling kernels")
+        announce("compiling kernels (or loading them)")
     for step in range(checkpoint.restore(state), shared.steps + 1):
         losses, gradients = engine.loss_and_grad(adapters, step)
         log.losses[step] = losses

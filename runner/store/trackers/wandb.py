@@ -1,7 +1,9 @@
-"""Weights & Biases: one W&B run a run, several alive in one process. It is imported only when it is chosen."""
+"""Weights & Biases: one W&B run a run, several alive in one process. The library is imported only when it is chosen."""
 
+import glob
 import math
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ from runner.config import Config, ConfigError
 from runner.config.identity import as_dict, run_id
 from runner.config.options import choices, option
 from runner.config.schema import TrackerOptions
-from runner.store.runs import DONE, Outcome
+from runner.store.runs import DONE as WITH_RESULT
+from runner.store.runs import Outcome
 from runner.store.trackers.base import Tracker, tracker
+
+DONE = "reported-whole"  # name of a file
 
 
 @dataclass
@@ -27,7 +32,11 @@ class WandbOptions(TrackerOptions):
 
 @tracker("wandb", WandbOptions)
 class WandbTracker(Tracker):
-    """Runs appear with their first rows, grouped by experiment, with the configuration and the columns of steps.parquet."""
+    """Runs appear with their first rows, grouped by experiment, with the configuration and the columns of steps.parquet.
+
+    A run that is reported whole leaves a file DONE in its W&B folder; what an earlier attempt left without it is removed when
+    the run starts again, so that one run has one set of offline files.
+    """
 
     streams = True
 
@@ -41,31 +50,31 @@ class WandbTracker(Tracker):
         self.wandb, self.options, self.outputs = wandb, config.tracker, config.outputs
         self.open: dict[str, Any] = {}
         self.next_step: dict[str, int] = {}  # of the row that has not been logged
+        self.refused: set[str] = (
+            set()
+        )  # which W&B did not take while they trained; one more attempt is made at their end
         self.count = 0
 
     def log(self, config: Config, rows: pd.DataFrame) -> None:
-        name = run_id(config)
-        if name not in self.open:
-            self.open[name] = self._start(config, name)
-            self.count += 1
-        for row in rows[rows["step"] >= self.next_step.get(name, 0)].to_dict("records"):
-            step = row.pop("step")
-            self.open[name].log({column: value for column, value in row.items() if not math.isnan(value)}, step=step)
-            self.next_step[name] = step + 1
+        if (name := wandb_id(config)) not in self.refused:
+            self._log(config, name, rows)
 
     def finish(self, config: Config, outcome: Outcome) -> None:
-        name = run_id(config)
-        if outcome.status in DONE:
-            self.log(config, outcome.steps)
+        name = wandb_id(config)
+        self.refused.discard(name)
+        if outcome.status in WITH_RESULT:
+            self._log(config, name, outcome.steps)
             self.open[name].summary.update({"status": outcome.status, **outcome.summary})
         if name in self.open:
-            self.next_step.pop(name, None)
-            self.open.pop(name).finish(exit_code=0 if outcome.status in DONE else 1)
+            run = self.open.pop(name)
+            folder = Path(run.dir).parent
+            run.finish(exit_code=0 if outcome.status in WITH_RESULT else 1)
+            if outcome.status in WITH_RESULT and folder.is_dir():
+                (folder / DONE).touch()
 
     def close(self) -> str | None:
-        for run in self.open.values():  # of a sweep that was interrupted
-            run.finish(exit_code=1)
-        self.open.clear()
+        while self.open:  # of a sweep that was interrupted
+            self.open.popitem()[1].finish(exit_code=1)
         if not self.count or self.options.mode != "offline":
             return None
         folder = Path(self.outputs) / "wandb"
@@ -73,7 +82,22 @@ class WandbTracker(Tracker):
             f"W&B: {self.count} runs in {folder}; send them with: wandb sync {shlex.quote(str(folder))}/offline-run-*"
         )
 
+    def _log(self, config: Config, name: str, rows: pd.DataFrame) -> None:
+        if name not in self.open:
+            self.refused.add(name)
+            self.open[name] = self._start(config, name)
+            self.refused.discard(name)
+            self.next_step[name] = 0
+            self.count += 1
+        for row in rows[rows["step"] >= self.next_step[name]].to_dict("records"):
+            step = row.pop("step")
+            self.open[name].log({column: value for column, value in row.items() if not math.isnan(value)}, step=step)
+            self.next_step[name] = step + 1
+
     def _start(self, config: Config, name: str) -> Any:
+        for folder in folders(self.outputs, name):
+            if not (folder / DONE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
         words = describe(config)
         return self.wandb.init(
             project=self.options.project,
@@ -82,7 +106,7 @@ class WandbTracker(Tracker):
             group=config.experiment,
             id=name,
             name=" ".join(words),
-            tags=[config.task.name, config.adapter.name, *words],
+            tags=list(dict.fromkeys([config.task.name, config.adapter.name, *words])),
             config=as_dict(config),
             dir=self.outputs,
             reinit="create_new",
@@ -92,13 +116,21 @@ class WandbTracker(Tracker):
 
 
 def describe(config: Config) -> list[str]:
-    """What a person tells runs apart by: init (and adapter, if it is not LoRA), learning rate, width, seed."""
-    adapter = [] if config.adapter.name == "lora" else [config.adapter.name]
-    return [
-        *adapter, config.init.name, f"lr={config.optimizer.lr:.3g}", f"n={config.task.width}", f"seed={config.seed}",
-    ]  # fmt: skip
+    """What a person tells runs apart by: adapter (if it is not LoRA), init, learning rate, width, seed."""
+    words = [config.init.name, f"lr={config.optimizer.lr:.3g}", f"n={config.task.width}", f"seed={config.seed}"]
+    return words if config.adapter.name == "lora" else [config.adapter.name, *words]
 
 
-def tracked(outputs: str) -> set[str]:
-    """Ids of the runs that have W&B files under the root folder."""
-    return {path.name.rpartition("-")[2] for path in (Path(outputs) / "wandb").glob("*run-*-*") if path.is_dir()}
+def wandb_id(config: Config) -> str:
+    """Of the run in W&B: experiments share runs, which stand in each one's group."""
+    return f"{config.experiment}-{run_id(config)}"
+
+
+def folders(outputs: str, name: str) -> list[Path]:
+    """The W&B folders of the run with this id."""
+    return [path for path in (Path(outputs) / "wandb").glob(f"*run-*-{glob.escape(name)}") if path.is_dir()]
+
+
+def is_tracked(outputs: str, name: str) -> bool:
+    """Whether the run with this W&B id was reported whole from here."""
+    return any((folder / DONE).exists() for folder in folders(outputs, name))

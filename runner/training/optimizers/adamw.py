@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.config.options import FRACTION, NOT_NEGATIVE, POSITIVE, option
+from runner.config.options import FRACTION, POSITIVE, option
 from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer, per_run
 
 
@@ -14,7 +14,6 @@ from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer,
 class AdamWOptions(CommonOptions):
     beta1: float = option("decay of the mean of gradients", FRACTION, per_run=True)
     beta2: float = option("decay of the mean of their squares", FRACTION, per_run=True)
-    weight_decay: float = option("decoupled: λ", NOT_NEGATIVE, per_run=True)
     eps: float = option("added to the root of that mean", POSITIVE, per_run=True)
 
 

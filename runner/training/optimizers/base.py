@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from runner.config.options import AT_LEAST_0, POSITIVE, choices, option
+from runner.config.options import AT_LEAST_0, NOT_NEGATIVE, POSITIVE, choices, option
 from runner.config.registry import OPTIMIZERS
 from runner.config.schema import OptimizerOptions
 from runner.training.optimizers.schedules import SCHEDULES
@@ -21,6 +21,9 @@ from runner.training.optimizers.schedules import SCHEDULES
 class CommonOptions(OptimizerOptions):
     lr: float = option("learning rate, of A", POSITIVE, per_run=True)
     lr_ratio: float = option("lr_B / lr_A (LoRA+)", POSITIVE, per_run=True)
+    weight_decay: float = option(
+        "decoupled, but for sgd, where it is added to the gradient", NOT_NEGATIVE, per_run=True
+    )
     schedule: str = option("of the learning rate over the steps", choices(*SCHEDULES), per_run=True)
     warmup: int = option("steps of linear warm-up before the schedule", AT_LEAST_0, per_run=True)
     clip: float | None = option(
@@ -28,10 +31,13 @@ class CommonOptions(OptimizerOptions):
     )
 
 
+IN_THE_LOOP = ("name", "lr", "lr_ratio", "schedule", "warmup", "clip")  # what the update itself does not take
+
+
 class Optimizer(ABC):
     """Updates parameters (K, …) in place; `state` names the tensors that it carries from step to step.
 
-    Its hyperparameters are the fields of its options that CommonOptions does not have, as attributes (K,).
+    Its hyperparameters are the fields of its options but for those IN_THE_LOOP, as attributes (K,).
     """
 
     def __init__(self, parameters: Sequence[Tensor], **hyperparameters: Tensor):
@@ -60,12 +66,10 @@ def optimizer(name: str, options: type[CommonOptions]) -> Callable[[type[Optimiz
 
 def build(configs: Sequence[CommonOptions], parameters: Sequence[Tensor]) -> Optimizer:
     """The stacked optimizer of K runs, which share a name, over parameters (K, …)."""
-    own = {field.name for field in fields(OPTIMIZERS.options[configs[0].name])} - {
-        f.name for f in fields(CommonOptions)
-    }
+    names = [field.name for field in fields(OPTIMIZERS.options[configs[0].name]) if field.name not in IN_THE_LOOP]
     values = {
         name: torch.tensor([getattr(c, name) for c in configs], dtype=torch.float64, device=parameters[0].device)
-        for name in own
+        for name in names
     }
     return OPTIMIZERS[configs[0].name](parameters, **values)
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.config.options import FRACTION, NOT_NEGATIVE, option
+from runner.config.options import FRACTION, option
 from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer, per_run
 
 
 @dataclass
 class SGDOptions(CommonOptions):
-    weight_decay: float = option("added to the gradient: λ", NOT_NEGATIVE, per_run=True)
     momentum: float = option("μ", FRACTION, per_run=True)
 
 

@@ -1,21 +1,14 @@
 """Steps by the sign of the gradient: what the theory is stated for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from runner.config.options import NOT_NEGATIVE, option
 from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer, per_run
 
 
-@dataclass
-class SignSGDOptions(CommonOptions):
-    weight_decay: float = option("decoupled: λ", NOT_NEGATIVE, per_run=True)
-
-
-@optimizer("signsgd", SignSGDOptions)
+@optimizer("signsgd", CommonOptions)
 class SignSGD(Optimizer):
     """p ← (1 - lr·λ) p - lr · sign(g): the optimizer the theory is stated for (Adam with β1 = β2 = ε = 0)."""
 
