@@ -95,8 +95,12 @@ def describe(config: Config) -> list[str]:
     """What a person tells runs apart by: init (and adapter, if it is not LoRA), learning rate, width, seed."""
     adapter = [] if config.adapter.name == "lora" else [config.adapter.name]
     return [
-        *adapter, config.init.name, f"lr={config.optimizer.lr:.3g}", f"n={config.task.width}", f"seed={config.seed}",
-    ]  # fmt: skip
+        *adapter,
+        config.init.name,
+        f"lr={config.optimizer.lr:.3g}",
+        f"n={config.task.width}",
+        f"seed={config.seed}",
+    ]
 
 
 def tracked(outputs: str) -> set[str]:
