@@ -73,9 +73,9 @@ def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
             p.data.copy_(start.detach()[0])
             p.requires_grad_()
     o = config.optimizer
-    optimizer = torch.optim.AdamW(
-        [p for pair in factors.values() for p in pair], lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay
-    )  # fmt: skip
+    parameters = [p for pair in factors.values() for p in pair]
+    betas = o.beta1, o.beta2
+    optimizer = torch.optim.AdamW(parameters, lr=o.lr, betas=betas, eps=o.eps, weight_decay=o.weight_decay)
     rows: list[dict[str, Tensor]] = []
     for step in range(config.steps):
         tokens = task.training.tokens[task.order.at(step)[0]].long()

@@ -21,19 +21,13 @@ WORDS = "the a cat dog bird sees likes chases big small red and then it was good
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 VOCABULARY = len(SPECIAL) + len(WORDS)
 
+TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 CONFIGS = {
-    "llama": LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    ),
-    "gpt2": GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    ),
-    "roberta": RobertaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=66, type_vocab_size=1, bos_token_id=1, eos_token_id=2, pad_token_id=0, num_labels=3,
-    ),
-}  # fmt: skip
+    "llama": LlamaConfig(**TOKENS, **SIZES, num_key_value_heads=1, max_position_embeddings=64),
+    "gpt2": GPT2Config(**TOKENS, n_embd=32, n_layer=2, n_head=2, n_positions=64),
+    "roberta": RobertaConfig(**TOKENS, **SIZES, max_position_embeddings=66, type_vocab_size=1, num_labels=3),
+}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -78,13 +72,11 @@ def rows(path: Path, count: int, seed: int = 0, columns: Sequence[str] = ("text"
 def overrides(folder, task: str, kind: str, targets: str = "all-linear", adapter: str = "lora") -> list[str]:
     labels = 3 if task == "classification" else None
     more = ["task.labels=3", "task.text_columns=[text]"] if labels else []
-    return [
-        f"task={task}", f"task.model={checkpoint(folder / 'model', kind, labels)}",
-        f"task.dataset={rows(folder / 'd.jsonl', 60)}",
-        f"task.targets={targets}", "task.sequence_length=16", "task.batch_size=4",
-        "task.eval_sequences=6", "probe.size=20", f"adapter={adapter}", *more, *SMALL,
-        *([] if adapter == "vera" else ["adapter.alpha=6"]),
-    ]  # fmt: skip
+    model, data = checkpoint(folder / "model", kind, labels), rows(folder / "d.jsonl", 60)
+    given = [f"task={task}", f"task.model={model}", f"task.dataset={data}", f"task.targets={targets}"]
+    small = "task.sequence_length=16 task.batch_size=4 task.eval_sequences=6 probe.size=20".split()
+    alpha = [] if adapter == "vera" else ["adapter.alpha=6"]
+    return [*given, *small, f"adapter={adapter}", *more, *SMALL, *alpha]
 
 
 def stack(folder, task: str, kind: str, targets: str = "all-linear", *more: str, adapter: str = "lora"):

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-SWEEP = ["--multirun", "task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=20", "seed=range(0,5)",
-         "init=gaussian_A,gaussian_B", "optimizer.lr=1e-3,1e-2,1e-1"]  # fmt: skip
+SWEEP = (
+    "--multirun task.width=16 task.teacher_width=16 task.train_points=20 steps=20 seed=range(0,5) "
+    "init=gaussian_A,gaussian_B optimizer.lr=1e-3,1e-2,1e-1"
+).split()
 RUNS = 30
 
 

@@ -54,12 +54,20 @@ def sweep(
                     if by_held_out:
                         loss, diverged = (2 * START if diverged else loss), False
                     run = {
-                        "run_id": f"{side}-{width}-{seed}-{lr}", "status": "diverged" if diverged else "finished",
-                        "experiment": "synthetic", "task.name": task, "task.width": width, "init.name": f"gaussian_{side}",
-                        "optimizer.name": "adamw", "optimizer.lr": lr, "seed": seed, "steps": 20, "task.out_exponent": 1.0,
+                        "run_id": f"{side}-{width}-{seed}-{lr}",
+                        "status": "diverged" if diverged else "finished",
+                        "experiment": "synthetic",
+                        "task.name": task,
+                        "task.width": width,
+                        "init.name": f"gaussian_{side}",
+                        "optimizer.name": "adamw",
+                        "optimizer.lr": lr,
+                        "seed": seed,
+                        "steps": 20,
+                        "task.out_exponent": 1.0,
                         "summary.final_loss": np.nan if diverged else 1.0 if by_held_out else loss,
                         "summary.final_eval_loss": np.nan if diverged else loss if by_held_out else 1.0,
-                    }  # fmt: skip
+                    }
                     sizes = {name: np.exp(p * np.log(x) + shift) for name, p in table[side].items() if "/" in name}
                     for step in [0, 1] if diverged else [0, 1, 10, 19, 20]:
                         zero = f"grad/{side}" if step == 0 else None
@@ -103,11 +111,18 @@ def first_steps(broken: str | None = None) -> pd.DataFrame:
     for init, grads in {"gaussian_A": (0.0, 1.0), "gaussian_B": (1.0, 0.0), "zero": (0.0, 0.0)}.items():
         for seed in SEEDS:
             wrong = init == broken and seed == 3
-            rows.append(
-                {
-                    "run_id": f"{init}-{seed}", "status": "finished", "task.name": "teacher_student", "init.name": init,
-                    "task.width": 128, "optimizer.lr": 0.01, "seed": seed, "summary.final_loss": 1.0, "step": 0,
-                    "grad/A": 1e-12 if wrong and grads[0] == 0 else grads[0], "grad/B": 1e-12 if wrong else grads[1],
-                }
-            )  # fmt: skip
+            row = {
+                "run_id": f"{init}-{seed}",
+                "status": "finished",
+                "task.name": "teacher_student",
+                "init.name": init,
+                "task.width": 128,
+                "optimizer.lr": 0.01,
+                "seed": seed,
+                "summary.final_loss": 1.0,
+                "step": 0,
+                "grad/A": 1e-12 if wrong and grads[0] == 0 else grads[0],
+                "grad/B": 1e-12 if wrong else grads[1],
+            }
+            rows.append(row)
     return pd.DataFrame(rows)

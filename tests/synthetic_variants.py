@@ -109,5 +109,9 @@ def directions(signs: dict | None = None, **options) -> pd.DataFrame:
 
 
 MADE = {
-    "init_zoo": zoo, "variants": variants, "lora_plus": ratios, "rank_transfer": ranks, "variants.layers": directions,
-}  # fmt: skip
+    "init_zoo": zoo,
+    "variants": variants,
+    "lora_plus": ratios,
+    "rank_transfer": ranks,
+    "variants.layers": directions,
+}

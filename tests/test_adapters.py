@@ -112,14 +112,13 @@ def test_the_full_gradient_of_dora_is_another(problem):
         close(paper, full) if name == "m" else rejects(close, paper, full)
 
 
+FOLDED = (RUNS * POINTS, N_OUT), (RUNS * POINTS, N_IN), (RUNS, RANK, N_IN), (RUNS, N_OUT, RANK)
 PRODUCTS = {
     AddProduct: ((POINTS, N_OUT), (RUNS, POINTS, RANK), (RUNS, N_OUT, RANK)),
-    AddFolded: ((RUNS * POINTS, N_OUT), (RUNS * POINTS, N_IN), (RUNS, RANK, N_IN), (RUNS, N_OUT, RANK)),
+    AddFolded: FOLDED,
     GainProduct: ((POINTS, N_OUT), (POINTS, N_OUT), (RUNS, POINTS, RANK), (RUNS, N_OUT, RANK), (RUNS, N_OUT)),
-    GainFolded: (
-        (RUNS * POINTS, N_OUT), (RUNS * POINTS, N_IN), (RUNS, RANK, N_IN), (RUNS, N_OUT, RANK), (RUNS, N_OUT), (N_OUT,)
-    ),
-}  # fmt: skip
+    GainFolded: (*FOLDED, (RUNS, N_OUT), (N_OUT,)),
+}
 
 
 @pytest.mark.parametrize("product", PRODUCTS, ids=lambda p: p.__name__)
@@ -158,9 +157,8 @@ def test_outputs_and_gradients_are_pefts(problem, kind):
             layers["1"], targets = torch.nn.Linear(LARGEST[1], LARGEST[0], dtype=torch.float64), ["0", "1"]
             config = peft.VeraConfig(r=RANK, target_modules=targets, projection_prng_key=KEYS[k])
         else:
-            config = peft.LoraConfig(
-                r=RANK, lora_alpha=ALPHAS[k], target_modules=targets, use_rslora=kind == "rslora", use_dora=kind == "dora"
-            )  # fmt: skip
+            switches = {"use_rslora": kind == "rslora", "use_dora": kind == "dora"}
+            config = peft.LoraConfig(r=RANK, lora_alpha=ALPHAS[k], target_modules=targets, **switches)
         model = peft.get_peft_model(torch.nn.ModuleDict(layers), config, autocast_adapter_dtype=False)
         layer = model.base_model.model["0"]
         if kind == "vera":

@@ -69,19 +69,28 @@ def test_the_report_shows_the_best_of_the_rounds():
     row = {"n": 128, "runs": 28, "general_stack": 7, "multiply_adds": 1e6, "bytes": 1e3, **measured}
     stack = {"n": 128, "runs": 64, "ms": {"general": [1.0], "fused": [1.0]}}
     model = {
-        "n": 64, "tokens": 512, "flops": 4e6, "MB": {"stack": 100.0}, "side by side": {"PEFT": [9.0, 8.0], "stack": [4.0, 5.0]},
+        "n": 64,
+        "tokens": 512,
+        "flops": 4e6,
+        "MB": {"stack": 100.0},
+        "side by side": {"PEFT": [9.0, 8.0], "stack": [4.0, 5.0]},
         "ms": {"PEFT": [12.0], "PEFT, no metrics": [6.0], "stack": [3.0, 4.0], "stack, no metrics": [2.0]},
-    }  # fmt: skip
+    }
     result = {
-        "language_models": [model], "matmul_flops_per_second": 2e9, "threads": 2,
-        "multiply_adds_per_second": 2 * 1e6 / 0.25e-3, "bytes_per_second": 1e9,
-        "widths": [row], "stacks": [stack], "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
+        "language_models": [model],
+        "matmul_flops_per_second": 2e9,
+        "threads": 2,
+        "multiply_adds_per_second": 2 * 1e6 / 0.25e-3,
+        "bytes_per_second": 1e9,
+        "widths": [row],
+        "stacks": [stack],
+        "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
         "loading": [{"read by": "a reader", "seconds": 1.25}],
         "variants": {
             "steps": {"a place": {"lora": [2.0, 3.0], "dora": [4.0, 3.0], "vera": [1.0], "PEFT, dora": [12.0]}},
             "memory": {"dense": 1000.0, "lora": 10.0, "dora": 20.0},
         },
-    }  # fmt: skip
+    }
     text = report(result)
     [ratios] = [line for line in text.splitlines() if line.startswith("| 128 |") and "0.5 |" in line]
     cells = [cell.strip() for cell in ratios.split("|")[1:-1]]

@@ -17,8 +17,10 @@ from runner.training.checkpoint import Checkpoint, forget, resumable
 from runner.training.train import train
 
 TOY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=30", "checkpoint.minutes=0"]
-MODEL = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=3", "task.sequence_length=16",
-         "task.eval_sequences=4", "steps=25", "eval.every=5", "checkpoint.minutes=0"]  # fmt: skip
+MODEL = (
+    "task=language_model task.width=32 task.layers=1 task.pretrain_steps=3 task.sequence_length=16 "
+    "task.eval_sequences=4 steps=25 eval.every=5 checkpoint.minutes=0"
+).split()
 
 
 class Killed(Exception):

@@ -145,10 +145,8 @@ def test_a_run_directory_under_another_runs_name_is_damaged(cli, outputs):
 
 
 def test_interruption_during_startup_is_no_traceback(outputs):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "runner", f"outputs={outputs}", "--multirun", *TINY, "seed=range(0,500)"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "runner", f"outputs={outputs}", "--multirun", *TINY, "seed=range(0,500)"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(0.8)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -105,10 +105,10 @@ def test_alpha_follows_the_rank_unless_it_is_set():
     assert configure("adapter.rank=8", "adapter.alpha=16").adapter.alpha == 16.0
 
 
-IDENTITY = [
-    "task.width=64", "task.residual=false", "adapter.rank=2", "init=kaiming_A", "init.scale=2", "optimizer.lr=0.1",
-    "optimizer.schedule=linear", "steps=7", "seed=1", "dtype=float64", "log.every=2", "probe.size=3", "stability.max_ratio=7",
-]  # fmt: skip
+IDENTITY = (
+    "task.width=64 task.residual=false adapter.rank=2 init=kaiming_A init.scale=2 optimizer.lr=0.1 "
+    "optimizer.schedule=linear steps=7 seed=1 dtype=float64 log.every=2 probe.size=3 stability.max_ratio=7"
+).split()
 
 
 @pytest.mark.parametrize("override", IDENTITY)

@@ -10,14 +10,17 @@ from analysis import figures
 from runner.config.compose import CONF
 
 STUDIES = {  # of the papers, on models from the hub -> a model of the same kind
-    "roberta_glue": "roberta", "tinyllama_wikitext": "llama", "llama_gsm8k": "llama", "llama_flan": "llama",
-}  # fmt: skip
+    "roberta_glue": "roberta",
+    "tinyllama_wikitext": "llama",
+    "llama_gsm8k": "llama",
+    "llama_flan": "llama",
+}
 NAMES = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - set(STUDIES))
 TOYS = ["task.width=32", "steps=2", "seed=0", "optimizer.lr=0.001,0.01", "task.train_points=20"]
-MODELS = [
-    "task.width=32", "steps=2", "seed=0", "optimizer.lr=0.001,0.01", "task.pretrain_steps=2", "task.eval_sequences=2",
-    "task.layers=1", "task.sequence_length=16",
-]  # fmt: skip
+MODELS = (
+    "task.width=32 steps=2 seed=0 optimizer.lr=0.001,0.01 task.pretrain_steps=2 task.eval_sequences=2 "
+    "task.layers=1 task.sequence_length=16"
+).split()
 
 
 # What keeps a corner of an experiment small, and its runs, where these are not lr × init. A task that is named replaces those of
@@ -29,7 +32,7 @@ CORNERS = {
     "dora_directions": [([*TOYS, "task=teacher_student", "init=gaussian_A", "adapter=lora,dora"], 20)],
     "lora_plus": [([*TOYS, "optimizer.lr_ratio=1,4"], 12)],
     "rank_transfer": [([*TOYS, "adapter.rank=2,4", "task.target_rank=4"], 24)],
-}  # fmt: skip
+}
 CASES = [
     (name, *case) for name in NAMES for case in CORNERS.get(name, [(MODELS if name.startswith("lm_") else TOYS, 4)])
 ]
@@ -50,10 +53,9 @@ def test_a_study_of_the_papers_runs_two_steps_on_a_small_checkpoint(name, cli, o
     """Everything but the sizes is as its file says; so its fields fit together."""
     kind = STUDIES[name]
     data = rows(tmp_path / "data.jsonl", 40, columns=("sentence", "text", "question", "answer", "inputs", "targets"))
-    code, out, err = cli(
-        f"experiment={name}", f"task.model={checkpoint(tmp_path / kind, kind, 2 if kind == 'roberta' else None)}",
-        f"task.dataset={data}", "task.sequence_length=16", "steps=2", "seed=0", "optimizer.lr=1e-3,1e-2", "adapter.rank=2",
-    )  # fmt: skip
+    model = checkpoint(tmp_path / kind, kind, 2 if kind == "roberta" else None)
+    small = "task.sequence_length=16 steps=2 seed=0 optimizer.lr=1e-3,1e-2 adapter.rank=2".split()
+    code, out, err = cli(f"experiment={name}", f"task.model={model}", f"task.dataset={data}", *small)
     assert code == 0 and "4 finished" in out, err
 
 

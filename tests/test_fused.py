@@ -21,8 +21,16 @@ from runner.training.train import build_task, train
 TASK_NAMES = [name for name, task in TASKS.items() if task.fused]
 
 # width, points, rank, alpha: around and across the borders of blocks (4), lanes and tiles, at their smallest, s ≠ 1
-SHAPES = [(16, 1, 1, 1.0), (1, 5, 1, 3.0), (LANES, LANES, 4, 4.0), (LANES + 1, 3, 2, 1.0), (37, LANES + 2, 3, 7.5),
-          (TILE + 5, 130, 16, 4.0), (130, 2 * LANES + 1, 5, 2.5), (2 * TILE + 4, 1000, 4, 4.0)]  # fmt: skip
+SHAPES = [
+    (16, 1, 1, 1.0),
+    (1, 5, 1, 3.0),
+    (LANES, LANES, 4, 4.0),
+    (LANES + 1, 3, 2, 1.0),
+    (37, LANES + 2, 3, 7.5),
+    (TILE + 5, 130, 16, 4.0),
+    (130, 2 * LANES + 1, 5, 2.5),
+    (2 * TILE + 4, 1000, 4, 4.0),
+]
 chance = random.Random(0)
 SHAPES += [
     (chance.randint(9, 700), chance.randint(1, 400), chance.randint(1, 9), chance.uniform(0.1, 9)) for _ in range(8)
@@ -36,10 +44,9 @@ INITS = dict.fromkeys(SMALLEST, ("gaussian_A", "gaussian_B")) | {"sine": ("ortho
 
 def problem(name, width, points, rank, alpha, dtype="float64", *more, runs=3):
     """A task and K adapters with nothing at zero."""
-    config = configure(
-        f"task={name}", f"task.width={width}", f"task.train_points={points}", f"adapter.rank={rank}",
-        *([] if alpha is None else [f"adapter.alpha={alpha}"]), *SMALLEST[name], f"dtype={dtype}", f"seed={width}", *more,
-    )  # fmt: skip
+    alphas = [] if alpha is None else [f"adapter.alpha={alpha}"]
+    sizes = [f"task.width={width}", f"task.train_points={points}", f"adapter.rank={rank}", *alphas, *SMALLEST[name]]
+    config = configure(f"task={name}", *sizes, f"dtype={dtype}", f"seed={width}", *more)
     kind = getattr(torch, dtype)
     task = build_task([config]).to(torch.device("cpu"), kind)
     adapter = build_adapters([config] * runs, task, torch.device("cpu"), kind)["hidden"]

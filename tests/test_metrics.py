@@ -72,8 +72,15 @@ def test_every_column_agrees_with_its_definition(tensors, measure):
 
 
 # rank, n_in, n_out, probe points: around and across the borders of blocks (4), lanes and tiles, tall, flat and tiny
-SHAPES = [(1, 1, 1, 1), (2, TILE, TILE, LANES), (3, TILE + 1, 5, LANES + 1), (5, 7, TILE + 1, 3), (4, 2 * TILE, TILE - 1, 130),
-          (16, TILE - 1, 3 * TILE + 2, 9), (7, 40, 40, LANES - 1)]  # fmt: skip
+SHAPES = [
+    (1, 1, 1, 1),
+    (2, TILE, TILE, LANES),
+    (3, TILE + 1, 5, LANES + 1),
+    (5, 7, TILE + 1, 3),
+    (4, 2 * TILE, TILE - 1, 130),
+    (16, TILE - 1, 3 * TILE + 2, 9),
+    (7, 40, 40, LANES - 1),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -156,6 +163,7 @@ def test_vera_is_measured_by_its_factors_and_norms_of_what_trains():
     out = torch.full((len(meter.columns), RUNS), torch.nan, dtype=torch.float64)
     meter.measure((d, b), (dd, db), (d + dd, b + db), out)
     measured = dict(zip(meter.columns, out, strict=True))
+    vectors = {"grad/d": dd, "grad/b": db, "param/d": d, "param/b": b, "update/d": dd, "update/b": db}
     slow = []
     for k in range(RUNS):
         (A, B), (new_A, new_B) = (
@@ -164,9 +172,7 @@ def test_vera_is_measured_by_its_factors_and_norms_of_what_trains():
         )
         of_factors = reference.columns(A, B, new_A - A, new_B - B, 1.0, Z, (A, B))
         features = {name: value for name, value in of_factors.items() if name.startswith(("feature", "weight"))}
-        norms = {f"{kind}/{name}": p[k].norm().item() for name, kind, p in (
-            ("d", "grad", dd), ("b", "grad", db), ("d", "param", d), ("b", "param", b), ("d", "update", dd), ("b", "update", db)
-        )}  # fmt: skip
+        norms = {name: p[k].norm().item() for name, p in vectors.items()}
         slow.append(features | norms | {"balance": abs(b[k].square().sum() - d[k].square().sum()).item()})
     slow = [{name: run[name] for name in measured} for run in slow]
     agree(measured, slow)
@@ -221,9 +227,13 @@ def test_the_largest_eigenvalue_is_lapacks(kind, r):
     X = g.standard_normal((r, r))
     Q, _ = np.linalg.qr(X)
     S = {
-        "random": X @ X.T, "diagonal": np.diag(g.random(r)), "rank one": np.outer(X[0], X[0]), "zero": np.zeros((r, r)),
-        "equal": 3 * np.eye(r), "near": Q @ np.diag(1 - 1e-6 * np.arange(r)) @ Q.T,
-    }[kind]  # fmt: skip
+        "random": X @ X.T,
+        "diagonal": np.diag(g.random(r)),
+        "rank one": np.outer(X[0], X[0]),
+        "zero": np.zeros((r, r)),
+        "equal": 3 * np.eye(r),
+        "near": Q @ np.diag(1 - 1e-6 * np.arange(r)) @ Q.T,
+    }[kind]
 
     def check(found):
         assert found == pytest.approx(np.linalg.eigvalsh(S)[-1], rel=1e-14 * max(r, 4), abs=1e-300)

@@ -33,10 +33,9 @@ def run(cli, tmp_path):
             rows(data, 60)
         flags = [override for override in overrides if override.startswith("--")]
         overrides = [override for override in overrides if override not in flags]
-        return cli(
-            *flags, f"task={task}", f"task.model={model}", f"task.dataset={data}", "task.text_columns=[text]",
-            "task.sequence_length=16", "adapter.rank=2", "steps=2", "eval.every=1", *overrides,
-        )  # fmt: skip
+        given = [f"task={task}", f"task.model={model}", f"task.dataset={data}"]
+        small = "task.text_columns=[text] task.sequence_length=16 adapter.rank=2 steps=2 eval.every=1".split()
+        return cli(*flags, *given, *small, *overrides)
 
     return command
 

@@ -17,17 +17,17 @@ def test_a_run_alone_is_the_same_run_inside_a_stack(task, kind, tmp_path):
     """Other seeds, inits, rates and alphas beside it; equal up to the order of summation, amplified by ten steps of Adam."""
     shared = [*overrides(tmp_path, task, kind), "steps=10", "eval.every=5", "log.layers=true"]
     variants = [
-        ["init=gaussian_A", "seed=0"], ["init=gaussian_B", "seed=1", "optimizer.lr=3e-3"],
+        ["init=gaussian_A", "seed=0"],
+        ["init=gaussian_B", "seed=1", "optimizer.lr=3e-3"],
         ["init=gaussian_A", "seed=1", "adapter.alpha=2", "optimizer.clip=0.1"],
-    ]  # fmt: skip
+    ]
     configs = [configure(*shared, *more) for more in variants]
 
     def agree(alone, stacked):
         for a, b in ((alone.steps, stacked.steps), (alone.layers, stacked.layers)):
             numbers = a.select_dtypes("number").columns
-            torch.testing.assert_close(
-                torch.tensor(a[numbers].to_numpy()), torch.tensor(b[numbers].to_numpy()), rtol=1e-7, atol=1e-10, equal_nan=True
-            )  # fmt: skip
+            ours, theirs = (torch.tensor(records[numbers].to_numpy()) for records in (a, b))
+            torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10, equal_nan=True)
 
     together = train(configs)
     for config, outcome in zip(configs, together, strict=True):

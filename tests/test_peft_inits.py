@@ -140,10 +140,8 @@ def test_eva(tmp_path, monkeypatch):
     config, task = ours(tmp_path, "init=eva", f"init.examples={EXAMPLES}", "init.rho=1")
     model = build_task([config]).to(CPU, torch.float32).model
     tokens = shown(model, task)
-    lora = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules=list(task.layers), init_lora_weights="eva",
-        eva_config=peft.EvaConfig(rho=1.0, tau=0.99),
-    )  # fmt: skip
+    eva = {"init_lora_weights": "eva", "eva_config": peft.EvaConfig(rho=1.0, tau=0.99)}
+    lora = peft.LoraConfig(r=4, lora_alpha=8, target_modules=list(task.layers), **eva)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = peft.get_eva_state_dict(

@@ -195,10 +195,14 @@ def test_plan_drops_duplicates_and_what_is_done(store):
     assert planned.stacks == [[configs[1]]]
 
 
-SHARED = ["init=gaussian_B", "init.scale=2", "optimizer.lr=0.1", "optimizer.lr_ratio=2", "optimizer.schedule=linear",
-          "optimizer.warmup=3", "optimizer.beta1=0.5", "adapter.alpha=1", "stability.max_ratio=7"]  # fmt: skip
-NOT_SHARED = ["seed=1", "task.width=64", "task=linear", "optimizer=sgd", "adapter.rank=2", "steps=7", "log.every=2",
-              "eval.every=3", "dtype=float64", "probe.size=3"]  # fmt: skip
+SHARED = (
+    "init=gaussian_B init.scale=2 optimizer.lr=0.1 optimizer.lr_ratio=2 optimizer.schedule=linear "
+    "optimizer.warmup=3 optimizer.beta1=0.5 adapter.alpha=1 stability.max_ratio=7"
+).split()
+NOT_SHARED = (
+    "seed=1 task.width=64 task=linear optimizer=sgd adapter.rank=2 steps=7 log.every=2 eval.every=3 dtype=float64 "
+    "probe.size=3"
+).split()
 
 
 def test_what_may_share_a_stack():

@@ -122,9 +122,13 @@ TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps
 NAMED = {
     "basic": ["hydra/sweeper=basic", "optimizer.lr=1e-3,1e-2"],
     "joblib": ["hydra/sweeper=basic", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.lr=1e-3,1e-2"],
-    "optuna": ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1",
-               "optimizer.lr=tag(log,interval(1e-3,1e-1))"],
-}  # fmt: skip
+    "optuna": [
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.n_jobs=1",
+        "optimizer.lr=tag(log,interval(1e-3,1e-1))",
+    ],
+}
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -97,10 +97,8 @@ def test_classification_pads_and_masks(local, tmp_path):
 
 def test_pairs_of_texts_reach_the_tokenizer_as_pairs(tmp_path):
     model, data = checkpoint(tmp_path / "m", "roberta", 2), rows(tmp_path / "d.jsonl", 40, columns=("one", "two"))
-    task = configure(
-        "task=classification", f"task.model={model}", f"task.dataset={data}", "task.text_columns=[one,two]",
-        "task.sequence_length=30",
-    ).task  # fmt: skip
+    texts = [f"task.dataset={data}", "task.text_columns=[one,two]", "task.sequence_length=30"]
+    task = configure("task=classification", f"task.model={model}", *texts).task
     training, _ = labelled(Source.of(task))
     assert training.tokens[0, :24].tolist() == 2 * ids(sentences(40)[0])
 

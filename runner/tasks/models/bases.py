@@ -96,10 +96,16 @@ def name(task: ModelOptions) -> str:
 
 def _shaped_by(task: ModelOptions) -> dict[str, Any]:
     return {
-        "model": task.model, "width": task.width, "layers": task.layers, "seed": task.base_seed,
-        "steps": task.pretrain_steps, "recipe": RECIPE, "corpus": hashlib.sha256(english()).hexdigest(),
-        "torch": torch.__version__, "transformers": library().__version__,
-    }  # fmt: skip
+        "model": task.model,
+        "width": task.width,
+        "layers": task.layers,
+        "seed": task.base_seed,
+        "steps": task.pretrain_steps,
+        "recipe": RECIPE,
+        "corpus": hashlib.sha256(english()).hexdigest(),
+        "torch": torch.__version__,
+        "transformers": library().__version__,
+    }
 
 
 def _make(folder: Path, task: ModelOptions) -> None:

@@ -34,10 +34,9 @@ class Fused:
         losses, work, p = *self._forward(self.train, factors), self.train
         gradients = [torch.empty(f.shape, dtype=f.dtype) for f in factors]
         groups = _groups(len(p.Zc), len(losses))
-        kernels.backward(
-            work.Bt, work.Z_A, work.P, work.D, p.weights, p.Zc, p.Yc, p.relu, groups,
-            work.dA, work.dB, *(g.numpy() for g in gradients), work.scratch,
-        )  # fmt: skip
+        inputs = work.Bt, work.Z_A, work.P, work.D, p.weights, p.Zc, p.Yc, p.relu
+        outputs = work.dA, work.dB, *(g.numpy() for g in gradients)
+        kernels.backward(*inputs, groups, *outputs, work.scratch)
         return losses, list(torch.autograd.grad(factors, parameters, gradients))
 
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
@@ -50,10 +49,9 @@ class Fused:
         A, B = (f.detach().contiguous() for f in factors)
         work, losses, groups = p.workspace(A), A.new_empty(len(A)), _groups(len(p.Zt), len(A))
         kernels.pack(A.numpy(), B.numpy(), p.weights, work.A, work.B, work.wB, work.Bt)
-        kernels.forward(
-            work.A, work.B, work.wB, p.weights, p.Zt, p.Yt, p.target, p.relu, p.mean, groups,
-            work.Z_A, work.P, work.D, work.out, work.sums, losses.numpy(), work.scratch,
-        )  # fmt: skip
+        inputs = work.A, work.B, work.wB, p.weights, p.Zt, p.Yt, p.target, p.relu, p.mean
+        outputs = work.Z_A, work.P, work.D, work.out, work.sums, losses.numpy()
+        kernels.forward(*inputs, groups, *outputs, work.scratch)
         return losses, work
 
 
@@ -111,10 +109,10 @@ class Workspace:
         at_points = {name: zeros(K, points, R * LANES) for name in ("Z_A", "P", "D")}
         at_columns = {name: zeros(K, columns, R * LANES) for name in ("Bt", "dA", "dB")}
         items = max(points * _groups(points, K), columns * _groups(columns, K))
-        return cls(
-            (K, r), A=zeros(K, R, n), B=zeros(K, n, R), wB=zeros(K, R, n), **at_points, **at_columns,
-            out=zeros(K, points, LANES), sums=zeros(K, points, dtype=torch.float64), scratch=zeros(items, 4 * LANES),
-        )  # fmt: skip
+        factors = {"A": zeros(K, R, n), "B": zeros(K, n, R), "wB": zeros(K, R, n)}
+        out, sums = zeros(K, points, LANES), zeros(K, points, dtype=torch.float64)
+        scratch = zeros(items, 4 * LANES)
+        return cls((K, r), **factors, **at_points, **at_columns, out=out, sums=sums, scratch=scratch)
 
 
 def _groups(chunks: int, runs: int) -> int:

@@ -14,10 +14,9 @@ from torch import Tensor
 from runner.core.compiled import ONE, THREE, TWO, njit
 
 COLUMNS = (
-    "grad/A", "grad/B", "param/A", "param/B", "feature/Z_A", "feature/Z_B", "weight/fro", "weight/spectral",
-    "weight/stable_rank", "balance", "update/A", "update/B", "feature/delta_1", "feature/delta_2", "feature/delta_3",
-    "feature/dZ_B",
-)  # fmt: skip
+    "grad/A grad/B param/A param/B feature/Z_A feature/Z_B weight/fro weight/spectral weight/stable_rank balance "
+    "update/A update/B feature/delta_1 feature/delta_2 feature/delta_3 feature/dZ_B"
+).split()
 LANES = 64  # probe points side by side
 TILE = 256  # columns at a time, as float64 rows [A, dA, B, dB] that stay in the first-level caches
 OPTIONS = {"fastmath": {"contract", "reassoc"}}
@@ -258,4 +257,4 @@ def measure(A, B, grad_A, grad_B, new_A, new_B, scale, Zt, points, groups, out):
             i = k - first_run
             _finish(
                 gram_A[i], gram_dA[i], gram[i], features[i], grad_A[k], grad_B[k], scale[k], points, n_out, out[:, k]
-            )  # fmt: skip
+            )
