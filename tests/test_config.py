@@ -52,7 +52,7 @@ BAD = {
     "init=etf adapter.rank=1": "adapter.rank=1: init=etf takes ranks of at least 2",
     "init=orthogonal adapter.rank=3": "adapter.rank=3: init=orthogonal takes an even rank; 4 is one",
     "init=lora_ga adapter.rank=65": "adapter.rank=65: init=lora_ga takes 2r singular vectors of the gradient, so a rank of up",
-    "init=eva task=linear": "init=eva: needs data that the frozen model can be shown, which task=linear has none of",
+    "init=eva task=linear": "init=eva: needs calibration data for the frozen model, which task=linear does not have",
     "init=vera_b0": "init=vera_b0: adapter=lora cannot take it; choose one of",
     "adapter=vera init=gaussian_A": "init=gaussian_A: adapter=vera cannot take it; choose one of vera_b0, vera_d0",
     "adapter=vera adapter.alpha=2": "unknown key 'adapter.alpha'",

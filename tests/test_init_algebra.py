@@ -91,7 +91,7 @@ def test_there_are_few_frames():
 
 
 def test_the_nearest_frame_is_one_that_the_layer_can_take():
-    refuses = partial(INITS["etf"].refuses, options=Namespace(vectors="columns"))
+    refuses = partial(INITS["etf"].unsupported, options=Namespace(vectors="columns"))
     assert "the nearest rank that has one is 6" in refuses(7, (32, 16))
     assert "no rank of this layer has one" in refuses(4, (32, 96))
 

@@ -150,7 +150,7 @@ def is_noop(frozen, started):
     assert (frozen - started).abs().max() <= 1e-12 * frozen.abs().max()
 
 
-STARTS = [(a, n) for a, kind in ADAPTERS.items() for n, i in INITS.items() if set(i.gives) <= kind.sides.keys()]
+STARTS = [(a, n) for a, kind in ADAPTERS.items() for n, i in INITS.items() if set(i.parameters) <= kind.sides.keys()]
 
 
 @pytest.mark.parametrize(("adapter", "name"), STARTS, ids=str)

@@ -22,7 +22,7 @@ from runner.training.train import build_task, train
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"
 )  # PEFT asks transformers for it
-STARTS = [(a, n) for a, kind in ADAPTERS.items() for n, i in INITS.items() if set(i.gives) <= kind.sides.keys()]
+STARTS = [(a, n) for a, kind in ADAPTERS.items() for n, i in INITS.items() if set(i.parameters) <= kind.sides.keys()]
 
 
 @pytest.mark.parametrize(("adapter", "init"), STARTS, ids=str)

@@ -8,7 +8,7 @@ from runner.adapters import LoRA
 from runner.config import Config
 from runner.config.registry import TASKS
 from runner.core.rng import generator, normal
-from runner.tasks.base import SquaredError, ToyTask
+from runner.tasks.toy import SquaredError, ToyTask
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SMALL = {

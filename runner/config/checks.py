@@ -41,7 +41,7 @@ def check_rank(field: str, rank: int, layer: str, shape: tuple[int, int]) -> Non
 def _check_init(config: Config) -> None:
     """That the adapter, the task and the layers can take the init."""
     chosen, task, adapter = INITS[config.init.name], TASKS[config.task.name], ADAPTERS[config.adapter.name]
-    of_adapter = sorted(name for name, init in INITS.items() if set(init.gives) <= adapter.sides.keys())
+    of_adapter = sorted(name for name, init in INITS.items() if set(init.parameters) <= adapter.sides.keys())
     if config.init.name not in of_adapter:
         raise ConfigError(
             f"init={config.init.name}: adapter={config.adapter.name} cannot take it; choose one of {', '.join(of_adapter)}"
@@ -59,11 +59,11 @@ def _check_init(config: Config) -> None:
     if chosen.needs and not task.calibrates:
         others = ", ".join(name for name in of_adapter if not INITS[name].needs)
         raise ConfigError(
-            f"init={config.init.name}: needs data that the frozen model can be shown, which task={config.task.name} has none of; "
+            f"init={config.init.name}: needs calibration data for the frozen model, which task={config.task.name} does not have; "
             f"choose another task, or one of {others}"
         )
     for layer, shape in task.shapes(config.task).items():
-        if reason := chosen.refuses(config.adapter.rank, shape, config.init):
+        if reason := chosen.unsupported(config.adapter.rank, shape, config.init):
             raise ConfigError(
                 f"adapter.rank={config.adapter.rank}: init={config.init.name} {reason} (layer {layer}, {shape[0]}×{shape[1]})"
             )

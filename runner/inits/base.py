@@ -1,4 +1,4 @@
-"""What an initialization is given and what it gives, and how one is declared."""
+"""The inputs and outputs of an initialization, and how one is declared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,18 +63,18 @@ class Start(NamedTuple):
 class Init:
     """One initialization.
 
-    `draw(layer, **options)`; `gives`: the parameters it draws; `needs`: "inputs" or "gradient" of the frozen model;
+    `draw(layer, **options)`; `parameters`: what it draws; `needs`: "inputs" or "gradient" of the frozen model;
     `residual(options)`: whether the frozen weight is W0 - s·B·A, so that training starts at W0 all the same;
-    `replaces`: whether it gives a `Start.base`; `refuses(rank, shape, options)`: why it cannot be drawn there, or None;
+    `replaces`: whether it gives a `Start.base`; `unsupported(rank, shape, options)`: why it cannot be drawn there, or None;
     `ranks(calibration, rank, options)`: layer -> rank, where it spreads them over the layers.
     """
 
     draw: Callable[..., Start]
-    gives: tuple[str, str] = ("A", "B")
+    parameters: tuple[str, str] = ("A", "B")
     needs: str | None = None
     residual: Callable[[Any], bool] = lambda options: False
     replaces: bool = False
-    refuses: Callable[[int, tuple[int, int], Any], str | None] = lambda rank, shape, options: None
+    unsupported: Callable[[int, tuple[int, int], Any], str | None] = lambda rank, shape, options: None
     ranks: Callable[[dict[str, Calibration], int, Any], dict[str, int]] | None = None
 
 

@@ -1,6 +1,6 @@
 """Initializations that look at data: at what a layer of the frozen model reads, or at the gradient of its weight.
 
-`init.examples` training examples are shown to the frozen model, once for all runs of a stack.
+Statistics are taken over `init.examples` training examples, once for all runs of a stack.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class DataOptions(InitOptions):
     """What inits that look at data share."""
 
     examples: int = option(
-        "training examples (sequences, on models) that the frozen model is shown, evenly spaced; all, if there are fewer",
+        "training examples (sequences, on models) for statistics of the frozen model, evenly spaced; all, if there are fewer",
         SIZE,
     )
 
@@ -99,7 +99,7 @@ def corda(layer: Layer, mode: str, damping: float) -> Start:
         C = layer.calibration.moment
         if not C.diagonal().mean() > 0 or not C.isfinite().all():
             raise ConfigError(
-                "init=corda: a layer reads nothing but zeros, or numbers that are not finite, in the examples that it is shown; "
+                "init=corda: a layer reads nothing but zeros, or numbers that are not finite, in the training examples; "
                 "raise init.examples or choose another init"
             )
         eye, amount = torch.eye(len(C), dtype=C.dtype), damping
@@ -128,7 +128,7 @@ def _twice(rank: int, shape: tuple[int, int], options: Any) -> str | None:
     return None
 
 
-@init(LoRAGAOptions, needs="gradient", residual=always, refuses=_twice)
+@init(LoRAGAOptions, needs="gradient", residual=always, unsupported=_twice)
 def lora_ga(layer: Layer, gamma: float, rule: str) -> Start:
     """G = U·diag(S)·Vᵀ: A from V_rᵀ, B from the next r columns of U; the frozen weight is W0 - s·B·A (Wang, Yu, Li 2024, arXiv
     2407.05000).

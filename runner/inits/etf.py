@@ -63,7 +63,7 @@ class ETFOptions(InitOptions):
     )
 
 
-@init(ETFOptions, refuses=_refuses)
+@init(ETFOptions, unsupported=_refuses)
 def etf(layer: Layer, vectors: str) -> Start:
     """A = an equiangular tight frame in a random position, with rows of length 1, as Init[A]'s are on average; B = 0.
 

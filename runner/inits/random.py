@@ -78,7 +78,7 @@ def zero(layer: Layer) -> Start:
     return Start(torch.zeros(layer.rank, n_in), torch.zeros(n_out, layer.rank))
 
 
-@init(refuses=lambda rank, shape, options: f"takes an even rank; {rank + 1} is one" if rank % 2 else None)
+@init(unsupported=lambda rank, shape, options: f"takes an even rank; {rank + 1} is one" if rank % 2 else None)
 def orthogonal(layer: Layer) -> Start:
     """A = (G1·Q_odd)ᵀ/10 and B = G2ᵀ·Q_even/10: neither is zero, and B·A = 0 (datta0's blog, as in PEFT).
 
@@ -97,7 +97,7 @@ class VeraB0Options(InitOptions):
     d_initial: float = option("every entry of d", POSITIVE)
 
 
-@init(VeraB0Options, gives=("d", "b"))
+@init(VeraB0Options, parameters=("d", "b"))
 def vera_b0(layer: Layer, d_initial: float) -> Start:
     """VeRA's own start: d = d_initial (0.1), b = 0. The zero lies on the output side, as in Init[A]: ∂L/∂d = 0 at first."""
     return Start(torch.full((layer.rank,), d_initial), torch.zeros(len(layer.W0)))
@@ -108,7 +108,7 @@ class VeraD0Options(InitOptions):
     b_std: float = option("standard deviation of b's entries", POSITIVE)
 
 
-@init(VeraD0Options, gives=("d", "b"))
+@init(VeraD0Options, parameters=("d", "b"))
 def vera_d0(layer: Layer, b_std: float) -> Start:
     """Its mirror image: d = 0, b_i ~ N(0, b_std²). The zero lies on the input side, as in Init[B]: ∂L/∂b = 0 at first."""
     return Start(torch.zeros(layer.rank), normal(len(layer.W0), variance=b_std**2, generator=layer.generator))

@@ -18,7 +18,8 @@ from runner.config.options import described
 from runner.config.registry import INITS, TASKS
 from runner.config.resources import resolve_device, resolve_engine
 from runner.store.runs import DamagedRun, Store
-from runner.tasks.base import ToyTask, padded, pairs
+from runner.tasks.base import pairs
+from runner.tasks.toy import ToyTask, padded
 from runner.training.checkpoint import forget, resumable
 from runner.training.measure.layer import ordered
 
@@ -91,7 +92,7 @@ def cost(config: Config) -> float:
     return config.steps * TASKS[config.task.name].cost(config.task)
 
 
-def most_workers(config: Config) -> int:
+def max_workers(config: Config) -> int:
     """Processes that may train at the same time: `workers`; auto is one a thread on the CPU, and one on a GPU."""
     if config.workers != "auto":
         return config.workers
@@ -104,7 +105,7 @@ def memory_budget(config: Config) -> int:
         return config.stack.max_bytes
     device = resolve_device(config.device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return free // (4 * most_workers(config))
+    return free // (4 * max_workers(config))
 
 
 def bytes_per_run(config: Config) -> int:
@@ -126,7 +127,7 @@ def _split(group: list[Config], budget: int) -> list[list[Config]]:
     config, task = group[0], TASKS[group[0].task.name]
     most = max(1, budget // bytes_per_run(config))
     if resolve_device(config.device).type == "cpu":
-        most = min(most, task.most_runs)
+        most = min(most, task.max_stack_size)
         if issubclass(task, ToyTask) and resolve_engine(config) == "autograd":
             most = min(most, max(1, int(CACHE / (task.cost(config.task) * ITEM_SIZE[config.dtype]))))
     count = -(-len(group) // most)

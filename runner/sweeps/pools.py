@@ -23,7 +23,7 @@ from runner.config.resources import resolve_device, resolve_engine
 from runner.core.machine import interruptions_ignored, keep_freed_memory, use_threads
 from runner.core.messages import listening
 from runner.store.runs import Outcome
-from runner.sweeps.plan import cost, most_workers
+from runner.sweeps.plan import cost, max_workers
 from runner.training.log import Log
 from runner.training.stability import Stability
 from runner.training.train import train
@@ -117,7 +117,7 @@ def pool_for(stacks: list[list[Config]], streams: bool) -> "InProcess | Processe
     start, which a short sweep does not.
     """
     config, threads = stacks[0][0], torch.get_num_threads()
-    count = most_workers(config)
+    count = max_workers(config)
     if config.workers == "auto":
         long = sum(cost(config) for stack in stacks for config in stack) > MIN_PARALLEL_COST
         count = min(count, len(stacks)) if long else 1

@@ -8,7 +8,8 @@ from runner.config import Config
 from runner.config.checks import check_rank
 from runner.config.options import SIZE, option
 from runner.core.rng import generator, normal
-from runner.tasks.base import Batch, SquaredError, ToyOptions, ToyTask, task
+from runner.tasks.base import task
+from runner.tasks.toy import Batch, SquaredError, ToyOptions, ToyTask
 
 
 @dataclass

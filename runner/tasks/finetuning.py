@@ -7,20 +7,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from runner.adapters import LoRA
 from runner.config import Config, ConfigError
 from runner.config.registry import ADAPTERS
-from runner.core.rng import generator, normal
 from runner.inits import Calibration
 from runner.tasks.base import Adapters, Task
 from runner.tasks.models import bases, compatibility, hooks, spec
 from runner.tasks.models.calibration import calibrate
+from runner.tasks.models.folding import check_folding
 from runner.tasks.models.options import ModelOptions
 from runner.tasks.models.text import Examples, Order
 
 HEAD_STD = 0.02  # of a head's weights, as transformers draws them; its bias starts at zero
-PROBED = 8  # held-out sequences of which the probe's tokens are taken
-MIXED = 0.1  # share of the adapters' effect on a loss that a batch may change; rounding stays below, in bfloat16 too
+PROBE_SEQUENCES = 8  # held-out sequences of which the probe's tokens are taken
 
 
 class ModelTask(Task):
@@ -33,7 +31,7 @@ class ModelTask(Task):
     seeds_share_base = True
     exports: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
-    most_runs: ClassVar[int] = 8
+    max_stack_size: ClassVar[int] = 8
     objective = "final_eval_loss"
 
     def __init__(self, configs: Sequence[Config]):
@@ -152,59 +150,12 @@ class ModelTask(Task):
         self.layers = {name: spec.weight(self.modules[name]).detach() for name in self.layers}
         self.training, self.held_out = self.training.to(device), self.held_out.to(device)
         self.device, self.dtype = device, dtype
-        self._check_folding()
+        rows = torch.arange(2, device=device) % len(self.held_out)
+        targets = {name: self.modules[name] for name in self.layers}
+        check_folding(
+            self.config.model, targets, rows, dtype, lambda rows: self.per_example(self.held_out, rows)["loss"]
+        )
         return self
-
-    @torch.no_grad()
-    def _check_folding(self) -> None:
-        """Raise ConfigError unless two runs in one batch lose what each of them loses alone.
-
-        Layers that normalize over the batch, say, would mix the runs. What they mix is of the size of what the adapters do;
-        rounding is not.
-        """
-        g, rows = generator(0, "folding"), torch.arange(2, device=self.device) % len(self.held_out)
-        pairs = {
-            name: [
-                (
-                    normal(1, W.shape[1], variance=1 / W.shape[1], generator=g),
-                    normal(W.shape[0], 1, variance=1, generator=g),
-                )
-                for _ in rows
-            ]
-            for name, W in self.layers.items()
-        }
-
-        def losses(*runs: int) -> Tensor:
-            ones = torch.ones(len(runs), device=self.device, dtype=self.dtype)
-            adapters = {
-                name: LoRA(
-                    *(torch.stack([two[k][side] for k in runs]).to(self.device, self.dtype) for side in (0, 1)), ones
-                )
-                for name, two in pairs.items()
-            }
-            with hooks.attached({name: self.modules[name] for name in adapters}, adapters):
-                return self.per_example(self.held_out, rows[list(runs)])["loss"].double()
-
-        alone, frozen = torch.cat([losses(0), losses(1)]), self.per_example(self.held_out, rows)["loss"].double()
-        if not (alone.isfinite() & frozen.isfinite()).all():
-            when = " with adapters tried at random" if frozen.isfinite().all() else "; its weights are damaged"
-            raise ConfigError(f"task.model={self.config.model}: its loss is not a number{when}")
-        try:
-            together = losses(0, 1)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # tokens of several runs that do not divide by their number
-            together, reason = (
-                torch.full_like(alone, torch.inf),
-                f"a layer sees other rows than the batch has ({error})",
-            )
-        else:
-            reason = "two sequences lose something else in one batch than apart"
-        if not ((together - alone).abs() <= MIXED * (alone - frozen).abs()).all():
-            raise ConfigError(
-                f"task.model={self.config.model}: its layers mix the sequences of a batch, so runs cannot be stacked in it: "
-                f"{reason}; choose another model, or other task.targets"
-            )
 
     def calibrate(self, examples: int, needs: Collection[str]) -> dict[str, Calibration]:
         at_once = max(1, self.config.batch_size // self.config.accumulation)
@@ -250,7 +201,7 @@ class ModelTask(Task):
 
     def probe(self, size: int) -> dict[str, Tensor]:
         """Inputs of the target layers in the frozen model, at tokens spread evenly over a few held-out sequences."""
-        rows = torch.arange(min(PROBED, len(self.held_out)), device=self.device)
+        rows = torch.arange(min(PROBE_SEQUENCES, len(self.held_out)), device=self.device)
         targets = {name: self.modules[name] for name in self.layers}
         seen = hooks.inputs(targets, lambda: self.per_example(self.held_out, rows))
         if idle := [name for name in targets if name not in seen]:

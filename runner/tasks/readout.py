@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.tasks.base import ToyTask
+from runner.tasks.toy import ToyTask
 
 
 class ReLUReadout(torch.autograd.Function):

@@ -8,8 +8,9 @@ from runner.config import Config, ConfigError
 from runner.config.options import SIZE, option
 from runner.config.registry import ADAPTERS
 from runner.core.rng import generator, normal
-from runner.tasks.base import Batch, ToyOptions, task
+from runner.tasks.base import task
 from runner.tasks.readout import Readout
+from runner.tasks.toy import Batch, ToyOptions
 
 
 @dataclass

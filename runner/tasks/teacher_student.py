@@ -7,8 +7,9 @@ from torch import Tensor
 
 from runner.config.options import FINITE, SIZE, choices, option
 from runner.core.rng import generator, normal
-from runner.tasks.base import Batch, ToyOptions, task
+from runner.tasks.base import task
 from runner.tasks.readout import Readout
+from runner.tasks.toy import Batch, ToyOptions
 
 
 @dataclass(frozen=True)

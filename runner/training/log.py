@@ -16,7 +16,7 @@ class Log:
     """Losses of every step and metrics of every logged step, for K runs that share `steps`, `log` and `eval`.
 
     A step has a row if `log.every` or `eval.every` divides it, or if it is the last. Metrics are means over the layers;
-    with `log.layers` each layer's are kept too. A column that was not measured in a row (increments in the last one,
+    with `log.layers` each layer's are stored too. A column that was not measured in a row (increments in the last one,
     evaluations between their steps) holds nan, which plots as a gap.
     """
 
@@ -39,8 +39,8 @@ class Log:
         self.losses = torch.full((shared.steps + 1, len(configs)), torch.nan, dtype=torch.float64, device=device)
         self.evals = {name: self.losses.new_full((len(self.rows), len(configs)), torch.nan) for name in evals}
         self.metrics = self.losses.new_full((len(self.rows), len(columns), len(configs)), torch.nan)
-        kept = len(layers) if shared.log.layers else 0
-        self.by_layer = self.losses.new_full((len(self.rows), kept, len(columns), len(configs)), torch.nan)
+        n_layers = len(layers) if shared.log.layers else 0
+        self.by_layer = self.losses.new_full((len(self.rows), n_layers, len(columns), len(configs)), torch.nan)
 
     @staticmethod
     def evaluates(config: Config, step: int) -> bool:
@@ -87,17 +87,19 @@ class Log:
         increments = [i for i, name in enumerate(self.columns) if is_increment(name)]
         tables = []
         for k, end in enumerate(ends):
-            kept = int(np.searchsorted(steps, end, side="right"))
-            # A run that has ended makes no update, though a diverged one goes on in its stack; its records must not tell.
-            if steps[kept - 1] == end:
-                metrics[kept - 1, increments, k] = np.nan
-                by_layer[kept - 1, :, increments, k] = np.nan
-            columns = {name: values[:kept, k] for name, values in losses.items()}
-            columns |= {name: metrics[:kept, i, k] for i, name in enumerate(self.columns)}
-            frame, layers = pd.DataFrame({"step": steps[:kept]} | columns), None
+            n_rows = int(np.searchsorted(steps, end, side="right"))
+            # A run that has ended makes no update, though a diverged one goes on in its stack; its records must not show it.
+            if steps[n_rows - 1] == end:
+                metrics[n_rows - 1, increments, k] = np.nan
+                by_layer[n_rows - 1, :, increments, k] = np.nan
+            columns = {name: values[:n_rows, k] for name, values in losses.items()}
+            columns |= {name: metrics[:n_rows, i, k] for i, name in enumerate(self.columns)}
+            frame, layers = pd.DataFrame({"step": steps[:n_rows]} | columns), None
             if len(by_layer[0]):
-                rows = {"step": np.repeat(steps[:kept], len(self.layers)), "layer": list(self.layers) * kept}
-                layers = pd.DataFrame(rows | {n: by_layer[:kept, :, i, k].ravel() for i, n in enumerate(self.columns)})
+                rows = {"step": np.repeat(steps[:n_rows], len(self.layers)), "layer": list(self.layers) * n_rows}
+                layers = pd.DataFrame(
+                    rows | {n: by_layer[:n_rows, :, i, k].ravel() for i, n in enumerate(self.columns)}
+                )
             tables.append((frame, layers))
         return tables
 

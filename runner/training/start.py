@@ -15,9 +15,10 @@ from runner.config.registry import ADAPTERS, INITS
 from runner.core.machine import one_thread
 from runner.core.rng import generator, normal
 from runner.inits import Calibration, Layer, Start
-from runner.tasks.base import Task, ToyTask
+from runner.tasks.base import Task
 from runner.tasks.finetuning import HEAD_STD
 from runner.tasks.models import peft
+from runner.tasks.toy import ToyTask
 
 
 def build_adapters(
@@ -59,12 +60,12 @@ def load(adapters: dict[str, Adapter], k: int, tensors: dict[str, Tensor]) -> No
 
 def weights(adapters: dict[str, Adapter], k: int) -> dict[str, np.ndarray]:
     """What run k trained, and what of it is frozen, by layer and name: factors, offsets A0 and B0, heads, VeRA's pair."""
-    kept = {}
+    tensors = {}
     for layer, adapter in adapters.items():
-        kept |= {f"{layer}.{name}": p[k] for name, p in adapter.parameters.items()}
+        tensors |= {f"{layer}.{name}": p[k] for name, p in adapter.parameters.items()}
         if isinstance(adapter, Factored):
-            kept |= adapter.frozen_factors(layer, k)
-    return {name: t.detach().cpu().numpy().copy() for name, t in kept.items()}
+            tensors |= adapter.frozen_factors(layer, k)
+    return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
 
 
 def draw(configs: Sequence[Config], task: Task) -> dict[str, list[Start]]:

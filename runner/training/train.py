@@ -33,7 +33,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> li
 
     Row t of a run's steps holds the loss, gradients and state at the parameters before update t, and the increments of
     update t; the last row, t = steps, holds the final state and no increments. A run whose loss is not finite or exceeds
-    `stability.max_ratio` times its initial loss ends there: nothing later is kept of it, and its neighbours, with which it
+    `stability.max_ratio` times its initial loss ends there: nothing later of it is stored, and its neighbours, with which it
     shares no number, go on as if nothing had happened. A stack that was killed goes on from its checkpoint.
     """
     shared = configs[0]
@@ -45,7 +45,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> li
     trains = trained(adapters)
     optimizer = optimizers.build([c.optimizer for c in configs], parameters)
     lrs = (learning_rates(configs, adapters) * trains).to(device)
-    largest = clipping([c.optimizer for c in configs], device)
+    max_norm = clipping([c.optimizer for c in configs], device)
     probe = task.probe(shared.probe.size)
     directions = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
     meters = [LayerMetrics(adapters[layer], probe[layer], directions.get(layer)) for layer in task.layers]
@@ -72,7 +72,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> li
                 old.copy_(p)
         if not last:
             used = gradients if trains.all() else optimizers.mask_frozen(gradients, trains)
-            optimizer.step(used if largest is None else clip(used, largest), lrs[step])
+            optimizer.step(used if max_norm is None else clip(used, max_norm), lrs[step])
         if log.has_row(step):
             size = len(meters[0].adapter.parameters)
             for i, (meter, out) in enumerate(
@@ -110,6 +110,6 @@ def _outcomes(log: Log, stability: Stability, sizes: list[int], adapters: dict[s
         evals = {name: steps[name].to_numpy() for name in log.evals}
         summary = summarise(losses[: end + 1, k], evals, None if alive[k] else end)
         summary["trainable_parameters"] = sizes[k]
-        kept = weights(adapters, k) if adapters and alive[k] else None
-        outcomes.append(Outcome(FINISHED if alive[k] else DIVERGED, steps, summary, layers=layers, weights=kept))
+        own = weights(adapters, k) if adapters and alive[k] else None
+        outcomes.append(Outcome(FINISHED if alive[k] else DIVERGED, steps, summary, layers=layers, weights=own))
     return outcomes

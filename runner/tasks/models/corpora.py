@@ -63,8 +63,8 @@ def rows(task: ModelOptions, columns: Sequence[str]) -> tuple[Any, Any]:
     else:
         training = _load_files(what, files)
     if held_out is None:
-        kept = len(training) - max(1, len(training) // HELD_OUT)
-        training, held_out = training.select(range(kept)), training.select(range(kept, len(training)))
+        n_train = len(training) - max(1, len(training) // HELD_OUT)
+        training, held_out = training.select(range(n_train)), training.select(range(n_train, len(training)))
     for part in (training, held_out):
         for column in columns:
             if column not in part.column_names:

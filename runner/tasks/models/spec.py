@@ -39,7 +39,7 @@ class ModelSpec:
 
 def of(task: ModelOptions, labels: int | None) -> ModelSpec:
     """The specification of a task's model, as a classifier with `labels` labels or as a causal language model (None)."""
-    return _blueprint(task.model, task.width, task.layers, labels, task.sequence_length)
+    return _inspect(task.model, task.width, task.layers, labels, task.sequence_length)
 
 
 @cache
@@ -82,7 +82,7 @@ def configuration(model: str, width: int | None = None, depth: int | None = None
 
 
 @cache
-def _blueprint(model: str, width: int | None, depth: int | None, labels: int | None, length: int) -> ModelSpec:
+def _inspect(model: str, width: int | None, depth: int | None, labels: int | None, length: int) -> ModelSpec:
     config = copy.deepcopy(configuration(model, width, depth))
     if labels is not None:
         config.num_labels = labels

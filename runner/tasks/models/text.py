@@ -149,10 +149,10 @@ def labelled(source: Source) -> tuple[Examples, Examples]:
 def _labels(task: ModelOptions, rows: Any) -> Tensor:
     labels = list(rows[task.label_column])
     if not all(type(label) is int and 0 <= label < task.labels for label in labels):
-        held = list(dict.fromkeys(map(repr, labels)))
+        values = list(dict.fromkeys(map(repr, labels)))
         raise ConfigError(
-            f"task.labels={task.labels}: the column {task.label_column!r} of {task.dataset} holds {', '.join(held[:10])}"
-            f"{', …' * (len(held) > 10)}; the labels must be integers from 0 to task.labels - 1"
+            f"task.labels={task.labels}: the column {task.label_column!r} of {task.dataset} holds {', '.join(values[:10])}"
+            f"{', …' * (len(values) > 10)}; the labels must be integers from 0 to task.labels - 1"
         )
     return torch.tensor(labels)
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runner.tasks.base import Adapters, Batch, ToyTask, padded
+from runner.tasks.base import Adapters
+from runner.tasks.toy import Batch, ToyTask, padded
 from runner.training.fused import kernels
 from runner.training.fused.kernels import LANES
 
