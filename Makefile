@@ -41,7 +41,7 @@ reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models
 	@$(BIN)/python -m runner experiment=lm_lr_sensitivity $(FULL_MODELS)
 	@$(BIN)/python -m analysis --outputs outputs/full
 
-figures: $(SETUP)  ## draw all figures and judge all claims from the records, without training
+figures: $(SETUP)  ## draw all figures and evaluate all claims from the records, without training
 	@$(BIN)/python -m analysis --publish docs/claims.md
 
 test: $(SETUP) lint  ## lint, then every test

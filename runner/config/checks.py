@@ -1,4 +1,4 @@
-"""The checks that types cannot make: ranges, names that exist, parts that fit each other. Each failure is one clear message."""
+"""The checks that types cannot make: ranges, names that exist, parts that are compatible. Each failure is one clear message."""
 
 import re
 

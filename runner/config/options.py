@@ -30,7 +30,7 @@ class Allowed:
     names: Iterable[str] = ()
 
     def check(self, field: str, value: Any) -> None:
-        """Raise ConfigError unless the field takes the value; null is for its type to judge."""
+        """Raise ConfigError unless the field takes the value; null is checked by the field's type."""
         if value is None or self.accepts(value):
             return
         if self.names:
@@ -68,7 +68,7 @@ def option(help: str, allowed: Allowed | None = None, *, default: Any = MISSING,
 
 
 def described(config: Any, prefix: str = "") -> Iterable[tuple[str, Any, dataclasses.Field]]:
-    """(dotted name, value, declaration) of every field of a configuration, nested ones after their parent's."""
+    """(dotted name, value, declaration) of every field of a configuration that is no group of fields."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):

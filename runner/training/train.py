@@ -24,12 +24,12 @@ from runner.training.stability import Stability
 from runner.training.start import build_adapters, count, trained, weights
 
 STOP_CHECK_EVERY = 10  # steps between checks whether any run is alive: each waits for the device
-# Hears of every step: its number, the losses (K,), and the stack's log and stability so far.
+# Is called at every step with its number, the losses (K,), and the stack's log and stability so far.
 Progress = Callable[[int, Tensor, Log, Stability], None]
 
 
 def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> list[Outcome]:
-    """Train K runs that may share a stack (`plan.stack_key`); one outcome each, in order.
+    """Train K runs that may share a stack (`runner.sweeps.plan.stack_key`); one outcome each, in order.
 
     Row t of a run's steps holds the loss, gradients and state at the parameters before update t, and the increments of
     update t; the last row, t = steps, holds the final state and no increments. A run whose loss is not finite or exceeds

@@ -1,4 +1,4 @@
-"""What a tracker hears of the runs of a sweep, and how one is declared."""
+"""What a tracker is told of the runs of a sweep, and how one is declared."""
 
 from collections.abc import Callable
 from typing import ClassVar

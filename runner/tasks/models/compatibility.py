@@ -40,7 +40,7 @@ def check(config: Config, layers: Mapping[str, tuple[int, int]], heads: Mapping[
         if hasattr(config.adapter, "alpha"):
             alpha = _of_layer(folder, described, "alpha_pattern", layer, described["lora_alpha"])
             if not math.isclose(adapter.scale_at(alpha, rank), adapter.scale_of(config.adapter)):
-                raise _refused(folder, f"alpha_pattern={alpha} at layer {layer}", "all layers must have one scale")
+                raise _incompatible(folder, f"alpha_pattern={alpha} at layer {layer}", "all layers must have one scale")
         sizes = {"A": (rank, n_in), "B": (n_out, rank), "m": (n_out,), "d": (rank,), "b": (n_out,)}
         for part, name in adapter.peft_names.items():
             _check_size(folder, found, f"{peft.PREFIX}{layer}.{name}", sizes[part])
@@ -53,25 +53,25 @@ def check(config: Config, layers: Mapping[str, tuple[int, int]], heads: Mapping[
             name = f"{peft.PREFIX}{head}.{Dense.peft_names[part]}"
             if found.get(name, size) != size:
                 raise ConfigError(
-                    f"task.labels={config.task.labels}: {name} in {folder} is {_by(found[name])}, and the task's head needs "
-                    f"{_by(size)}; set the task and its labels as they were there, or another adapter.start_from"
+                    f"task.labels={config.task.labels}: {name} in {folder} is {_shape(found[name])}, and the task's head needs "
+                    f"{_shape(size)}; set the task and its labels as they were there, or another adapter.start_from"
                 )
 
 
 def _kind(folder: Path, described: Mapping[str, Any]) -> str:
     """Our name of the adapter, of fields that are of the types that they should be."""
     if described.get("peft_type") not in ("LORA", "VERA"):
-        raise _refused(folder, f"peft_type={described.get('peft_type')}", "LORA and VERA can be read")
+        raise _incompatible(folder, f"peft_type={described.get('peft_type')}", "LORA and VERA can be read")
     numbers = ("r",) if described["peft_type"] == "VERA" else ("r", "lora_alpha")
     for name in numbers:
         if not isinstance(described.get(name), int | float) or not described[name] > 0:
-            raise _refused(
+            raise _incompatible(
                 folder, f"{name}={described.get(name)!r}", "it must be a number above 0; the file is damaged"
             )
     for name in ("rank_pattern", "alpha_pattern"):
         values = described.get(name) or {}
         if not isinstance(values, dict) or not all(isinstance(v, int | float) and v > 0 for v in values.values()):
-            raise _refused(
+            raise _incompatible(
                 folder,
                 f"{name}={described[name]!r}",
                 "it must name a number above 0 for each pattern; the file is damaged",
@@ -82,30 +82,30 @@ def _kind(folder: Path, described: Mapping[str, Any]) -> str:
         if all((described.get(name) or False) == value for name, value in adapter.peft.items())
     ]
     if not kinds:
-        raise _refused(folder, "use_dora and use_rslora", "adapter=dora does not combine them")
+        raise _incompatible(folder, "use_dora and use_rslora", "adapter=dora does not combine them")
     return kinds[0]
 
 
 def _check_fields(config: Config, folder: Path, described: Mapping[str, Any], kind: str) -> None:
-    def wants(field: str, ours: Any, theirs: Any, name: str) -> None:
-        if ours != theirs and not (isinstance(theirs, float) and math.isclose(ours, theirs)):
+    def check_equal(field: str, value: Any, found: Any, name: str) -> None:
+        if value != found and not (isinstance(found, float) and math.isclose(value, found)):
             raise ConfigError(
-                f"{field}={ours}: {folder} has {name}={theirs}; set {field}={theirs}, or another adapter.start_from"
+                f"{field}={value}: {folder} has {name}={found}; set {field}={found}, or another adapter.start_from"
             )
 
-    wants("adapter", config.adapter.name, kind, "the adapter")
-    wants("adapter.rank", config.adapter.rank, described["r"], "r")
+    check_equal("adapter", config.adapter.name, kind, "the adapter")
+    check_equal("adapter.rank", config.adapter.rank, described["r"], "r")
     if kind == "vera":
         key = config.seed if config.adapter.projection_key is None else config.adapter.projection_key
-        wants("adapter.projection_key", key, described.get("projection_prng_key", 0), "projection_prng_key")
+        check_equal("adapter.projection_key", key, described.get("projection_prng_key", 0), "projection_prng_key")
     else:
-        wants("adapter.alpha", config.adapter.alpha, described["lora_alpha"], "lora_alpha")
+        check_equal("adapter.alpha", config.adapter.alpha, described["lora_alpha"], "lora_alpha")
     for name, plain in PLAIN.items():
         if described.get(name, plain) not in (plain, None):
-            raise _refused(folder, f"{name}={described[name]}", f"it must be {plain}")
+            raise _incompatible(folder, f"{name}={described[name]}", f"it must be {plain}")
     drawn = str(described.get("init_lora_weights", "")).partition("_niter")[0]
     if drawn in ALTERS_BASE:
-        raise _refused(
+        raise _incompatible(
             folder,
             f"init_lora_weights={drawn}",
             "it belongs to another base than the model's; convert it in PEFT, by "
@@ -120,16 +120,16 @@ def _check_base(config: Config, folder: Path, described: Mapping[str, Any]) -> N
         if task.model == LLAMA_TINY or Path(task.model).resolve() != beside.resolve():
             raise ConfigError(f"task.model={task.model}: {folder} adapts the base beside it; set task.model={beside}")
         return
-    theirs = described.get("base_model_name_or_path")
-    ours = bases.name(task) if task.model == LLAMA_TINY else task.model
-    if not isinstance(theirs, str) or Path(theirs).name == Path(ours).name:
+    base = described.get("base_model_name_or_path")
+    expected = bases.name(task) if task.model == LLAMA_TINY else task.model
+    if not isinstance(base, str) or Path(base).name == Path(expected).name:
         return
     if task.model == LLAMA_TINY:
         raise ConfigError(
-            f"task.model={task.model}: {folder} adapts {theirs}, and the task's fields make {ours}; set width, layers, seed and "
-            "pretraining as they were there, or another adapter.start_from"
+            f"task.model={task.model}: {folder} adapts {base}, and the task's fields make {expected}; set width, layers, seed "
+            "and pretraining as they were there, or another adapter.start_from"
         )
-    _warn(f"{folder} adapts {theirs}; task.model={task.model} must be the same model, which its name does not tell")
+    _warn(f"{folder} adapts {base}; task.model={task.model} must be the same model, which its name does not tell")
 
 
 @cache
@@ -142,18 +142,18 @@ def _check_targets(
 ) -> None:
     """That the folder and the task adapt the same layers, and that there is nothing else in the folder."""
     others = found.keys() - names - of_heads - set(pair)
-    theirs, ours = _adapted(found), _adapted(names)
-    if theirs != ours:
-        there = ", ".join(sorted({layer.rpartition(".")[2] for layer in theirs})) or "none"
-        more = f"not {min(ours - theirs)}" if ours - theirs else f"{min(theirs - ours)} among them"
+    adapted, expected = _adapted(found), _adapted(names)
+    if adapted != expected:
+        there = ", ".join(sorted({layer.rpartition(".")[2] for layer in adapted})) or "none"
+        more = f"not {min(expected - adapted)}" if expected - adapted else f"{min(adapted - expected)} among them"
         raise ConfigError(
-            f"task.targets={config.task.targets}: {folder} adapts {len(theirs)} layers (by their last names {there}), {more}; "
+            f"task.targets={config.task.targets}: {folder} adapts {len(adapted)} layers (by their last names {there}), {more}; "
             "name those that it adapts, or another adapter.start_from"
         )
     if missing := names - found.keys():
-        raise _refused(folder, f"no {min(missing).removeprefix(peft.PREFIX)}", "the folder is damaged")
+        raise _incompatible(folder, f"no {min(missing).removeprefix(peft.PREFIX)}", "the folder is damaged")
     if others:
-        raise _refused(
+        raise _incompatible(
             folder,
             min(others).removeprefix(peft.PREFIX),
             f"it is no part of adapter={config.adapter.name}, and beside adapters only heads of task=classification can be read",
@@ -169,8 +169,10 @@ def _adapted(names: Iterable[str]) -> set[str]:
 
 def _check_size(folder: Path, found: Mapping[str, tuple[int, ...]], name: str, size: tuple[int, ...]) -> None:
     if found.get(name) != size:
-        there = f"{name} ({_by(found[name])})" if name in found else f"no {name}"
-        raise _refused(folder, there, f"it must be {_by(size)}; the folder was made for another model, or is damaged")
+        there = f"{name} ({_shape(found[name])})" if name in found else f"no {name}"
+        raise _incompatible(
+            folder, there, f"it must be {_shape(size)}; the folder was made for another model, or is damaged"
+        )
 
 
 def _of_layer(folder: Path, described: Mapping[str, Any], pattern: str, layer: str, otherwise: Any) -> Any:
@@ -179,14 +181,14 @@ def _of_layer(folder: Path, described: Mapping[str, Any], pattern: str, layer: s
         found = (value for key, value in (described.get(pattern) or {}).items() if re.match(rf"(.*\.)?({key})$", layer))
         return next(found, otherwise)
     except re.error as error:
-        raise _refused(
+        raise _incompatible(
             folder, f"{pattern}={described[pattern]}", f"its keys must be regular expressions ({error})"
         ) from error
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
-def _refused(folder: Path, what: str, why: str) -> ConfigError:
+def _incompatible(folder: Path, what: str, why: str) -> ConfigError:
     return ConfigError(f"adapter.start_from={folder}: has {what}, with which no run can start; {why}")
