@@ -5,6 +5,6 @@
 >>> runs = analysis.runs("outputs/records/lr_vs_width.parquet")    # one row per run
 """
 
-from analysis.load import load, runs
+from analysis.tables.load import load, runs
 
 __all__ = ["load", "runs"]

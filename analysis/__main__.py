@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import figures, gallery, needs, report, style
+from analysis import figures, gallery, report, style
 from analysis.grid import NotShown
-from analysis.load import DamagedRun
-from analysis.records import LAYERS, MissingRecords
-from analysis.settings import LeftOut
-from analysis.tables import Tables
-from analysis.where import Condition, NoSuchRuns, none_anywhere
+from analysis.tables import needs
+from analysis.tables.load import DamagedRun
+from analysis.tables.records import LAYERS, MissingRecords
+from analysis.tables.settings import LeftOut
+from analysis.tables.tables import Tables
+from analysis.tables.where import Condition, NoSuchRuns, none_anywhere
 
 Say = Callable[[str], None]
 

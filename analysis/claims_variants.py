@@ -11,8 +11,8 @@ import pandas as pd
 from analysis import directions, theory
 from analysis.claims import Claim, exponent_verdict, identity_verdict, ratio_claim, sign_verdict
 from analysis.grid import Grid, split
-from analysis.load import per_run
 from analysis.scaling import Estimate, best_lrs, best_ratios, bootstrap, exponent, learning_lrs, rank_grids, spread_gap
+from analysis.tables.load import per_run
 
 TUNED = "Learning Rate Matters, 2026"
 MIN_INITS = 3  # of which a spread is taken

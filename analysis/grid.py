@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.load import per_run
+from analysis.tables.load import per_run
 
 # Where a step sees few of the data, its loss is noise, and runs are compared by their held-out loss.
 BY_HELD_OUT = ("language_model", "classification")

@@ -11,8 +11,8 @@ import pandas as pd
 from analysis import claims, claims_variants
 from analysis.claims import Claim
 from analysis.grid import Grid, NotShown, split
-from analysis.needs import missing_columns_told
-from analysis.records import MissingRecords, read
+from analysis.tables.needs import missing_columns_told
+from analysis.tables.records import MissingRecords, read
 
 Judge = Callable[[pd.DataFrame], list[Claim]]
 ANY = "any"  # stands for an experiment of no figure: what these say may apply to any runs, and they know when it does

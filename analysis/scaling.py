@@ -12,7 +12,7 @@ from scipy.special import factorial
 from scipy.stats import norm, t
 
 from analysis.grid import Grid, vertex
-from analysis.records import BOTH_MOVED, EARLY
+from analysis.tables.records import BOTH_MOVED, EARLY
 from analysis.theory import QUANTITIES, RATIO
 
 RESAMPLES = 2000

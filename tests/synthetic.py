@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.records import at_best
+from analysis.tables.records import at_best
 
 WIDTHS, SEEDS = (128, 256, 512, 1024), (0, 1, 2, 3, 4)
 START = 100.0  # held-out loss before training

@@ -11,12 +11,13 @@ import pytest
 from synthetic import first_steps, layers, sweep
 from synthetic_variants import MADE, ranks, ratios
 
-from analysis import figures, needs, report
+from analysis import figures, report
 from analysis.__main__ import main
 from analysis.grid import NotShown
-from analysis.records import record_path
-from analysis.tables import Tables
-from analysis.where import Condition
+from analysis.tables import needs
+from analysis.tables.records import record_path
+from analysis.tables.tables import Tables
+from analysis.tables.where import Condition
 
 TINY = ["task.teacher_width=16", "task.train_points=20", "steps=15", "optimizer.lr=1e-3,1e-2,1e-1"]
 WIDE = ["task.width=8,16,32", "init=gaussian_A,gaussian_B", "seed=0,1"]  # 36 runs

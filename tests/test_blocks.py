@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import configure, rejects
 
-from analysis import blocks
+from analysis.tables import blocks
 from runner.config.identity import as_dict
 
 ADVERSARIAL = [

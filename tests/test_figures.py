@@ -11,8 +11,8 @@ from synthetic_variants import MADE, zoo
 
 from analysis import figures, style
 from analysis.__main__ import main
-from analysis.load import load
-from analysis.records import record_path
+from analysis.tables.load import load
+from analysis.tables.records import record_path
 
 ROOT = Path(__file__).resolve().parent.parent
 

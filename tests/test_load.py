@@ -12,10 +12,10 @@ from conftest import rejects
 from synthetic import sweep
 
 import analysis
-from analysis import records, settings
 from analysis.grid import Grid, Mixture
-from analysis.load import DamagedRun, layers, load, per_run
 from analysis.scaling import features
+from analysis.tables import records, settings
+from analysis.tables.load import DamagedRun, layers, load, per_run
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=150"]
 

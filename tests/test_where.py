@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from conftest import rejects
 
-from analysis import settings
-from analysis.where import Condition, NoSuchRuns, is_written, none_anywhere, select
+from analysis.tables import settings
+from analysis.tables.where import Condition, NoSuchRuns, is_written, none_anywhere, select
 
 RUNS = pd.DataFrame(
     {

@@ -9,8 +9,8 @@ from analysis import style
 from analysis.directions import NAMES, QUARTERS, correlations, quarters
 from analysis.figures import _caption
 from analysis.figures._needs import Need
-from analysis.records import CHANGES
 from analysis.scaling import Estimate, bootstrap
+from analysis.tables.records import CHANGES
 
 RECORDS = ("variants.layers",)
 AXES = ("task.name", "adapter.name")

@@ -12,8 +12,8 @@ from analysis.figures._message import trends
 from analysis.figures._needs import CURVE
 from analysis.figures._scaling import against_width
 from analysis.grid import Grid
-from analysis.records import EARLY
 from analysis.scaling import features, sizes
+from analysis.tables.records import EARLY
 from analysis.theory import RATIO, exponents, setting
 
 RECORDS = ("lr_vs_width",)

@@ -16,8 +16,8 @@ from analysis.figures import _caption
 from analysis.figures._needs import TWO_RATES
 from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, row_height, rows
 from analysis.grid import BY_HELD_OUT, Grid
-from analysis.records import BOTH_MOVED
 from analysis.scaling import START, bootstrap, features
+from analysis.tables.records import BOTH_MOVED
 
 RECORDS = ("init_zoo",)
 AXES = ("task.name",)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.figures import _caption
 from analysis.figures._needs import CURVE
-from analysis.records import LAYER_COLUMNS
+from analysis.tables.records import LAYER_COLUMNS
 
 RECORDS = ("lm_lr_sensitivity.layers", "lm_lr_sensitivity")
 NEEDS = (CURVE,)

@@ -12,8 +12,8 @@ from analysis import style
 from analysis.figures import _caption
 from analysis.figures._needs import TWO_RATES, Need
 from analysis.grid import Grid, split
-from analysis.load import per_run
 from analysis.scaling import MIN_SEEDS, Estimate, best_ratio, best_ratios
+from analysis.tables.load import per_run
 
 RECORDS = ("lora_plus",)
 AXES = ("task.name", "optimizer.lr_ratio")

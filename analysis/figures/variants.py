@@ -14,8 +14,8 @@ from analysis.figures import _caption
 from analysis.figures._needs import TWO_RATES, Need
 from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, row_height, rows
 from analysis.grid import BY_HELD_OUT, Grid, split
-from analysis.load import per_run
 from analysis.scaling import START, Estimate, bootstrap, features
+from analysis.tables.load import per_run
 
 RECORDS = ("variants",)
 AXES = ("task.name", "adapter.name")

@@ -16,8 +16,8 @@ from analysis.figures._message import best_losses, label, trends
 from analysis.figures._needs import OFF_THE_EDGE, THREE_WIDTHS
 from analysis.figures._scaling import against_width
 from analysis.grid import Grid
-from analysis.records import BOTH_MOVED, EARLY
 from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, features, sizes, sizes_along
+from analysis.tables.records import BOTH_MOVED, EARLY
 
 RECORDS = ("width_exponents",)
 NEEDS = (THREE_WIDTHS, OFF_THE_EDGE)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis import where
 from analysis.grid import AXES, is_setting, split
-from analysis.load import per_run
+from analysis.tables import where
+from analysis.tables.load import per_run
 
 TRAINING = (
     "steps",

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.grid import NotShown
-from analysis.load import per_run
+from analysis.tables.load import per_run
 
 SHOWN = 12  # values that a message names
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from analysis import blocks
+from analysis.tables import blocks
 
 STEPS = "steps.parquet"
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError, pa.ArrowException)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import figures, where
+from analysis import figures
 from analysis.grid import NotShown
-from analysis.records import LAYERS, command
+from analysis.tables import where
+from analysis.tables.records import LAYERS, command
 
 
 @contextmanager

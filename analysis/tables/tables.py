@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import figures, records, where
-from analysis.load import load
-from analysis.records import LAYERS, MissingRecords
-from analysis.settings import comparable
+from analysis import figures
+from analysis.tables import records, where
+from analysis.tables.load import load
+from analysis.tables.records import LAYERS, MissingRecords
+from analysis.tables.settings import comparable
 
 
 class Tables:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.grid import AXES, PLACES, Grid
-from analysis.load import is_measured, layers, load
-from analysis.settings import comparable
+from analysis.tables.load import is_measured, layers, load
+from analysis.tables.settings import comparable
 
 EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
 BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B under either init: A's waits for B's
