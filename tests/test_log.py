@@ -3,9 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import configure, rejects
 
+from runner.config.identity import with_values
 from runner.training.log import summarise
+from runner.training.train import train
 
 SUMMARIES = [  # losses, diverged at -> expected entries
     ([4.0, 2.0, 3.0, 1.0], None, {"best_loss": 1.0, "final_loss": 1.0, "largest_spike": 0.25, "rise_fraction": 1 / 3}),
@@ -31,3 +35,23 @@ def test_the_best_accuracy_is_the_highest_and_the_best_loss_the_lowest():
     assert (summary["best_eval_loss"], summary["final_eval_loss"]) == (1.0, 2.0)
     assert (summary["best_eval_accuracy"], summary["final_eval_accuracy"]) == (0.9, 0.5)
     assert summarise(np.array([3.0]), values, 0)["final_eval_accuracy"] is None
+
+
+def test_rows_while_training_are_those_of_the_final_table():
+    """In parts, up to the step that is reached or a run's end; together they are the table but for its last row."""
+    config = configure("task.width=8", "task.teacher_width=8", "task.train_points=10", "steps=9", "eval.every=3")
+    configs, parts, first = [config, with_values(config, {"optimizer.lr": 1e9})], [[], []], 0
+
+    def stream(step, losses, log, stability):
+        nonlocal first
+        if step % 4 == 3 or step == 9:
+            for k, rows in enumerate(log.between(first, stability.ends.clamp(max=step).tolist())):
+                parts[k].append(rows)
+            first = step
+
+    outcomes = train(configs, stream)
+    assert [outcome.status for outcome in outcomes] == ["finished", "diverged"]
+    for rows, outcome in zip(parts, outcomes, strict=True):
+        streamed = pd.concat(rows, ignore_index=True)
+        pd.testing.assert_frame_equal(streamed, outcome.steps[:-1], check_dtype=False)
+        rejects(pd.testing.assert_frame_equal, streamed, outcome.steps)

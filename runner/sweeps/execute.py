@@ -85,9 +85,8 @@ class Sweep:
             with interruptions_ignored():  # the report of what was trained is still to come
                 self._track(lambda: self.results.note(self.tracker.close()))
                 if self.untracked:
-                    name = self.results.rows[0]["experiment"]
                     say(
-                        f"not everything was reported ({self.untracked}); later `python -m runner.push {name}` reports it"
+                        f"not everything was reported ({self.untracked}); `python -m runner.push EXPERIMENT` does it later"
                     )
         return self.results
 

@@ -63,13 +63,19 @@ class Log:
 
     def between(self, first: int, ends: Sequence[int]) -> list[pd.DataFrame]:
         """One table per run: `step`, losses and metrics of its rows from step `first` on and before its end."""
-        steps, tables = np.array(self.rows), []
+        steps = np.array(self.rows)
+        start, stop = np.searchsorted(steps, [first, max(first, *ends)])
+        steps = steps[start:stop]
+        losses = {"train/loss": self.losses[steps].cpu().numpy()}
+        losses |= {name: values[start:stop].cpu().numpy() for name, values in self.evals.items()}
+        metrics, tables = self.metrics[start:stop].cpu().numpy(), []
         for k, end in enumerate(ends):
-            rows = slice(*np.searchsorted(steps, [first, max(first, end)]))
-            columns = {"step": steps[rows], "train/loss": self.losses[steps[rows], k].cpu().numpy()}
-            columns |= {name: values[rows, k].cpu().numpy() for name, values in self.evals.items()}
-            columns |= {name: self.metrics[rows, i, k].cpu().numpy() for i, name in enumerate(self.columns)}
-            tables.append(pd.DataFrame(columns))
+            n_rows = int(np.searchsorted(steps, end))
+            columns = {name: values[:n_rows, k] for name, values in losses.items()}
+            columns |= {name: metrics[:n_rows, i, k] for i, name in enumerate(self.columns)}
+            tables.append(
+                pd.DataFrame({"step": steps[:n_rows]} | columns).copy()
+            )  # the buffers change as training goes on
         return tables
 
     @property
