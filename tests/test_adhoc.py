@@ -227,7 +227,7 @@ FEW = [
 
 @pytest.mark.parametrize(("name", "options", "message"), FEW)
 def test_too_few_runs_to_fill_a_figure(name, options, message):
-    with pytest.raises(NotShown, match=f"{message}.*train others with: python -m runner experiment=mine"):
+    with pytest.raises(NotShown, match=f"{message}.*train others with: python -m runner -m experiment=mine"):
         needs.check(name, sweep(**options), "mine", Path("outputs"))
     needs.check(name, sweep(), "mine", Path("outputs"))
 

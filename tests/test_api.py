@@ -128,3 +128,13 @@ def test_a_script_may_sweep_with_workers(outputs):
 def test_one_sweep_at_a_time(outputs):
     with execute_module._sweeping, pytest.raises(RuntimeError, match="another sweep is under way"):
         sweep(outputs)
+
+
+@pytest.mark.parametrize("override", [3, None, b"seed=1", ["seed=1"]])
+def test_an_override_that_is_no_text_is_refused(outputs, override):
+    with pytest.raises(runner.ConfigError, match="is no override"):
+        sweep(outputs, override)
+
+
+def test_a_result_is_shown_in_a_line(outputs):
+    assert repr(sweep(outputs, seed=[0, 1])) == "<sweep of 2 runs: 2 finished>"

@@ -36,7 +36,7 @@ BAD = {
     "optimizer.lr_ratio=0": "optimizer.lr_ratio=0.0: must be",
     "optimizer.beta2=1": "optimizer.beta2=1.0: must be in [0, 1)",
     "optimizer.schedule=step": "optimizer.schedule=step: unknown; choose one of constant, linear, cosine",
-    "optimizer.lr=1e-3,1e-2": "--multirun",
+    "optimizer.lr=1e-3,1e-2": "optimizer.lr=1e-3,1e-2: several values make a sweep, which takes -m (--multirun)",
     "seed=-1": "seed=-1: must be",
     "steps=0": "steps=0: must be",
     "log.every=0": "log.every=0: must be",

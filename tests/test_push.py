@@ -48,8 +48,9 @@ def test_a_damaged_run_is_skipped_and_a_missing_folder_refused(cli, outputs, cap
     assert main(["scratch", "--outputs", str(outputs)]) == 1
     out, err = capsys.readouterr()
     assert "1 runs reported" in out and "steps.parquet differs from its checksum" in err
-    assert main(["nothing", "--outputs", str(outputs)]) == 2
-    assert "is not there" in capsys.readouterr().err
+    for name in ("nothing", "", "..", "../runs/scratch"):
+        assert main([name, "--outputs", str(outputs)]) == 2
+        assert "is not there" in capsys.readouterr().err
 
 
 def test_names_are_for_people():

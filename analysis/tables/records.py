@@ -69,8 +69,8 @@ def runs_folder(outputs: Path, experiment: str) -> Path:
 def command(outputs: Path, experiment: str, overrides: str = "") -> str:
     """The command that trains (more) runs of the experiment into these outputs."""
     words = [
-        "python -m runner",
-        "-m" if experiment == "scratch" else f"experiment={shlex.quote(experiment)}",
+        "python -m runner" + " -m" * bool(overrides or experiment == "scratch"),
+        "" if experiment == "scratch" else f"experiment={shlex.quote(experiment)}",
         overrides,
     ]
     if outputs != Path("outputs"):

@@ -1,5 +1,6 @@
 """Errors of Hydra and OmegaConf as one clear message: the field, what is wrong with it, what is allowed."""
 
+import re
 import traceback
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -26,6 +27,11 @@ def explain(error: Exception) -> str:
         return (
             f"{error.override}: cannot be read as an override; put quotes around a value with special characters, "
             "once for the shell and once for Hydra: \"key='value'\""
+        )
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*?)'", str(error)):
+        return (
+            f"{ambiguous[1]}: several values make a sweep, which takes -m (--multirun): python -m runner -m …; for a list write "
+            "key=[a,b]"
         )
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")

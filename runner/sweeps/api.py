@@ -20,12 +20,16 @@ from runner.sweeps.results import Results
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # what needs no quotes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """What a sweep's runs are in the store; the tables are those of `analysis`, of these runs alone."""
 
     configs: list[Config]
     results: Results
+
+    def __repr__(self) -> str:
+        counts = self.status["status"].value_counts()
+        return f"<sweep of {len(self.configs)} runs: {', '.join(f'{n} {status}' for status, n in counts.items())}>"
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -71,6 +75,11 @@ def sweep(*overrides: str, **values: Any) -> SweepResult:
     """
     if multiprocessing.parent_process() is not None:
         raise RuntimeError("runner.sweep was called in a process that multiprocessing started; call it in the main one")
+    for override in overrides:
+        if not isinstance(override, str):
+            raise ConfigError(
+                f"{override!r}: is no override; give texts such as 'seed=0,1', or values by name, seed=[0, 1]"
+            )
     arguments = [*overrides, *(f"{name}={_text(name, value)}" for name, value in _flat(values))]
     try:
         configs = compose_sweep(arguments)

@@ -55,6 +55,7 @@ class Progress:
         """A stack has ended; `done` are the runs of it that need no second try."""
         self.in_progress.pop(id(stack), None)
         self.done += len(done)
+        self.loss = ""  # it was of steps before the last
         self.work += sum(map(self.cost, done))
         self._show()
 

@@ -36,7 +36,12 @@ def print_report(results: Results, configs: Sequence[Config]) -> None:
     only = results.rows[0]["run_id"] if len(results.rows) == 1 else ""
     folders = dict.fromkeys(str(Path(outputs) / "runs" / row["experiment"] / only) for row in results.rows)
     print(f"files: {', '.join(folders)}")
-    print(f"next:  {_next_command(configs)}")
+    if not any(results.count(status) for status in (FINISHED, DIVERGED, SKIPPED)):
+        return  # there is nothing to draw
+    names = dict.fromkeys(config.experiment for config in configs)
+    of_each = ([config for config in configs if config.experiment == name] for name in names)
+    for command in dict.fromkeys(map(_next_command, of_each)):
+        print(f"next:  {command}")
 
 
 def _next_command(configs: Sequence[Config]) -> str:
