@@ -1,4 +1,4 @@
-"""The measurements as the README shows them."""
+"""The measurements as docs/performance.md shows them."""
 
 from typing import Any
 
