@@ -38,10 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def push(options: argparse.Namespace) -> int:
     """Report the runs, one after the other. Raises ConfigError."""
-    folder = Path(options.outputs) / "runs" / options.experiment
+    runs = Path(options.outputs) / "runs"
+    folder = runs / options.experiment
     if options.experiment in ("", "..") or Path(options.experiment).name != options.experiment or not folder.is_dir():
         raise ConfigError(
-            f"EXPERIMENT={options.experiment!r}: is not there; name a folder of {Path(options.outputs) / 'runs'} with finished runs"
+            f"EXPERIMENT={options.experiment!r}: is not there; name a folder of {runs} with finished runs"
         )
     choice = TRACKERS.options["wandb"](name="wandb", project=options.project, entity=options.entity, mode=options.mode)
     tracker, before, failed = None, 0, 0
