@@ -49,14 +49,14 @@ def claims_of(
     """
     rows: list[Claim] = []
     done: set[tuple[str, int]] = set()
-    for experiment, judge in ((e, judge) for e, judges in CLAIMS.items() for judge in judges if e in tables):
+    for experiment, evaluate in ((e, f) for e, functions in CLAIMS.items() for f in functions if e in tables):
         table = tables[experiment]
-        if (judge.__name__, id(table)) in done:
+        if (evaluate.__name__, id(table)) in done:
             continue
-        done.add((judge.__name__, id(table)))
+        done.add((evaluate.__name__, id(table)))
         try:
-            with missing_columns_told(f"claim {judge.__name__}", {name_of(table, experiment): table}, outputs):
-                rows += judge(table)
+            with missing_columns_told(f"claim {evaluate.__name__}", {name_of(table, experiment): table}, outputs):
+                rows += evaluate(table)
         except NotShown as reason:
             if say is None:
                 raise
