@@ -93,7 +93,7 @@ def test_frozen_weights_have_their_declared_variances(width, exponent):
     W_out = torch.cat([task.readout for task in tasks])
     has_variance(W_out, width**-exponent)
     rejects(has_variance, W_out, width ** -(exponent + 0.5))
-    Y_in = torch.cat([task.train.y0 - task.train.Z @ task.W0.T for task in tasks])
+    Y_in = torch.cat([task.train.y0 - task.train.Z @ task.W0.double().T for task in tasks])
     assert Y_in.var().item() == pytest.approx(1, rel=0.1)  # 8 draws of X and W_in, correlated along rows and columns
 
 
@@ -107,13 +107,16 @@ def test_a_separate_teacher_is_the_network_written_out():
     X = normal(140, 5, variance=1, generator=generator(config.seed, "data"))
 
     def check(hidden, residual):
-        Y_in = X @ W_in.T
-        Y = (residual * Y_in + Y_in.relu() @ hidden.T).relu() @ W_out
-        torch.testing.assert_close(torch.cat([task.train.target, task.test.target]), Y, rtol=1e-4, atol=1e-5)
+        Y_in = X.double() @ W_in.double().T
+        Y = (residual * Y_in + Y_in.relu() @ hidden.T).relu() @ W_out.double()
+        # slices of 23 bits: sums of 24 products are off by about 2^-45 of the largest
+        torch.testing.assert_close(torch.cat([task.train.target, task.test.target]), Y, rtol=0, atol=1e-11)
 
-    check(B @ A, residual=1)
-    rejects(check, W_h + B @ A, 1)
-    rejects(check, B @ A, 0)
+    change = B.double() @ A.double()
+    check(change, residual=1)
+    rejects(check, change * (1 + 1e-7), 1)  # as float32 would round it
+    rejects(check, W_h + change, 1)
+    rejects(check, change, 0)
 
 
 def test_a_teacher_on_the_students_base_can_be_matched():

@@ -8,7 +8,7 @@ from numba import uintp
 from numba.core import config
 
 _features = llvm.get_host_cpu_features()
-if _features.get("avx512f"):  # LLVM would use half of each register to save power
+if config.CPU_NAME is None and _features.get("avx512f"):  # LLVM would use half of each register to save power
     config.CPU_NAME, config.CPU_FEATURES = llvm.get_host_cpu_name(), _features.flatten() + ",-prefer-256-bit"
 
 njit = partial(numba.njit, error_model="numpy", cache=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 from runner.config import Config
 from runner.config.checks import check_rank
 from runner.config.options import SIZE, option
+from runner.core.exact import product
 from runner.core.rng import generator, normal
 from runner.tasks.base import task
 from runner.tasks.toy import Batch, SquaredError, ToyOptions, ToyTask
@@ -44,9 +45,9 @@ class FeatureRegression(ToyTask):
         B = normal(n, rank, variance=1 / rank, generator=data)
 
         def batch(x: Tensor) -> Batch:
-            Z = 2**0.5 * (x @ W_in.T).relu()
-            y0 = Z @ self.W0.T
-            return Batch(Z, y0, y0 + Z @ A.T @ B.T)
+            Z = 2**0.5 * product(x, W_in.T).relu()
+            y0 = product(Z, self.W0.T)
+            return Batch(Z, y0, y0 + product(product(Z, A.T), B.T))
 
         self.train, self.test = batch(X[: config.train_points]), batch(X[config.train_points :])
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from runner.config.options import SIZE, option
+from runner.core.exact import product
 from runner.core.rng import generator, normal
 from runner.tasks.base import task
 from runner.tasks.toy import Batch, SquaredError, ToyOptions, ToyTask
@@ -31,7 +32,7 @@ class Linear(ToyTask):
         self.W0 = normal(config.outputs, n, variance=1 / n, generator=base)
         X = normal(points + config.test_points, n, variance=1, generator=data)
         Y = normal(points + config.test_points, config.outputs, variance=1, generator=data)
-        y0 = X @ self.W0.T
+        y0 = product(X, self.W0.T)
         self.train = Batch(X[:points], y0[:points], Y[:points])
         self.test = Batch(X[points:], y0[points:], Y[points:])
 

@@ -7,6 +7,7 @@ import torch
 from runner.config import Config, ConfigError
 from runner.config.options import SIZE, option
 from runner.config.registry import ADAPTERS
+from runner.core.exact import product
 from runner.core.rng import generator, normal
 from runner.tasks.base import task
 from runner.tasks.readout import Readout
@@ -41,6 +42,6 @@ class Sine(Readout):
         W_in = normal(n, d, variance=1, generator=base)
         self.W0, self.readout = torch.zeros(n, n), normal(n, variance=1 / n, generator=base)
         X = normal(config.train_points + config.test_points, d, variance=1, generator=data)
-        Z = (X @ W_in.T).relu()
-        everything, points = Batch(Z, torch.zeros(len(X), n), X.mean(1).sin()), config.train_points
+        Z, mean = product(X, W_in.T).relu(), product(X, torch.ones(d)) / d
+        everything, points = Batch(Z, torch.zeros_like(Z), mean.sin()), config.train_points
         self.train, self.test = everything.map(lambda t: t[:points]), everything.map(lambda t: t[points:])

@@ -11,7 +11,7 @@ from torch import Tensor
 from runner.config import Config, ConfigError
 from runner.config.options import SIZE, option
 from runner.config.schema import TaskOptions
-from runner.core.machine import one_thread
+from runner.core.exact import product
 from runner.inits import Calibration
 from runner.tasks.base import Adapters, Task, pairs
 
@@ -66,6 +66,7 @@ class ToyTask(Task):
 
     The base is frozen and lies before the adapter, so Z and y0 = W0·Z are constants: they are computed once, and a step
     costs no n × n product. Subclasses build W0, `train`, `test` (on the CPU) and say what the loss of a layer output is.
+    What they build is float64, in products with the same bits on every machine, and rounded once, when training begins.
     """
 
     W0: Tensor
@@ -78,8 +79,7 @@ class ToyTask(Task):
 
     @classmethod
     def build(cls, configs: Sequence[Config]) -> "ToyTask":
-        with one_thread():
-            return cls(configs[0].task, configs[0].seed)
+        return cls(configs[0].task, configs[0].seed)
 
     @classmethod
     def shapes(cls, task: ToyOptions) -> dict[str, tuple[int, int]]:
@@ -124,20 +124,21 @@ class ToyTask(Task):
             self.readout = None if readout is None else readout.double()
             y = batch.y0[None].clone().requires_grad_()
             [grad] = torch.autograd.grad(self.loss(y.clone(), batch.target).sum(), y)
-            self.readout, gradient = readout, (grad[0].detach().T @ batch.Z).cpu()
+            self.readout, gradient = readout, product(grad[0].detach().T, batch.Z).cpu()
         Z = batch.Z.cpu()
-        return {"hidden": Calibration(Z.mean(0), Z.T @ Z / len(Z), gradient)}
+        return {
+            "hidden": Calibration(product(torch.ones(1, len(Z)), Z)[0] / len(Z), product(Z.T, Z) / len(Z), gradient)
+        }
 
     def replace(self, weights: dict[str, Tensor]) -> None:
         change = weights["hidden"].double() - self.W0.double()
         self.W0 = weights["hidden"]
 
         def moved(batch: Batch) -> Batch:
-            y0 = batch.y0.double() + batch.Z.double() @ change.T.to(batch.Z.device)
+            y0 = batch.y0.double() + product(batch.Z, change.T.to(batch.Z.device))
             return Batch(batch.Z, y0.to(batch.y0), batch.target, batch.added)
 
-        with one_thread():
-            self.train, self.test = moved(self.train), moved(self.test)
+        self.train, self.test = moved(self.train), moved(self.test)
 
     @abstractmethod
     def loss(self, y: Tensor, target: Tensor) -> Tensor:

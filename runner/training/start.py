@@ -77,12 +77,13 @@ def draw(configs: Sequence[Config], task: Task) -> dict[str, list[Start]]:
     of_run = [statistics[c.init.examples] if INITS[c.init.name].needs else {} for c in configs]
     streams = [generator(c.seed, "init") for c in configs]
     starts: dict[str, list[Start]] = {}
-    # A toy's run is the same on any number of threads.
-    with one_thread() if isinstance(task, ToyTask) else nullcontext():
+    # A toy's run is the same on any number of threads and, as far as decompositions rounded once allow, on any machine.
+    toy = isinstance(task, ToyTask)
+    with one_thread() if toy else nullcontext():
         spread: dict[str, dict[str, int]] = {}
         ranks = [_ranks(c, seen, spread) for c, seen in zip(configs, of_run, strict=True)]
         for name, W0 in task.layers.items():
-            W0 = (W0 if W0.dtype == torch.float64 else W0.float()).cpu()
+            W0 = W0.to(torch.float64 if toy else torch.promote_types(W0.dtype, torch.float32)).cpu()
             caches: dict[int | None, dict[Any, Any]] = {}  # by the number of examples
             starts[name] = []
             for c, seen, rank, stream in zip(configs, of_run, ranks, streams, strict=True):

@@ -18,8 +18,8 @@ COLUMNS = (
     "update/A update/B feature/delta_1 feature/delta_2 feature/delta_3 feature/dZ_B"
 ).split()
 LANES = 64  # probe points side by side
-TILE = 256  # columns at a time, as float64 rows [A, dA, B, dB] that stay in the first-level caches
-OPTIONS = {"fastmath": {"contract", "reassoc"}}
+TILE = 4 * LANES  # columns at a time, as float64 rows [A, dA, B, dB] that stay in the first-level caches
+OPTIONS = {"fastmath": {"contract"}}  # no other order of summation than the one written here
 L = uintp(LANES)
 
 
@@ -134,23 +134,43 @@ def _size(gram, v, coordinates):
     return total / v.shape[1]
 
 
-@njit(**OPTIONS)
-def _norm(x):
-    total, flat = 0.0, x.reshape(-1)
-    for i in range(len(flat)):
-        total += np.float64(flat[i]) * np.float64(flat[i])
-    return math.sqrt(total)
+@njit(forceinline=True, **OPTIONS)
+def _sum(lanes):
+    """Of LANES numbers, which are destroyed: halves are added to halves, down to eight."""
+    for lane in range(LANES // 2):
+        lanes[uintp(lane)] += lanes[uintp(LANES // 2) + uintp(lane)]
+    for lane in range(LANES // 4):
+        lanes[uintp(lane)] += lanes[uintp(LANES // 4) + uintp(lane)]
+    for lane in range(LANES // 8):
+        lanes[uintp(lane)] += lanes[uintp(LANES // 8) + uintp(lane)]
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 
 
 @njit(**OPTIONS)
-def _add_products(gram, rows, first, count):
-    """gram += X·Xᵀ for the `count` rows X of `rows` from `first` on."""
+def _norm(x, lanes):
+    """Frobenius norm; entry i of x joins the sum in lane i % LANES of `lanes`."""
+    flat = x.reshape(-1)
+    lanes[:] = 0.0
+    for first in range(0, len(flat), LANES):
+        for lane in range(min(LANES, len(flat) - first)):
+            i = uintp(lane)
+            entry = np.float64(flat[uintp(first) + i])
+            lanes[i] += entry * entry
+    return math.sqrt(_sum(lanes))
+
+
+@njit(**OPTIONS)
+def _add_products(gram, rows, first, count, lanes):
+    """gram += X·Xᵀ for the `count` rows X of `rows` from `first` on; a sum takes LANES entries at a time in `lanes`."""
+    X = rows.reshape(-1)
     for a in range(count):
         for b in range(a + 1):
-            x, y, total = rows[first + a], rows[first + b], 0.0
-            for j in range(TILE):
-                total += x[j] * y[j]
-            gram[a, b] += total
+            x, y = uintp((first + a) * TILE), uintp((first + b) * TILE)
+            for lane in range(LANES):
+                i, j = x + uintp(lane), y + uintp(lane)
+                near = X[i] * X[j] + X[L + i] * X[L + j]
+                lanes[uintp(lane)] = near + X[TWO * L + i] * X[TWO * L + j] + X[THREE * L + i] * X[THREE * L + j]
+            gram[a, b] += _sum(lanes)
 
 
 @njit(**OPTIONS)
@@ -193,7 +213,7 @@ def _read(rows, A, new_A, B, new_B, first):
 
 
 @njit(**OPTIONS)
-def _finish(gram_A, gram_dA, gram, features, grad_A, grad_B, scale, points, n_out, out):
+def _finish(gram_A, gram_dA, gram, features, gradients, scale, points, n_out, lanes, out):
     """One run's columns `out`, from its Gram matrices (lower triangles) and its features, LANES points side by side."""
     r = len(gram_A)
     for g in (gram_A, gram):
@@ -209,8 +229,8 @@ def _finish(gram_A, gram_dA, gram, features, grad_A, grad_B, scale, points, n_ou
     moved = np.concatenate((dZ_A, Z_A + dZ_A))
     fro = scale * math.sqrt(max(np.sum(gram_A * gram_B), 0.0))
     spectral = scale * _spectral(gram_A, gram_B)
-    out[0] = _norm(grad_A)
-    out[1] = _norm(grad_B)
+    out[0] = _norm(gradients[0], lanes)
+    out[1] = _norm(gradients[1], lanes)
     out[2] = math.sqrt(np.trace(gram_A))
     out[3] = math.sqrt(np.trace(gram_B))
     out[4] = _size(np.eye(r), Z_A, r)
@@ -218,7 +238,7 @@ def _finish(gram_A, gram_dA, gram, features, grad_A, grad_B, scale, points, n_ou
     out[6] = fro
     out[7] = spectral
     out[8] = (fro / spectral) ** 2
-    out[9] = _norm(gram_B - gram_A)
+    out[9] = _norm(gram_B - gram_A, lanes)
     out[10] = math.sqrt(np.trace(gram_dA))
     out[11] = math.sqrt(np.trace(gram_dB))
     out[12] = scale * _size(gram_B, dZ_A, n_out)
@@ -239,7 +259,7 @@ def measure(A, B, grad_A, grad_B, new_A, new_B, scale, Zt, points, groups, out):
     R = (2 * r + 3) // 4 * 4
     for group in prange(groups):
         first_run, last_run = group * K // groups, (group + 1) * K // groups
-        rows = np.zeros((4 * r + 3, TILE))
+        rows, lanes = np.zeros((4 * r + 3, TILE)), np.zeros(LANES)
         gram_A, gram_dA = np.zeros((last_run - first_run, r, r)), np.zeros((last_run - first_run, r, r))
         gram = np.zeros((last_run - first_run, 2 * r, 2 * r))
         features = np.zeros((last_run - first_run, len(Zt), R * LANES))  # Z_A, dZ_A; what follows them means nothing
@@ -247,14 +267,13 @@ def measure(A, B, grad_A, grad_B, new_A, new_B, scale, Zt, points, groups, out):
             for k in range(first_run, last_run):
                 i = k - first_run
                 _read(rows, A[k], new_A[k], B[k], new_B[k], first)
-                _add_products(gram_A[i], rows, 0, r)
-                _add_products(gram_dA[i], rows, r, r)
-                _add_products(gram[i], rows, 2 * r, 2 * r)
+                _add_products(gram_A[i], rows, 0, r, lanes)
+                _add_products(gram_dA[i], rows, r, r, lanes)
+                _add_products(gram[i], rows, 2 * r, 2 * r, lanes)
                 for c in range(len(Zt) if first < n_in else 0):
                     for q in range(0, 2 * r, 4):
                         _add_features(features[i, c], q, rows, q, Zt[c, first * LANES :])
         for k in range(first_run, last_run):
             i = k - first_run
-            _finish(
-                gram_A[i], gram_dA[i], gram[i], features[i], grad_A[k], grad_B[k], scale[k], points, n_out, out[:, k]
-            )
+            gradients = grad_A[k], grad_B[k]
+            _finish(gram_A[i], gram_dA[i], gram[i], features[i], gradients, scale[k], points, n_out, lanes, out[:, k])

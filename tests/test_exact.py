@@ -1,0 +1,81 @@
+"""Products whose bits depend on neither library, processor nor threads, and the toys that are built of them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import rejects
+
+from runner.core.exact import COLUMNS, product
+
+# rows, inner, columns: at the borders of a chunk of columns, one of each, and inner sizes at a power of two
+SHAPES = [(7, 128, 5), (3, 1, 2), (1, 513, COLUMNS + 1), (20, 1024, 3), (2, 4097, 2)]
+
+
+def factors(shape, dtype=torch.float32):
+    rows, inner, columns = shape
+    g = torch.Generator().manual_seed(inner)
+    # rows and columns of very different sizes, and entries of one row, too
+    X, Y = (torch.randn(*s, generator=g, dtype=dtype) for s in ((rows, inner), (inner, columns)))
+    return X * 10.0 ** torch.arange(rows)[:, None], Y * 100.0 ** -(torch.arange(columns) % 5) * torch.rand(inner, 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_product_is_the_same_in_any_order_of_summation(shape):
+    X, Y = factors(shape)
+    order = torch.randperm(shape[1], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(product(X, Y), product(X[:, order], Y[order]))
+    if shape[1] > 1:  # the control: the library's own float64 sums round, in an order of their own
+        assert not torch.equal(X.double() @ Y.double(), X.double()[:, order] @ Y.double()[order])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_product_is_as_good_as_its_slices(shape, dtype):
+    """Each entry of X and Y is off by half a unit of 2^-2b of the largest of its row or column, b bits a slice, and low·low,
+    dropped, is 2^-2b/4 at most: in all q·1.25·2^-2b of the largest product."""
+    X, Y = (f.double() for f in factors(shape, dtype))
+    inner, bits = shape[1], (53 - (2 * shape[1] - 1).bit_length()) // 2
+    largest = X.abs().amax(1, keepdim=True) * Y.abs().amax(0, keepdim=True)
+
+    def check(result):
+        assert ((result - X @ Y).abs() <= (1.25 * 2.0 ** (-2 * bits) + 2.0**-52) * inner * largest * 4).all()
+
+    check(product(X, Y))
+    rejects(check, product(X, Y) + 1e-7 * largest)
+    torch.testing.assert_close(product(X, Y[:, 0]), product(X, Y)[:, 0], rtol=0, atol=0)
+
+
+def test_zeros_and_what_is_not_finite_pass():
+    X = torch.tensor([[0.0, 0.0], [1.0, -2.0], [torch.inf, 1.0]])
+    assert product(X, torch.eye(2))[:2].equal(X[:2].double())
+    assert not product(X, torch.eye(2))[2].isfinite().all()
+
+
+TOYS = """
+import hashlib, sys
+import torch
+from runner.sweeps.compose import compose_sweep
+from runner.training.train import train
+sizes = ["task.width=160", "task.train_points=150", "steps=12"]
+for more in (["init=gaussian_B"], ["init=pissa"], ["task=feature_regression", "init=lora_one"], ["task=feature_regression", "engine=autograd"]):
+    steps = train(compose_sweep([*sizes, *more]))[0].steps
+    print(hashlib.sha256(steps.to_numpy().tobytes()).hexdigest())
+"""
+
+
+def test_a_toys_records_do_not_depend_on_the_kernels_that_the_processor_selects():
+    """torch's and MKL's for AVX2 instead of those for this machine; autograd's engine, which uses them in its steps, is the
+    control. Where the library has a single path (no MKL) there is nothing to tell apart."""
+
+    def hashes(**environment):
+        command = [sys.executable, "-c", TOYS]
+        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    mine, others = hashes(), hashes(ATEN_CPU_CAPABILITY="avx2", MKL_CBWR="COMPATIBLE")
+    assert len(mine) == 4 and mine[:3] == others[:3]
+    if torch.backends.mkl.is_available():
+        assert mine[3] != others[3]
