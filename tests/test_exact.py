@@ -60,7 +60,8 @@ import torch
 from runner.sweeps.compose import compose_sweep
 from runner.training.train import train
 sizes = ["task.width=160", "task.train_points=150", "steps=12"]
-for more in (["init=gaussian_B"], ["init=pissa"], ["task=feature_regression", "init=lora_one"], ["task=feature_regression", "engine=autograd"]):
+other = "task=feature_regression"
+for more in (["init=gaussian_B"], ["init=pissa"], [other, "init=lora_one"], [other, "engine=autograd"]):
     steps = train(compose_sweep([*sizes, *more]))[0].steps
     print(hashlib.sha256(steps.to_numpy().tobytes()).hexdigest())
 """

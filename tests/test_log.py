@@ -32,8 +32,8 @@ def test_summary(losses, diverged, expected):
 def test_the_best_accuracy_is_the_highest_and_the_best_loss_the_lowest():
     values = {"eval/loss": np.array([3.0, np.nan, 1.0, 2.0]), "eval/accuracy": np.array([0.2, np.nan, 0.9, 0.5])}
     summary = summarise(np.array([3.0, 2.0, 1.0, 1.0]), values, None)
-    assert (summary["best_eval_loss"], summary["final_eval_loss"]) == (1.0, 2.0)
-    assert (summary["best_eval_accuracy"], summary["final_eval_accuracy"]) == (0.9, 0.5)
+    assert [summary[f"{which}_eval_loss"] for which in ("initial", "best", "final")] == [3.0, 1.0, 2.0]
+    assert [summary[f"{which}_eval_accuracy"] for which in ("initial", "best", "final")] == [0.2, 0.9, 0.5]
     assert summarise(np.array([3.0]), values, 0)["final_eval_accuracy"] is None
 
 
