@@ -6,7 +6,7 @@ from conftest import configure, rejects
 from models import CPU, DOUBLE, overrides, same
 from test_fused import identical
 
-from runner.sweeps.plan import stack_key
+from runner.training.stack import stack_key
 from runner.training.start import build_adapters, count
 from runner.training.train import build_task, train
 

@@ -16,7 +16,9 @@ from conftest import configure
 from runner.config import ConfigError
 from runner.config.identity import run_id
 from runner.store.runs import DamagedRun, Outcome, Store
-from runner.sweeps.plan import bytes_per_run, plan, stack_key
+from runner.sweeps.plan import bytes_per_run, plan
+from runner.training.stack import check_stack, stack_key
+from runner.training.train import train
 
 
 @pytest.fixture
@@ -206,10 +208,23 @@ NOT_SHARED = (
 
 
 def test_what_may_share_a_stack():
+    check_stack([configure(override) for override in SHARED])
     for override in SHARED:
         assert stack_key(configure(override)) == stack_key(configure()), override
-    for override in NOT_SHARED:
-        assert stack_key(configure(override)) != stack_key(configure()), override
+
+
+@pytest.mark.parametrize("override", [*NOT_SHARED, "init=pissa", "init=loftq", "device=cpu"])
+def test_runs_that_may_not_share_a_stack_are_not_trained_in_one(override):
+    """In silence the second would get the first one's width, data or steps."""
+    assert stack_key(configure(override)) != stack_key(configure())
+    name, value = override.split("=")
+    with pytest.raises(ConfigError, match=f"^{name}(.name)?={value}: cannot be trained in lockstep with "):
+        train([configure(), configure(override)])
+
+
+def test_a_stack_has_runs():
+    with pytest.raises(ConfigError, match="no runs"):
+        train([])
 
 
 def test_runs_of_a_language_model_share_a_stack_across_seeds():

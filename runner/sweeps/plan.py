@@ -1,10 +1,5 @@
-"""From a list of configurations to what is left to train: unfinished runs, grouped into stacks.
+"""From a list of configurations to what is left to train: unfinished runs, grouped into stacks."""
 
-Runs share a stack when they share a frozen base and the loop's shape: everything except what each run brings along as its
-own tensor (init, learning rate, schedule, optimizer hyperparameters, alpha).
-"""
-
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +8,15 @@ import psutil
 import torch
 
 from runner.config import Config
-from runner.config.identity import as_dict, run_id
-from runner.config.options import described
-from runner.config.registry import INITS, TASKS
+from runner.config.identity import run_id
+from runner.config.registry import TASKS
 from runner.config.resources import resolve_device, resolve_engine
 from runner.store.runs import DamagedRun, Store
 from runner.tasks.base import pairs
 from runner.tasks.toy import ToyTask, padded
 from runner.training.checkpoint import forget, resumable
 from runner.training.measure.layer import ordered
+from runner.training.stack import stack_key
 
 ITEM_SIZE = {"float32": 4, "float64": 8}
 CACHE = 12 * 2**20  # bytes
@@ -73,18 +68,6 @@ def stacks(configs: Sequence[Config]) -> list[list[Config]]:
     split = [stack for group in groups.values() for stack in _split(group, budget)]
     order = {name: place for place, name in enumerate(dict.fromkeys(config.experiment for config in configs))}
     return sorted(split, key=lambda stack: (order[stack[0].experiment], -sum(map(cost, stack))))
-
-
-def stack_key(config: Config) -> str:
-    """Equal for two runs exactly when they can be trained in one stack."""
-    fields = {name: value for name, value, field in described(config) if not field.metadata.get("per_run")}
-    fields = {name: value for name, value in fields.items() if not name.startswith(("tracker.", "init."))}
-    if TASKS[config.task.name].seeds_share_base:
-        del fields["seed"]
-    init = INITS[config.init.name]
-    # A frozen weight of its own costs a run a second pair of factors; other base weights, or other ranks, are for all.
-    fields["init"] = as_dict(config.init) if init.replaces or init.ranks else init.residual(config.init)
-    return json.dumps(fields, sort_keys=True)
 
 
 def cost(config: Config) -> float:

@@ -113,7 +113,8 @@ class Log:
 def summarise(losses: np.ndarray, evals: dict[str, np.ndarray], diverged_step: int | None) -> dict[str, Any]:
     """A run in a few numbers. `losses` has one entry per step up to the run's end, each of `evals` those measured.
 
-    Initial values are those before any update; final ones are null for a diverged run; the best of an evaluation is its lowest loss or its highest accuracy.
+    Initial values are those before any update; final ones are null for a diverged run; the best of an evaluation is its
+    lowest loss or its highest accuracy.
     largest_spike = max over t of (loss_t - lowest loss before t) / initial loss, 0 for a loss that never rose, null where
     it is not finite; rise_fraction = share of steps on which the loss rose.
     """

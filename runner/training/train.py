@@ -21,6 +21,7 @@ from runner.training.optimizers import base as optimizers
 from runner.training.optimizers.clipping import clip, clipping
 from runner.training.optimizers.schedules import learning_rates as schedule
 from runner.training.stability import Stability
+from runner.training.stack import check_stack
 from runner.training.start import build_adapters, count, trained, weights
 
 STOP_CHECK_EVERY = 10  # steps between checks whether any run is alive: each waits for the device
@@ -29,13 +30,14 @@ Progress = Callable[[int, Tensor, Log, Stability], None]
 
 
 def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> list[Outcome]:
-    """Train K runs that may share a stack (`runner.sweeps.plan.stack_key`); one outcome each, in order.
+    """Train K runs that may share a stack (`stack_key`); one outcome each, in order. Raises ConfigError if they may not.
 
     Row t of a run's steps holds the loss, gradients and state at the parameters before update t, and the increments of
     update t; the last row, t = steps, holds the final state and no increments. A run whose loss is not finite or exceeds
     `stability.max_ratio` times its initial loss ends there: nothing later of it is stored, and its neighbours, with which it
     shares no number, go on as if nothing had happened. A stack that was killed goes on from its checkpoint.
     """
+    check_stack(configs)
     shared = configs[0]
     device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
     task = build_task(configs).to(device, dtype)
