@@ -1,17 +1,13 @@
 """The end of a sweep in a table: what became of the runs, the best learning rates, and what to type next."""
 
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from runner.config import Config
 from runner.config.experiments import experiment_names
-from runner.config.registry import TASKS
 from runner.store.runs import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from runner.sweeps.best import best_learning_rates, is_held_out
 from runner.sweeps.results import SKIPPED, Results
 
 MIN_RATES = MIN_WIDTHS = 3  # fewer have no best rate off the edge, or no exponent
@@ -28,7 +24,7 @@ def print_report(results: Results, configs: Sequence[Config]) -> None:
         print(f"  failed: {error}")
     if results.count(INTERRUPTED):
         print("  interrupted: the same command trains what is left")
-    table = best_learning_rates(pd.DataFrame(results.rows))
+    table = best_learning_rates(results.rows)
     if not table.empty:
         print(table.to_string(index=False))
     for note in results.notes:
@@ -52,7 +48,7 @@ def _next_command(configs: Sequence[Config]) -> str:
         return f"python -m analysis headline --experiment first{where}"
     if experiment in experiment_names():
         return f"python -m analysis{where}"
-    models = all(TASKS[config.task.name].objective == "final_eval_loss" for config in configs)
+    models = all(map(is_held_out, configs))
     rates, widths = (len({value(config) for config in configs}) for value in (_lr, _width))
     over_time = ["lm_dynamics"] if models else ["feature_norms", "gradient_norms"]
     over_rates = [f"{'lm_' * models}lr_sensitivity"] * (rates >= MIN_RATES)
@@ -66,24 +62,3 @@ def _lr(config: Config) -> float:
 
 def _width(config: Config) -> int:
     return config.task.width
-
-
-def best_learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per experiment, task, adapter, init and width: the learning rate of the grid with the lowest final loss, in the
-    geometric mean over the other axes.
-
-    A learning rate at which any run has no final loss (it diverged, failed or is missing) does not compete.
-    """
-    with np.errstate(divide="ignore"):  # a final loss of 0 has the lowest logarithm of all
-        rows = rows.assign(log_loss=np.log(rows["loss"].astype(float)))
-    best = []
-    keys = ["experiment", "task", "adapter", "init", "width"]
-    for key, group in rows.groupby(keys if rows["experiment"].nunique() > 1 else keys[1:], sort=True):
-        scores = group.groupby("lr")["log_loss"].agg(lambda x: x.mean(skipna=False)).dropna()
-        if scores.empty:
-            continue
-        lrs, lr = sorted(group["lr"].unique()), scores.idxmin()
-        edge = "edge of the grid" if len(lrs) > 1 and lr in (lrs[0], lrs[-1]) else ""
-        best.append([*key, f"{lr:.3g}", f"{math.exp(scores[lr]):.3g}", len(lrs), edge])
-    columns = [*keys, "best lr", "final loss", "lrs", ""]
-    return pd.DataFrame(best, columns=columns[-len(best[0]) :] if best else columns)

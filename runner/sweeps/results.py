@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from runner.config import Config
@@ -15,24 +14,23 @@ SKIPPED = "skipped"
 
 @dataclass
 class Results:
-    """One row per run of the sweep: what it was, how it ended, its final loss (held out, where tasks go by that)."""
+    """One row per run of the sweep: what it was, how it ended, its loss at the end and the start (held out, where tasks go by
+    that)."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, config: Config, status: str, summary: dict[str, Any] | None = None, error: str | None = None) -> None:
+        final = TASKS[config.task.name].objective
         self.rows.append(
             {
                 "run_id": run_id(config),
                 "experiment": config.experiment,
-                "task": " ".join(filter(None, (config.task.name, Path(getattr(config.task, "model", "")).name))),
-                "adapter": config.adapter.name,
-                "init": config.init.name if config.adapter.start_from is None else Path(config.adapter.start_from).name,
-                "width": config.task.width,
-                "lr": config.optimizer.lr,
+                "config": config,
                 "status": status,
                 "error": error,
-                "loss": (summary or {}).get(TASKS[config.task.name].objective),
+                "loss": (summary or {}).get(final),
+                "start": (summary or {}).get(final.replace("final", "initial")),
             }
         )
 

@@ -1,0 +1,153 @@
+"""The best learning rate of every setting of a sweep, and what its seeds allow to say about it."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from runner.config import Config
+from runner.config.identity import NOT_IDENTITY
+from runner.config.options import described
+from runner.config.registry import TASKS
+
+WITHIN = ("optimizer.lr", "seed")  # what differs within a row of the table
+CONFIDENCE = 0.95
+MOST_DIGITS = 15
+
+
+def best_learning_rates(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each setting, everything but learning rate and seed, among the rows of `Results`; of texts, to be printed.
+
+    Best is the lowest final loss in the geometric mean over the seeds; a rate at which any run has none (it diverged, failed
+    or is missing) does not compete. The interval is Student's, for the mean of log loss. `as good`: the rates around the
+    best whose difference from it, seed by seed, has an interval that holds 0. `at start`: the same loss before training,
+    which is the frozen model's where B·A = 0.
+    """
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        settings.setdefault(str(_setting(row["config"])), []).append(row)
+    best = [(of[0]["config"], numbers) for of in settings.values() if (numbers := _best(of))]
+    if not best:
+        return pd.DataFrame()
+    columns = _columns([config for config, _ in best])
+    table = pd.DataFrame([{name: show(config) for name, show in columns.items()} for config, _ in best])
+    numbers = pd.DataFrame([numbers for _, numbers in best])
+    table["best lr"], table["as good"] = _texts(numbers["lr"]), _ranges(numbers[["first", "last"]], "{} to {}")
+    held_out = ["held-out" if is_held_out(config) else "training" for config, _ in best]
+    table["loss"] = _texts(numbers["loss"])
+    intervals = _ranges(numbers[["low", "high"]], "[{}, {}]")
+    table["95% interval"] = [
+        "1 seed: none" if n == 1 else text for n, text in zip(numbers["seeds"], intervals, strict=True)
+    ]
+    if len(set(held_out)) == 1:
+        table = table.rename(columns={"loss": f"{held_out[0]} loss"})
+    else:
+        table["loss is"] = held_out
+    table["at start"], table["seeds"] = _texts(numbers["start"]), numbers["seeds"]
+    table["lrs"], table[""] = numbers["lrs"], numbers["edge"]
+    return table.sort_values(list(columns), kind="stable")
+
+
+def is_held_out(config: Config) -> bool:
+    """Whether the loss by which its runs are compared is of data that they do not train on."""
+    return TASKS[config.task.name].objective == "final_eval_loss"
+
+
+def _setting(config: Config) -> dict[str, Any]:
+    """Dotted name -> value of everything that tells the rows of the table apart; experiments stay apart, too."""
+    fields = {name: value for name, value, _ in described(config) if name not in WITHIN}
+    return {n: v for n, v in fields.items() if n == "experiment" or n.partition(".")[0] not in NOT_IDENTITY}
+
+
+def _columns(configs: Sequence[Config]) -> dict[str, Callable[[Config], Any]]:
+    """Column -> its value: the choices and the width, and the fields that vary under the same choices."""
+    columns = {
+        group: lambda c, group=group: getattr(c, group).name for group in ("task", "adapter", "init", "optimizer")
+    }
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for config in configs:
+        alike.setdefault(tuple(show(config) for show in columns.values()), []).append(_setting(config))
+    if len({config.optimizer.name for config in configs}) == 1:
+        del columns["optimizer"]
+    columns["init"] = lambda c: c.init.name if c.adapter.start_from is None else Path(c.adapter.start_from).name
+    columns["width"] = lambda c: c.task.width
+    values = {}  # of every field, under the same choices
+    for of in alike.values():
+        for name in of[0]:
+            values[name] = max(values.get(name, 0), len({str(fields[name]) for fields in of}))
+    varying = [name for name, count in values.items() if count > 1 and name not in ("task.width", "experiment")]
+    columns |= {name: lambda c, name=name: _setting(c).get(name, "") for name in varying}
+    if len({config.experiment for config in configs}) > 1:
+        columns = {"experiment": lambda c: c.experiment} | columns
+    return columns
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The numbers of one row of the table; None where no rate has a loss for every run."""
+    rates = sorted({row["config"].optimizer.lr for row in rows})
+    logs: dict[float, dict[int, float]] = {}
+    for rate in rates:
+        losses = {row["config"].seed: row["loss"] for row in rows if row["config"].optimizer.lr == rate}
+        if None not in losses.values():
+            with np.errstate(divide="ignore"):  # a final loss of 0 has the lowest logarithm of all
+                logs[rate] = {seed: np.log(loss) for seed, loss in losses.items()}
+    if not logs:
+        return None
+    best = min(logs, key=lambda rate: np.mean(list(logs[rate].values())))
+    seeds, place = logs[best], rates.index(best)
+
+    def tied(some: Iterable[float]) -> list[float]:
+        """The first of these rates, up to one that is worse than the best by more than the seeds' noise."""
+        found = []
+        for rate in some:
+            both = seeds.keys() & logs.get(rate, {}).keys()
+            low, _ = _interval([logs[rate][seed] - seeds[seed] for seed in both])
+            if not low <= 0:  # nan, where fewer than two seeds can be compared, is no tie
+                break
+            found.append(rate)
+        return found
+
+    around = [best, *tied(rates[:place][::-1]), *tied(rates[place + 1 :])]
+    start = [row["start"] for row in rows if row["config"].optimizer.lr == best and row["start"] is not None]
+    with np.errstate(all="ignore"):
+        return {
+            "lr": best,
+            "first": min(around) if len(seeds) > 1 else np.nan,
+            "last": max(around) if len(seeds) > 1 else np.nan,
+            "loss": np.exp(np.mean(list(seeds.values()))),
+            "low": np.exp(_interval(seeds.values())[0]),
+            "high": np.exp(_interval(seeds.values())[1]),
+            "seeds": len(seeds),
+            "start": np.exp(np.mean(np.log(start))) if start else np.nan,
+            "lrs": len(rates),
+            "edge": "edge of the grid" if len(rates) > 1 and best in (rates[0], rates[-1]) else "",
+        }
+
+
+def _interval(values: Collection[float]) -> tuple[float, float]:
+    """Of the mean of these values; nan of fewer than two, or where one is not finite."""
+    x = np.array(list(values))
+    if len(x) < 2 or not np.isfinite(x).all():
+        return np.nan, np.nan
+    half = student.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    return x.mean() - half, x.mean() + half
+
+
+def _ranges(ends: pd.DataFrame, text: str) -> list[str]:
+    """A text of two columns, or of one number where they agree; empty where they are not known."""
+    texts = _texts([*ends.iloc[:, 0], *ends.iloc[:, 1]])
+    both = zip(texts[: len(ends)], texts[len(ends) :], strict=True)
+    return [first if first == last else text.format(first, last) for first, last in both]
+
+
+def _texts(numbers: Sequence[float]) -> list[str]:
+    """Numbers with as few significant digits, at least three, as tell them apart; nan is empty."""
+    different = len({x for x in numbers if not np.isnan(x)})
+    for digits in range(3, MOST_DIGITS + 1):
+        texts = ["" if np.isnan(x) else f"{x:.{digits}g}" for x in numbers]
+        if len(set(texts) - {""}) == different:
+            break
+    return texts
