@@ -7,18 +7,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables.load import per_run
+from runner.config.identity import NOT_IDENTITY
 
 # Where a step sees few of the data, its loss is noise, and runs are compared by their held-out loss.
 BY_HELD_OUT = ("language_model", "classification")
 AXES = ("init.name", "task.width", "optimizer.lr", "seed")
-PLACES = (
-    "outputs",
-    "bases",
-    "tracker.",
-    "stack.",
-    "workers",
-    "checkpoint.",
-)  # where and how runs were made, on one machine
+PLACES = tuple(name for name in NOT_IDENTITY if name != "experiment")  # where and how runs were made, on one machine
 
 
 def split(frame: pd.DataFrame, axes: Sequence[str]) -> dict[tuple, pd.DataFrame]:

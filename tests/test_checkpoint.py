@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import configure, rejects
 from safetensors import safe_open
+from safetensors.torch import save_file
 from sweeps import contents
 
 from runner.training.checkpoint import Checkpoint, forget, resumable
@@ -103,13 +105,36 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-@pytest.mark.parametrize("damage", [flip, empty, truncate, lambda p: p.write_bytes(b""), Path.unlink])
-def test_a_damaged_checkpoint_costs_only_time(damage, tmp_path):
+def metadata(**changes: str) -> Callable[[Path], None]:
+    """The same tensors behind other metadata."""
+
+    def change(path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            tensors, found = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+        save_file(tensors, path, metadata=found | changes)
+
+    return change
+
+
+STEPS = ["5", "14", "-5", "99999", "x", "1e1", ""]
+RUNS = ["[]", "{}", "7", "null", "", "[", '["a"]', "[1, 2, 3]", "[[]]", "[" * 100_000]
+FILES = [flip, empty, truncate, lambda p: p.write_bytes(b""), Path.unlink]
+
+
+@pytest.mark.parametrize("damage", [*FILES, *(metadata(step=s) for s in STEPS), *(metadata(runs=r) for r in RUNS)])
+def test_a_damaged_checkpoint_costs_only_time(damage, tmp_path, undamaged):
+    """Of tensors or of metadata, which no checksum of tensors would notice."""
     configs = stack(tmp_path / "b", *CASES["fused"])
     with pytest.raises(Killed):
         trained(configs, 13)
     damage(Checkpoint(configs).path)
-    same(trained(stack(tmp_path / "a", *CASES["fused"])), trained(configs))
+    assert resumable(configs) in ([], [configs])  # a sweep plans with it, and does not end there
+    same(undamaged, trained(configs))
+
+
+@pytest.fixture(scope="module")
+def undamaged(tmp_path_factory):
+    return trained(stack(tmp_path_factory.mktemp("undamaged") / "a", *CASES["fused"]))
 
 
 def test_checkpoints_come_at_their_cadence(tmp_path):

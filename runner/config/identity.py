@@ -10,7 +10,7 @@ from runner.config.schema import Config
 
 IDENTITY_VERSION = 5  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
-NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "checkpoint")
+NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "retrain", "checkpoint")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -138,6 +138,10 @@ class Config:
         "processes that train side by side, with the threads divided among them; 1 trains in the command's own",
         PROCESSES,
     )
+    retrain: str | None = option(
+        "missing: also train finished and diverged runs again that lack a column which is measured now; null: none of them",
+        choices("missing"),
+    )
     outputs: str = option("root of runs, records and figures", FOLDER)
     bases: str = option("where small language models, pretrained here, are kept for all sweeps", FOLDER)
     log: LogConfig = field(default_factory=LogConfig)

@@ -131,13 +131,26 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRun(f"{path}: {type(error).__name__}: {error}") from error
 
+    def holds(self, config: Config) -> bool:
+        """Whether there is a result of the run that can be trusted."""
+        try:
+            return self.summary(config) is not None
+        except DamagedRun:
+            return False
+
+    def columns(self, config: Config) -> set[str]:
+        """The columns of a finished or diverged run's steps."""
+        return set(pq.read_schema(self.path(config) / STEPS).names)
+
     def write(self, config: Config, outcome: Outcome, context: dict[str, Any]) -> Path:
         """Write a run's directory, replacing what was there; `context` joins meta.json. Returns the directory.
 
-        The caller has claimed the run. Raises ConfigError where the folder cannot be written (a full disk, say); what
-        was there before then stays.
+        The caller has claimed the run. A result is replaced by a result alone: one that could not be had again stays.
+        Raises ConfigError where the folder cannot be written (a full disk, say); what was there before then stays.
         """
         path = self.path(config)
+        if outcome.status not in DONE and self.holds(config):
+            return path
         new = path.with_name(f".{path.name}-new")
         try:
             shutil.rmtree(new, ignore_errors=True)  # of a process that was killed

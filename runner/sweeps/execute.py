@@ -12,9 +12,9 @@ from runner.config.identity import as_dict
 from runner.config.registry import TASKS, TRACKERS
 from runner.core.machine import interruptions_ignored, interruptions_wait, termination_interrupts
 from runner.core.messages import listening, say
-from runner.store.runs import FAILED, INTERRUPTED, DamagedRun, Outcome, Store
+from runner.store.runs import DONE, FAILED, FILES, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.store.trackers import Tracker
-from runner.sweeps.plan import Plan, arrange, cost, plan
+from runner.sweeps.plan import Plan, arrange, cost, done, plan
 from runner.sweeps.pools import InProcess, Processes, StackResult, pool_for, run_context
 from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
@@ -44,7 +44,7 @@ def _check_shared(configs: Sequence[Config]) -> None:
     """One command has one store, one tracker and one set of workers."""
     if not configs:
         raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
-    for name in ("outputs", "bases", "tracker", "workers", "stack", "device"):
+    for name in ("outputs", "bases", "tracker", "workers", "retrain", "stack", "device"):
         if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
             raise ConfigError(f"{name}: must be the same for all runs of a sweep; run one command for each")
 
@@ -83,6 +83,7 @@ class Sweep:
                     self._train(planned.stacks, todo, progress)
         finally:
             with interruptions_ignored():  # the report of what was trained is still to come
+                self._check_stored()
                 self._track(lambda: self.results.note(self.tracker.close()))
                 if self.untracked:
                     say(
@@ -189,9 +190,17 @@ class Sweep:
         except Exception as error:
             self.untracked = self.untracked or str(error) or type(error).__name__
 
+    def _check_stored(self) -> None:
+        """What was there and is no longer, because somebody removed the folder meanwhile, is not reported as done."""
+        for row in self.results.rows:
+            path = self.store.path(row["config"])
+            if row["status"] in (*DONE, SKIPPED) and not all((path / name).is_file() for name in FILES):
+                error = f"{path.parent}: runs were removed while the sweep went on; the same command trains them again"
+                row |= {"status": FAILED, "error": error, "loss": None}
+
     def _summary(self, config: Config) -> dict[str, Any] | None:
         try:
-            return self.store.summary(config)
+            return done(config, self.store)
         except DamagedRun:
             return None
 

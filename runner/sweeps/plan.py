@@ -15,7 +15,7 @@ from runner.store.runs import DamagedRun, Store
 from runner.tasks.base import pairs
 from runner.tasks.toy import ToyTask, padded
 from runner.training.checkpoint import forget, resumable
-from runner.training.measure.layer import ordered
+from runner.training.measure.layer import columns_of, ordered
 from runner.training.stack import stack_key
 
 ITEM_SIZE = {"float32": 4, "float64": 8}
@@ -37,19 +37,30 @@ class Plan:
 def plan(configs: Sequence[Config], store: Store) -> Plan:
     """Drop duplicates and what the store already has; stack the rest: what has a checkpoint, then the most expensive."""
     unique = {(config.experiment, run_id(config)): config for config in configs}
-    done, todo, damaged = [], [], []
+    finished, todo, damaged = [], [], []
     for config in unique.values():
         try:
-            summary = store.summary(config)
+            summary = done(config, store)
         except DamagedRun as error:
             damaged.append(str(error))
             summary = None
         if summary is None:
             todo.append(config)
         else:
-            done.append((config, summary))
-    forget([config for config, _ in done])
-    return Plan(done, arrange(todo), damaged)
+            finished.append((config, summary))
+    forget([config for config, _ in finished])
+    return Plan(finished, arrange(todo), damaged)
+
+
+def done(config: Config, store: Store) -> dict[str, Any] | None:
+    """The stored summary of a run that needs no training; None for others. Raises DamagedRun.
+
+    With `retrain=missing` a run needs training, too, if it lacks a column that is measured now.
+    """
+    summary = store.summary(config)
+    if summary and config.retrain == "missing" and not set(columns_of(config)) <= store.columns(config):
+        return None
+    return summary
 
 
 def arrange(todo: Sequence[Config]) -> list[list[Config]]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,7 +46,8 @@ class Checkpoint:
             shutil.rmtree(self.new, ignore_errors=True)
             self.new.mkdir(parents=True)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-            metadata = {"runs": json.dumps(self.ids), "step": str(step), "sha256": _digest(tensors)}
+            digest = _digest(self.ids, step, tensors)
+            metadata = {"runs": json.dumps(self.ids), "step": str(step), "sha256": digest}
             save_file(tensors, self.new / self.path.name, metadata=metadata)
             (self.new / self.path.name).replace(self.path)
         except (OSError, SafetensorError):
@@ -55,17 +57,17 @@ class Checkpoint:
 
     def restore(self, state: dict[str, Tensor]) -> int:
         """Copy what was saved into these tensors; the step that comes next, 0 where nothing usable was saved."""
-        metadata = _metadata(self.path)
-        if metadata is None:
+        if not self.path.exists():
             return 0
-        saved = load_file(self.path)
-        if _digest(saved) != metadata["sha256"] or saved.keys() != state.keys():
+        header = _header(self.path)
+        saved = load_file(self.path) if header else {}
+        if not header or header.digest != _digest(self.ids, header.step, saved) or saved.keys() != state.keys():
             say(f"damaged checkpoint, training its {len(self.ids)} runs from the start: {self.path}")
             return 0
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(saved[name])
-        return int(metadata["step"])
+        return header.step
 
     def remove(self) -> None:
         """Once the stack has ended."""
@@ -82,7 +84,7 @@ def resumable(todo: Sequence[Config]) -> list[list[Config]]:
     stacks = []
     for folder, left in by_folder.items():
         for path in sorted(folder.glob("*.safetensors")):
-            runs = json.loads((_metadata(path) or {}).get("runs", "[]"))
+            runs = _runs(path)
             if runs and all(run in left for run in runs):
                 stacks.append([left.pop(run) for run in runs])
     return stacks
@@ -93,7 +95,7 @@ def forget(done: Sequence[Config]) -> None:
     finished = {run_id(config) for config in done}
     for folder in {_folder(config) for config in done}:
         for path in folder.glob("*.safetensors"):
-            if finished & set(json.loads((_metadata(path) or {}).get("runs", "[]"))):
+            if finished & set(_runs(path)):
                 with suppress(OSError):
                     path.unlink()
 
@@ -102,19 +104,36 @@ def _folder(config: Config) -> Path:
     return Path(config.outputs) / "runs" / config.experiment / ".checkpoints"
 
 
-def _metadata(path: Path) -> dict[str, str] | None:
-    """`runs`, `step` (that comes next) and `sha256`; None where there is no such file or it is damaged."""
+class _Header(NamedTuple):
+    """`runs` (their ids), the `step` that comes next, and the digest of these and the tensors."""
+
+    runs: list[str]
+    step: int
+    digest: str
+
+
+def _header(path: Path) -> _Header | None:
+    """None where there is no such file or its metadata cannot be read. What it says is not checked: the digest does that."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-        return metadata if metadata.keys() == {"runs", "step", "sha256"} else None
-    except (OSError, SafetensorError, AttributeError):
+        runs = json.loads(metadata["runs"])
+        if not isinstance(runs, list) or not all(isinstance(run, str) for run in runs) or len(set(runs)) < len(runs):
+            return None
+        return _Header(runs, int(metadata["step"]), metadata["sha256"])
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError, RecursionError):
         return None
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """Of names, shapes and contents: a power cut may leave a file of the right length without them."""
-    digest = hashlib.sha256()
+def _runs(path: Path) -> list[str]:
+    header = _header(path)
+    return header.runs if header else []
+
+
+def _digest(runs: list[str], step: int, tensors: dict[str, Tensor]) -> str:
+    """Of runs, step, and the tensors' names, shapes and contents: a power cut may leave a file of the right length without
+    them."""
+    digest = hashlib.sha256(f"{json.dumps(runs)} {step}".encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())

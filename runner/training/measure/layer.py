@@ -8,6 +8,8 @@ from torch import Tensor
 
 from runner.adapters import Factored
 from runner.adapters.dora import WeightRows
+from runner.config import Config
+from runner.config.registry import ADAPTERS
 from runner.training.measure import compiled
 from runner.training.measure.metrics import METRICS, Update, norm
 
@@ -19,6 +21,19 @@ def ordered() -> list[str]:
     return [*compiled.COLUMNS, *(name for name in METRICS if name not in compiled.COLUMNS)]
 
 
+def columns(parameters: Sequence[str], changes: bool) -> list[str]:
+    """Of an adapter with these parameters, its inner and outer ones first; `changes`: whether CHANGES are among them."""
+    inner, outer, *further = parameters
+    two = [name.replace("/A", f"/{inner}").replace("/B", f"/{outer}") for name in ordered()]
+    return [*two, *(f"{kind}/{name}" for name in further for kind in ("grad", "param", "update")), *CHANGES * changes]
+
+
+def columns_of(config: Config) -> list[str]:
+    """What a run with this configuration measures at every logged step."""
+    kind = ADAPTERS[config.adapter.name]
+    return columns(list(kind.peft_names), kind.rescales or config.log.directions)
+
+
 class LayerMetrics:
     """Measures the K runs of an adapter on a fixed probe Z (P, n_in); `columns` names what it measures.
 
@@ -28,12 +43,9 @@ class LayerMetrics:
 
     def __init__(self, adapter: Factored, Z: Tensor, W0: Tensor | None = None):
         self.adapter, self.Z, self.scale = adapter, Z, adapter.scale
-        inner, outer, *further = adapter.parameters
         self.rows = adapter.rows if adapter.rescales else None if W0 is None else WeightRows(W0, Z.dtype)
         self.factors = ordered()
-        self.columns = [name.replace("/A", f"/{inner}").replace("/B", f"/{outer}") for name in self.factors]
-        self.columns += [f"{kind}/{name}" for name in further for kind in ("grad", "param", "update")]
-        self.columns += CHANGES if self.rows is not None else ()
+        self.columns = columns(list(adapter.parameters), self.rows is not None)
         self.panels = compiled.panels(Z) if Z.device.type == "cpu" else None
 
     @torch.no_grad()
