@@ -11,7 +11,7 @@ FULL := task.width=128,256,512,1024,2048,4096,8192 outputs=outputs/full \
 FULL_MODELS := task.width=32,64,128,256 outputs=outputs/full
 
 .DEFAULT_GOAL := help
-.PHONY: help first reproduce reproduce-all reproduce-full figures test lint bench clean
+.PHONY: help first reproduce reproduce-all reproduce-full figures verify test lint bench clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models
 
 figures: $(SETUP)  ## draw all figures and evaluate all claims from the records, without training
 	@$(BIN)/python -m analysis --publish docs/claims.md
+
+VERIFY ?= 0.01
+verify: $(SETUP)  ## train a random 1% of the recorded runs again and compare them (VERIFY=all: every one)
+	@$(BIN)/python -m analysis.verify --share $(VERIFY)
 
 test: $(SETUP) lint  ## lint, then every test
 	@$(BIN)/pytest

@@ -136,7 +136,7 @@ def distill(frame: pd.DataFrame, curves: bool = True) -> pd.DataFrame:
     )
     if curves:
         keep |= runs.isin(at_best(frame)["run_id"]) & _on_curve(step)
-    return _rounded(frame.loc[keep, [name for name in frame.columns if not name.startswith(PLACES)]])
+    return rounded(frame.loc[keep, [name for name in frame.columns if not name.startswith(PLACES)]])
 
 
 def at_best(frame: pd.DataFrame) -> pd.DataFrame:
@@ -160,14 +160,14 @@ def _with_layers(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
 def _layers_only(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Thinned curves of a few columns, and of the configuration only what tells runs apart."""
     columns = ["run_id", "status", *dict.fromkeys((*AXES, *axes)), "step", "layer", *LAYER_COLUMNS]
-    return _rounded(frame.loc[_on_curve(frame["step"]), [*columns, *(name for name in CHANGES if name in frame)]])
+    return rounded(frame.loc[_on_curve(frame["step"]), [*columns, *(name for name in CHANGES if name in frame)]])
 
 
 def _on_curve(step: pd.Series) -> pd.Series:
     return (step <= EARLY) | (step % max(1, math.ceil(step.max() / CURVE_POINTS)) == 0)
 
 
-def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.reset_index(drop=True)
     measured = [name for name in frame.columns if is_measured(name)]
     mantissa, exponent = np.frexp(frame[measured].to_numpy(float))

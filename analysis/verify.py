@@ -1,0 +1,200 @@
+"""`python -m analysis.verify`: train some of the recorded runs again, and compare their numbers with the records.
+
+A run's numbers are a function of its configuration. On the fused engine they are so to the bit, on every x86-64 processor
+with FMA: a run that starts where the record's did must be the record's to its end. On autograd's engine library products
+round as the processor has it, and training magnifies that: such a run must be within EARLY_TOLERANCE of the record at its
+first steps, and end within the interval in which another seed of the same setting would be expected.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from analysis.grid import AXES, is_setting, objective
+from analysis.tables.load import is_measured, load, per_run
+from analysis.tables.records import BOTH_MOVED, LAYERS, MissingRecords, read, rounded
+from runner.config import Config, ConfigError
+from runner.config.identity import run_id, with_values
+from runner.config.options import described
+from runner.config.registry import GROUPS
+from runner.config.resources import resolve_engine
+from runner.sweeps.compose import compose_sweep
+from runner.sweeps.execute import execute
+
+SHARE = 0.01
+EARLY_TOLERANCE = 0.02  # relative, of losses and gradient norms, up to the step before which both factors have moved
+CONFIDENCE = 0.999  # of the interval for one more seed: of a thousand sound runs, one is outside
+SAME, CLOSE, DIFFERENT = "to the bit", "within tolerance", "different"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of a run trained again with its record: how they agree, the largest relative difference of a loss, and what is wrong."""
+
+    experiment: str
+    run: str
+    verdict: str
+    difference: float = 0.0
+    reason: str = ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0, 1 where a run differs from its record, 2 where there is nothing to compare."""
+    options = parse(arguments)
+    try:
+        found = list(verify(options.outputs, options.share, options.seed, options.experiment, options.bases))
+    except (ConfigError, MissingRecords) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    for one in found:
+        if one.verdict == DIFFERENT:
+            print(f"different: {one.experiment} {one.run}: {one.reason}")
+    table = pd.crosstab([one.experiment for one in found], [one.verdict for one in found])
+    table = table.reindex(columns=[SAME, CLOSE, DIFFERENT], fill_value=0).rename_axis(index=None, columns=None)
+    worst = pd.Series([one.difference for one in found]).groupby([one.experiment for one in found]).max()
+    print(table.assign(**{"largest difference of a loss": worst.map("{:.2g}".format)}).to_string())
+    return int(any(one.verdict == DIFFERENT for one in found))
+
+
+def verify(outputs: Path, share: float, seed: int, names: Iterable[str], bases: Path) -> Iterator[Comparison]:
+    """Trains a share of the runs of each record under `outputs` again, at least one each, drawn by `seed`."""
+    found = sorted(path.stem for path in (outputs / "records").glob("*.parquet") if not path.stem.endswith(LAYERS))
+    records = {name: read(outputs, name) for name in (names or found)}
+    if not records:
+        raise MissingRecords(f"{outputs}: holds no records; make them with `make reproduce`")
+    with tempfile.TemporaryDirectory() as folder:
+        template = compose_sweep([f"outputs={folder}", f"bases={bases}"])[0]
+        chosen = {name: drawn(record, share, seed) for name, record in records.items()}
+        configs = [config_of(row, template) for table in chosen.values() for _, row in table.iterrows()]
+        fused = {run_id(config) for config in configs if resolve_engine(config) == "fused"}
+        results = execute(configs)
+        if results.exit_code == 130:
+            raise KeyboardInterrupt
+        failed = {row["run_id"]: row["error"] for row in results.rows if row["error"]}
+        for name, table in chosen.items():
+            sound = set(table["run_id"]) - set(failed)
+            again = load(Path(folder) / "runs" / table["experiment"].iloc[0]) if sound else pd.DataFrame()
+            for run in table["run_id"]:
+                if run in failed:
+                    yield Comparison(name, run, DIFFERENT, math.inf, failed[run])
+                else:
+                    yield compare(name, run, records[name], again[again["run_id"] == run], run in fused)
+
+
+def drawn(record: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """The share of a record's runs, at least one, a row each."""
+    runs = record.drop_duplicates("run_id").sort_values("run_id")
+    return runs.sample(max(1, round(share * len(runs))), random_state=seed).sort_index()
+
+
+def config_of(row: pd.Series, template: Config) -> Config:
+    """The configuration of a recorded run; where it is kept is the template's. Raises ConfigError if its id is not the run's."""
+    chosen = {group: parts.options[row[f"{group}.name"]] for group, parts in GROUPS.items() if f"{group}.name" in row}
+    groups = {}
+    for group, options in chosen.items():
+        own = {field.name: field.type for field in fields(options) if f"{group}.{field.name}" in row}
+        groups[group] = options(**{name: _value(row[f"{group}.{name}"], kind) for name, kind in own.items()})
+    plain = [
+        (name, field) for name, _, field in described(template) if name in row and name.partition(".")[0] not in groups
+    ]
+    others = {name: _value(row[name], field.type) for name, field in plain if name.partition(".")[0] not in groups}
+    config = with_values(template, groups | others)
+    if run_id(config) != row["run_id"]:
+        raise ConfigError(
+            f"{row['experiment']} {row['run_id']}: another version of this project recorded it, under which the same "
+            "configuration may have given other numbers; make the record again"
+        )
+    return config
+
+
+def _value(value: Any, kind: Any) -> Any:
+    """A cell of a record as the field's type has it: a table has no integers beside gaps, and lists as texts."""
+    kinds = get_args(kind) or (kind,)
+    if not isinstance(value, str) and pd.isna(value):
+        return None
+    if get_origin(kind) is list or (kind is Any and ", " in value):
+        return value.split(", ")
+    if kind is Any or str in kinds:
+        return value
+    return next(convert(value) for convert in (bool, int, float) if convert in kinds)
+
+
+def compare(experiment: str, run: str, record: pd.DataFrame, again: pd.DataFrame, fused: bool) -> Comparison:
+    """`again`: the rows of the run in the table of those that were trained again."""
+    before = record[record["run_id"] == run].set_index("step")
+    after = rounded(again[again["step"].isin(before.index)]).set_index("step")
+    both = [name for name in before.columns if name in after and (is_measured(name) or name.startswith("summary."))]
+    if not before.index.equals(after.index):
+        return Comparison(experiment, run, DIFFERENT, math.inf, "it has other steps")
+    x, y = (table[both].apply(pd.to_numeric).to_numpy(float) for table in (before, after))
+    equal = (x == y) | (np.isnan(x) & np.isnan(y))
+    with np.errstate(all="ignore"):
+        relative = np.where(equal, 0.0, np.abs(y / x - 1))
+    losses = [name.endswith("loss") for name in both]
+    difference = float(np.nanmax(relative[:, losses], initial=0.0))
+    if equal.all():
+        return Comparison(experiment, run, SAME)
+    if fused and equal[0, [is_measured(name) for name in both]].all():
+        wrong = both[int(np.argmin(equal.all(0)))]
+        return Comparison(
+            experiment, run, DIFFERENT, difference, f"it starts as the record does, and {wrong} differs later"
+        )
+    early = relative[before.index < BOTH_MOVED][
+        :, [name in ("train/loss", "eval/loss", "grad/A", "grad/B") for name in both]
+    ]
+    if not np.nanmax(early, initial=0.0) <= EARLY_TOLERANCE:
+        return Comparison(experiment, run, DIFFERENT, difference, f"its first steps are off by {np.nanmax(early):.2g}")
+    if not _expected(record, before.iloc[-1], after.iloc[-1]):
+        return Comparison(experiment, run, DIFFERENT, difference, "it ends where no seed of its setting would")
+    return Comparison(experiment, run, CLOSE, difference)
+
+
+def _expected(record: pd.DataFrame, before: pd.Series, after: pd.Series) -> bool:
+    """Whether the end is one that another seed of the same setting could have had: always, if some of them diverged."""
+    column = objective(before.to_frame().T)
+    runs = per_run(record)
+    settings = [name for name in runs.columns if name != "seed" and (is_setting(name) or name in AXES)]
+    setting = runs.groupby(settings, dropna=False).ngroup()
+    alike = setting == setting[runs["run_id"] == before["run_id"]].iloc[0]
+    logs = np.log(runs.loc[alike, column].to_numpy(float))
+    if np.isnan(logs).any() or len(logs) < 2:
+        return True
+    reach = student.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / len(logs))
+    return bool(abs(np.log(after[column]) - logs.mean()) <= reach)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m analysis.verify", description=__doc__.split("\n\n")[0])
+    parser.add_argument("experiment", nargs="*", help="a record; default: all")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="root of the records")
+    parser.add_argument(
+        "--bases", type=Path, default=Path("outputs/bases"), help="where small language models are kept"
+    )
+    parser.add_argument("--share", default=SHARE, type=_share, help=f"of each record's runs, or all; default: {SHARE}")
+    parser.add_argument("--seed", type=int, default=0, help="draws them; default: 0")
+    return parser.parse_args(arguments)
+
+
+def _share(text: str) -> float:
+    if text == "all":
+        return 1.0
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be all, or a number above 0 and up to 1")
+    return share
+
+
+if __name__ == "__main__":
+    sys.exit(main())

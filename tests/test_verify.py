@@ -1,0 +1,126 @@
+"""Recorded runs that are trained again: to the bit, within tolerance, or different; and what is no record of this version."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import configure, rejects
+
+from analysis.tables.load import load
+from analysis.tables.records import distill, record_path, refresh
+from analysis.verify import CLOSE, DIFFERENT, SAME, compare, config_of, drawn, main
+from runner.config import ConfigError
+from runner.config.identity import NOT_IDENTITY, as_dict, run_id, with_values
+from runner.sweeps.execute import execute
+
+SIZES = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=12"]
+KINDS = [
+    ["adapter=vera", "adapter.rank=8", "optimizer=sgd", "optimizer.momentum=0.5"],
+    ["task=feature_regression", "init=corda", "init.examples=7", "optimizer.clip=0.5", "log.weights=true"],
+    ["task=sine", "adapter=rslora", "init=gaussian_AB", "optimizer=signsgd", "optimizer.schedule=cosine"],
+    ["task=language_model", "task.targets=[q_proj,v_proj]", "task.text_columns=[a,b]", "task.width=32"],
+    ["task=linear", "adapter=dora", "adapter.rank=2", "task.outputs=5", "init.scale=2"],
+]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """(root folder, loaded runs) of three seeds at two rates, with a record."""
+    outputs = tmp_path_factory.mktemp("recorded")
+    base = configure(*SIZES, f"outputs={outputs}", "workers=1")
+    execute([with_values(base, {"optimizer.lr": lr, "seed": seed}) for lr in (1e-3, 1e-2) for seed in range(3)])
+    refresh(outputs, "scratch")
+    return outputs, load(outputs / "runs" / "scratch")
+
+
+@pytest.mark.parametrize("overrides", KINDS, ids=lambda kind: kind[0])
+def test_a_record_says_how_its_runs_were_configured(overrides, tmp_path):
+    """Also behind gaps, which turn a table's integers into floats, and lists into texts."""
+    configs = [configure("steps=3"), configure(*overrides)]
+    rows = []
+    for config in configs:
+        tree = {name: value for name, value in as_dict(config).items() if name not in NOT_IDENTITY}
+        frame = pd.json_normalize(tree | {"experiment": "scratch"})
+        rows.append(frame.map(lambda x: ", ".join(x) if isinstance(x, list) else x).assign(run_id=run_id(config)))
+    pd.concat(rows).to_parquet(tmp_path / "record.parquet")
+    row = pd.read_parquet(tmp_path / "record.parquet").iloc[1]
+    assert run_id(config_of(row, configs[0])) == run_id(configs[1]) == row["run_id"]
+    with pytest.raises(ConfigError, match="another version of this project recorded it"):
+        config_of(row.mask(row.index == "seed", 1), configs[0])
+
+
+def test_runs_trained_again_are_their_records(recorded, capsys):
+    outputs, _ = recorded
+    assert main(["--outputs", str(outputs), "--share", "0.4"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["scratch", "2", "0", "0", "0"]
+
+
+def test_a_record_that_is_not_its_runs_is_told(recorded, capsys):
+    outputs, _ = recorded
+    path = record_path(outputs, "scratch")
+    true = pd.read_parquet(path)
+    last = true["step"] == 12
+    try:
+        true.assign(**{"train/loss": true["train/loss"].where(~last, true["train/loss"] * 1.001)}).to_parquet(path)
+        assert main(["--outputs", str(outputs), "--share", "all"]) == 1
+        out = capsys.readouterr().out
+        assert out.count("it starts as the record does, and train/loss differs later") == 6
+    finally:
+        true.to_parquet(path)
+
+
+def changed(table, column, factor, steps):
+    return table.assign(**{column: table[column].where(~table["step"].isin(steps), table[column] * factor)})
+
+
+@pytest.mark.parametrize(
+    ("column", "factor", "steps", "fused", "verdict"),
+    [
+        ("train/loss", 1.0, [], True, SAME),
+        ("train/loss", 1.0, [], False, SAME),
+        ("param/A", 1 + 1e-4, [12], True, DIFFERENT),  # the fused engine promises bits
+        ("param/A", 1 + 1e-4, [12], False, CLOSE),
+        ("param/A", 1 + 1e-4, range(13), True, CLOSE),  # it starts elsewhere
+        ("train/loss", 1.01, [0, 1], False, CLOSE),
+        ("train/loss", 1.05, [1], False, DIFFERENT),
+        ("grad/B", 1.05, [0], False, DIFFERENT),
+        ("summary.final_loss", 1 + 1e-9, range(13), True, DIFFERENT),
+        ("summary.final_loss", 1 + 1e-9, range(13), False, CLOSE),
+        ("summary.final_loss", 1e6, range(13), False, DIFFERENT),
+        ("summary.final_loss", np.nan, range(13), False, DIFFERENT),
+        ("step", 2, [12], True, DIFFERENT),
+    ],
+)
+def test_what_differs_is_weighed(recorded, column, factor, steps, fused, verdict):
+    _, runs = recorded
+    record, run = distill(runs), runs["run_id"].iloc[0]
+    again = changed(runs[runs["run_id"] == run], column, factor, steps)
+    assert compare("scratch", run, record, again, fused).verdict == verdict
+
+
+def test_the_end_of_a_run_whose_setting_breaks_down_at_times_says_nothing(recorded):
+    _, runs = recorded
+    record, run = distill(runs), runs["run_id"].iloc[0]
+    row = record[record["run_id"] == run].iloc[0]
+    sibling = (record["optimizer.lr"] == row["optimizer.lr"]) & (record["run_id"] != run)
+    again = changed(runs[runs["run_id"] == run], "summary.final_loss", 1e6, range(13))
+
+    def check(record):
+        assert compare("scratch", run, record, again, False).verdict == CLOSE
+
+    check(record.assign(**{"summary.final_loss": record["summary.final_loss"].mask(sibling)}))
+    rejects(check, record)
+
+
+def test_the_share_is_drawn_by_the_seed(recorded):
+    _, runs = recorded
+    record = distill(runs)
+    assert drawn(record, 0.5, 1)["run_id"].tolist() == drawn(record, 0.5, 1)["run_id"].tolist()
+    assert len(drawn(record, 0.5, 1)) == 3 and len(drawn(record, 1e-9, 1)) == 1 and len(drawn(record, 1.0, 1)) == 6
+    assert len({tuple(drawn(record, 0.5, seed)["run_id"]) for seed in range(9)}) > 1
+
+
+def test_there_must_be_records(tmp_path, capsys):
+    assert main(["--outputs", str(tmp_path)]) == 2
+    assert "holds no records" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--share", "0"])
