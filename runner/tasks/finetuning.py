@@ -143,7 +143,7 @@ class ModelTask(Task):
                 f"task.model={config.task.model}: its tokenizer gives token {largest}, and the model knows {known}; the two are "
                 "not of one checkpoint"
             )
-        bases.prepare(config.task, config.bases)
+        bases.prepare(config.task, config.bases, cls.labels(config.task))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "ModelTask":
         self.model.to(device)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import ConfigError
+from runner.core.messages import first_line
 from runner.tasks.models.options import ModelOptions
-from runner.tasks.models.spec import first_line
 
 PYTHON_STDLIB = "python_stdlib"
 HELD_OUT = 10  # one in so many files of the standard library, or rows of a data set without a split for it

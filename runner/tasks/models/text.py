@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from runner.config import ConfigError
+from runner.core.messages import first_line
 from runner.core.rng import generator
-from runner.tasks.models import corpora, library
+from runner.tasks.models import checkpoints, corpora, library
 from runner.tasks.models.options import ModelOptions
-from runner.tasks.models.spec import BYTES, LLAMA_TINY, configuration, first_line
+from runner.tasks.models.spec import BYTES, LLAMA_TINY, configuration
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,16 @@ class Source:
 
     def tokenizer(self) -> Any:
         """The checkpoint's own; None for llama_tiny and bases made of it, whose tokens are bytes. Raises ConfigError."""
-        if self.task.model == LLAMA_TINY or getattr(configuration(self.task.model), "tokens", None) == BYTES:
+        model = self.task.model
+        if model == LLAMA_TINY or getattr(configuration(model), "tokens", None) == BYTES:
             return None
         try:
-            tokenizer = library().AutoTokenizer.from_pretrained(self.task.model, trust_remote_code=False)
+            tokenizer = library().AutoTokenizer.from_pretrained(
+                checkpoints.folder(model), config=configuration(model), trust_remote_code=False
+            )
         except Exception as error:  # the library's own, and those of files that are not what they seem
-            raise ConfigError(
-                f"task.model={self.task.model}: has no tokenizer that can be loaded ({first_line(error)})"
-            ) from error
+            reason = "it comes with code, which is not run" if "remote_code" in str(error) else first_line(error)
+            raise ConfigError(f"task.model={model}: has no tokenizer that can be loaded ({reason})") from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None and hasattr(self.task, "labels"):
@@ -104,7 +107,9 @@ def packed(source: Source) -> tuple[Examples, Examples]:
             tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
         else:
             end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-            encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            encoded = _encoded(task, tokenizer, texts, add_special_tokens=False, return_attention_mask=False)[
+                "input_ids"
+            ]
             tokens = torch.tensor([token for document in encoded for token in (*document, *end)], dtype=torch.int32)
         whole, needed = len(tokens) // task.sequence_length, 1 if parts else task.batch_size
         if whole < needed:
@@ -137,13 +142,23 @@ def labelled(source: Source) -> tuple[Examples, Examples]:
                 ]
             }
         else:
-            encoded = tokenizer(*texts, truncation=True, max_length=task.sequence_length)
+            encoded = _encoded(task, tokenizer, *texts, truncation=True, max_length=task.sequence_length)
         lengths = torch.tensor([len(row) for row in encoded["input_ids"]])
         mask = torch.arange(task.sequence_length) < lengths[:, None]
         tokens = _padded(encoded["input_ids"], 0 if tokenizer is None else tokenizer.pad_token_id, task)
         segments = _padded(encoded["token_type_ids"], 0, task) if "token_type_ids" in encoded else None
         parts.append(Examples(tokens, mask, labels, segments))
     return parts[0], parts[1]
+
+
+def _encoded(task: ModelOptions, tokenizer: Any, *texts: list[str], **options: Any) -> Any:
+    """What the tokenizer makes of the texts, or of pairs of them. Raises ConfigError."""
+    try:
+        return tokenizer(*texts, **options)
+    except Exception as error:  # the library's own, of files that were loaded and make no sense
+        raise ConfigError(
+            f"task.model={task.model}: its tokenizer fails ({type(error).__name__}: {first_line(error)}); it is damaged"
+        ) from error
 
 
 def _labels(task: ModelOptions, rows: Any) -> Tensor:
