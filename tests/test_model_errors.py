@@ -213,7 +213,7 @@ def test_rows_that_are_no_examples_are_named(case, run, tmp_path):
 @pytest.mark.parametrize("task", ["language_model", "classification"])
 def test_a_data_set_of_one_row_is_too_small(task, run, tmp_path):
     code, _, err = run(f"task.dataset={rows(tmp_path / 'one.jsonl', 1)}", task=task)
-    assert code == 2 and "are needed; lower" in err and "Traceback" not in err
+    assert code == 2 and "one.jsonl: has 1 row " in err and "two are needed" in err and "Traceback" not in err
 
 
 def test_the_held_out_files_are_the_ones_that_are_named(run, tmp_path):

@@ -113,9 +113,10 @@ def packed(source: Source) -> tuple[Examples, Examples]:
             tokens = torch.tensor([token for document in encoded for token in (*document, *end)], dtype=torch.int32)
         whole, needed = len(tokens) // task.sequence_length, 1 if parts else task.batch_size
         if whole < needed:
+            field = "dataset" if task.eval_dataset is None or not parts else "eval_dataset"
             raise ConfigError(
-                f"task.dataset={task.dataset}: the {len(tokens)} tokens of its {'held-out' if parts else 'training'} part make "
-                f"{whole} sequences of {task.sequence_length}, and {needed} are needed; lower task.sequence_length or "
+                f"task.{field}={getattr(task, field)}: the {len(tokens)} tokens of its {'held-out' if parts else 'training'} "
+                f"part make {whole} sequences of {task.sequence_length}, and {needed} are needed; lower task.sequence_length or "
                 "task.batch_size, or give more text"
             )
         parts.append(Examples(tokens[: whole * task.sequence_length].view(-1, task.sequence_length).int()))
@@ -127,14 +128,19 @@ def labelled(source: Source) -> tuple[Examples, Examples]:
     """(training, held-out) for classification: one example a row, cut or padded to the sequence length."""
     task, tokenizer = source.task, source.tokenizer()
     parts = []
-    for rows in corpora.rows(task, [*task.text_columns, task.label_column]):
-        labels, needed = _labels(task, rows), 1 if parts else task.batch_size
+    for part in corpora.rows(task, [*task.text_columns, task.label_column]):
+        labels, needed = _labels(task, part), 1 if parts else task.batch_size
         if len(labels) < needed:
             raise ConfigError(
-                f"task.dataset={task.dataset}: its {'held-out' if parts else 'training'} part has {len(labels)} rows, and "
-                f"{needed} are needed; lower task.batch_size or give more rows"
+                f"{part.field}: its {'held-out' if parts else 'training'} part has {len(labels)} rows, and {needed} are needed; "
+                "lower task.batch_size or give more rows"
             )
-        texts = [corpora.texts(task, rows, name) for name in task.text_columns]
+        texts = [corpora.texts(part, name) for name in task.text_columns]
+        if empty := [i for i, row in enumerate(zip(*texts, strict=True)) if not any(text.strip() for text in row)]:
+            raise ConfigError(
+                f"task.text_columns={','.join(task.text_columns)}: {part.row(empty[0])} is empty (of {len(empty)} such rows); "
+                "leave them out"
+            )
         if tokenizer is None:
             encoded = {
                 "input_ids": [
@@ -161,12 +167,12 @@ def _encoded(task: ModelOptions, tokenizer: Any, *texts: list[str], **options: A
         ) from error
 
 
-def _labels(task: ModelOptions, rows: Any) -> Tensor:
-    labels = list(rows[task.label_column])
+def _labels(task: ModelOptions, part: corpora.Part) -> Tensor:
+    labels = part.column(task.label_column)
     if not all(type(label) is int and 0 <= label < task.labels for label in labels):
         values = list(dict.fromkeys(map(repr, labels)))
         raise ConfigError(
-            f"task.labels={task.labels}: the column {task.label_column!r} of {task.dataset} holds {', '.join(values[:10])}"
+            f"task.labels={task.labels}: the column {task.label_column!r} of {part.field} holds {', '.join(values[:10])}"
             f"{', …' * (len(values) > 10)}; the labels must be integers from 0 to task.labels - 1"
         )
     return torch.tensor(labels)
