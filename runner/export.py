@@ -24,6 +24,7 @@ from torch import Tensor
 from runner.adapters import Dense
 from runner.config import ConfigError
 from runner.config.registry import ADAPTERS, INITS, TASKS
+from runner.core import streams
 from runner.inits import Layer
 from runner.store.runs import CONFIG, WEIGHTS, DamagedRun, read_verified
 from runner.tasks.models import bases, library, peft, spec
@@ -203,4 +204,5 @@ def _conv1d() -> type:
 
 
 if __name__ == "__main__":
+    streams.prepare()
     sys.exit(main())
