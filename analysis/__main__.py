@@ -20,6 +20,7 @@ from analysis.tables.records import LAYERS, MissingRecords
 from analysis.tables.settings import LeftOut
 from analysis.tables.tables import Tables
 from analysis.tables.where import Condition, NoSuchRuns, none_anywhere
+from runner.core import streams
 
 Say = Callable[[str], None]
 
@@ -167,4 +168,5 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    streams.prepare()
     sys.exit(main())

@@ -29,7 +29,7 @@ def held_out(frame: pd.DataFrame) -> pd.DataFrame:
     task = frame["task.name"].iloc[0]
     if task not in BY_HELD_OUT:
         raise NotShown(
-            f"{frame['experiment'].iloc[0]}: runs of {task} have no held-out loss to be compared by, and this figure is of "
+            f"{frame['experiment'].iloc[0]}: runs of {task} are compared by the loss that they minimize, and this figure is of "
             f"{' and '.join(BY_HELD_OUT)}; draw another one, or choose with --where task.name={BY_HELD_OUT[0]} if there are some"
         )
     return frame

@@ -24,6 +24,7 @@ from bench.report import report
 from runner.config import Config
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.identity import with_values
+from runner.core import streams
 from runner.core.machine import keep_freed_memory, use_threads
 from runner.sweeps.plan import stacks
 
@@ -194,4 +195,5 @@ def turn(contestant: Callable[..., object], runs: list[Config], steps: int) -> f
 
 
 if __name__ == "__main__":
+    streams.prepare()
     main()

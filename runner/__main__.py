@@ -5,6 +5,10 @@ import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries load, Ctrl-C just ends the process
 
+from runner.core import streams
+
+streams.prepare()
+
 from runner.sweeps.cli import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)

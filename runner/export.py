@@ -24,6 +24,7 @@ from torch import Tensor
 from runner.adapters import Dense
 from runner.config import ConfigError
 from runner.config.registry import ADAPTERS, INITS, TASKS
+from runner.core import streams
 from runner.inits import Layer
 from runner.store.runs import CONFIG, WEIGHTS, DamagedRun, read_verified
 from runner.tasks.models import bases, library, peft, spec
@@ -81,7 +82,7 @@ def _write(new: Path, out: Path, config: dict[str, Any], task: ModelOptions, wei
     layers = sorted({name.rpartition(".")[0] for name in weights} - {"projection"})
     heads = {layer for layer in layers if f"{layer}.W" in weights}
     adapted = [layer for layer in layers if layer not in heads]
-    model = spec.skeleton(spec.configuration(task.model, task.width, task.layers), labels)
+    model = spec.skeleton(task.model, task.width, task.layers, labels)
     transposed = isinstance(spec.linear_layers(model)[adapted[0]], _conv1d())
     replaces = INITS[config["init"]["name"]].replaces
     base = bases.pretrained(task, config["bases"]) if task.model == spec.LLAMA_TINY else Path(task.model)
@@ -203,4 +204,5 @@ def _conv1d() -> type:
 
 
 if __name__ == "__main__":
+    streams.prepare()
     sys.exit(main())

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import Config, ConfigError
 from runner.config.compose import CONF
 from runner.config.registry import GROUPS, TRACKERS
+from runner.core import streams
 from runner.store.runs import CONFIG, DONE, FILES, STEPS, SUMMARY, DamagedRun, Outcome, read_verified
 from runner.store.trackers.wandb import is_tracked, wandb_id
 
@@ -96,4 +97,5 @@ def _configuration(fields: dict) -> Config:
 
 
 if __name__ == "__main__":
+    streams.prepare()
     sys.exit(main())

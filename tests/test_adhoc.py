@@ -141,7 +141,7 @@ def test_without_names_all_is_drawn_that_can_be(analyse, store):
     left_out = {line.split(":")[0].removeprefix("left out "): line for line in out.splitlines() if "left out" in line}
     assert shown | set(left_out) == set(figures.NAMES) and not shown & set(left_out)
     assert f"python -m runner -m optimizer.lr_ratio=1,4,16 outputs={store}" in left_out["lora_plus"]
-    assert "runs of teacher_student have no held-out loss" in left_out["lm_dynamics"]
+    assert "runs of teacher_student are compared by the loss that they minimize" in left_out["lm_dynamics"]
     assert "log.layers=true" in left_out["dora_directions"]
     assert "| 1a" in out and "| 3b" in out and "| 8a" not in out
     claims = (store / "figures" / "scratch" / "claims.md").read_text()

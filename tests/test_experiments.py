@@ -55,7 +55,8 @@ def test_a_study_of_the_papers_runs_two_steps_on_a_small_checkpoint(name, cli, o
     data = rows(tmp_path / "data.jsonl", 40, columns=("sentence", "text", "question", "answer", "inputs", "targets"))
     model = checkpoint(tmp_path / kind, kind, 2 if kind == "roberta" else None)
     small = "task.sequence_length=16 steps=2 seed=0 optimizer.lr=1e-3,1e-2 adapter.rank=2".split()
-    code, out, err = cli(f"experiment={name}", f"task.model={model}", f"task.dataset={data}", *small)
+    files = ["task.subset=null", "task.train_split=train", "task.eval_split=validation"]
+    code, out, err = cli(f"experiment={name}", f"task.model={model}", f"task.dataset={data}", *files, *small)
     assert code == 0 and "4 finished" in out, err
 
 

@@ -12,6 +12,8 @@ import transformers
 from models import CONFIGS, VOCABULARY, checkpoint, rows, tokenizer
 from safetensors.torch import load_file, save_file
 
+from runner.tasks.models import checkpoints
+
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
@@ -142,17 +144,17 @@ def test_a_checkpoint_that_lacks_weights_is_refused(run, tmp_path):
     tensors = load_file(weights)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, weights, metadata={"format": "pt"})
-    code, out, _ = run("seed=1")
-    assert code == 1
-    assert "its weights lack 1 tensors of the right size, such as model.layers.1.mlp.up_proj.weight" in out
+    code, _, err = run("seed=1")
+    assert code == 2
+    assert "its weights lack 1 tensors of the right size, such as model.layers.1.mlp.up_proj.weight" in err
 
 
 def test_truncated_weights_are_one_message(run, tmp_path):
     run()
     weights = tmp_path / "llama" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    code, out, err = run("seed=1")
-    assert code == 1 and "has no weights in safetensors that can be read" in out + err and "Traceback" not in err
+    code, _, err = run("seed=1")
+    assert code == 2 and "has no weights in safetensors that can be read" in err and "Traceback" not in err
 
 
 def test_a_model_that_sees_later_tokens_is_no_language_model(run, tmp_path):
@@ -211,7 +213,7 @@ def test_rows_that_are_no_examples_are_named(case, run, tmp_path):
 @pytest.mark.parametrize("task", ["language_model", "classification"])
 def test_a_data_set_of_one_row_is_too_small(task, run, tmp_path):
     code, _, err = run(f"task.dataset={rows(tmp_path / 'one.jsonl', 1)}", task=task)
-    assert code == 2 and "are needed; lower" in err and "Traceback" not in err
+    assert code == 2 and "one.jsonl: has 1 row " in err and "two are needed" in err and "Traceback" not in err
 
 
 def test_the_held_out_files_are_the_ones_that_are_named(run, tmp_path):
@@ -231,7 +233,7 @@ def test_running_out_of_memory_is_not_taken_for_bad_weights(run, monkeypatch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     assert run()[0] == 0
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", exhausted)
+    monkeypatch.setattr(checkpoints, "load", exhausted)
     code, out, _ = run("seed=1")
     assert code == 1 and "can't allocate memory" in out and "safetensors" not in out
 

@@ -54,8 +54,10 @@ def test_a_damaged_run_is_skipped_and_a_missing_folder_refused(cli, outputs, cap
 
 
 def test_names_are_for_people():
-    config = configure("adapter=dora", "init=pissa", "optimizer.lr=3e-3", "task.width=64", "seed=4")
-    assert describe(config) == ["dora", "pissa", "lr=0.003", "n=64", "seed=4"]
+    """And those that differ in a swept field have two names, as rank and alpha are."""
+    fields = ["adapter=dora", "init=pissa", "optimizer.lr=3e-3", "task.width=64", "adapter.rank=2", "adapter.alpha=16"]
+    assert describe(configure(*fields, "seed=4")) == ["dora", "pissa", "lr=0.003", "n=64", "r=2", "alpha=16", "seed=4"]
+    assert "r=4" in describe(configure("adapter=vera", "init=vera_b0", "adapter.rank=4"))
 
 
 def test_runs_of_a_stack_are_alive_together_and_get_each_row_once(outputs):

@@ -16,6 +16,11 @@ def say(sentence: str) -> None:
             tqdm.write(sentence, file=sys.stderr)
 
 
+def first_line(error: Exception) -> str:
+    """Of what an error says, or its type where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def announce(activity: str) -> None:
     """What training waits for now, such as "loading a model"."""
     for listener in _listeners:

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from runner.config import Config, ConfigError
 from runner.config.options import integers, option
+from runner.core.messages import say
 from runner.core.rng import generator, normal
 from runner.inits import Calibration
 from runner.tasks.base import task
@@ -63,6 +64,21 @@ class Classification(ModelTask):
         if len(config.task.text_columns) not in (1, 2):
             raise ConfigError(
                 f"task.text_columns={config.task.text_columns}: must name one column, or two for pairs of texts"
+            )
+
+    @classmethod
+    def prepare(cls, config: Config) -> None:
+        super().prepare(config)
+        training, held_out = cls.examples(config.task)
+        seen, asked = (set(part.labels.tolist()) for part in (training, held_out))
+        if len(seen) == 1:
+            raise ConfigError(
+                f"task.dataset={config.task.dataset}: all {len(training)} rows of its training part have label {min(seen)}, so "
+                "there is nothing to learn; give rows of several labels, in mixed order where the last tenth is held out"
+            )
+        if unseen := sorted(asked - seen):
+            say(
+                f"warning: labels {', '.join(map(str, unseen))} are held out and never trained on; are the rows in mixed order?"
             )
 
     @classmethod

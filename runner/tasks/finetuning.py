@@ -11,7 +11,7 @@ from runner.config import Config, ConfigError
 from runner.config.registry import ADAPTERS
 from runner.inits import Calibration
 from runner.tasks.base import Adapters, Task
-from runner.tasks.models import bases, compatibility, hooks, spec
+from runner.tasks.models import bases, compatibility, corpora, hooks, spec
 from runner.tasks.models.calibration import calibrate
 from runner.tasks.models.folding import check_folding
 from runner.tasks.models.options import ModelOptions
@@ -110,6 +110,7 @@ class ModelTask(Task):
                 f"task.width={task.width}: {task.model} takes multiples of {spec.HEAD_DIM}, its heads' size, up to "
                 f"{spec.WIDEST}"
             )
+        corpora.check_fields(task)
         if not task.text_columns:
             raise ConfigError("task.text_columns=[]: must name at least one column")
         if not isinstance(task.targets, str | list) or not all(isinstance(t, str) for t in task.targets):
@@ -143,7 +144,7 @@ class ModelTask(Task):
                 f"task.model={config.task.model}: its tokenizer gives token {largest}, and the model knows {known}; the two are "
                 "not of one checkpoint"
             )
-        bases.prepare(config.task, config.bases)
+        bases.prepare(config.task, config.bases, cls.labels(config.task))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "ModelTask":
         self.model.to(device)

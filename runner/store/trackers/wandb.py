@@ -116,9 +116,19 @@ class WandbTracker(Tracker):
 
 
 def describe(config: Config) -> list[str]:
-    """What a person tells runs apart by: adapter (if it is not LoRA), init, learning rate, width, seed."""
-    words = [config.init.name, f"lr={config.optimizer.lr:.3g}", f"n={config.task.width}", f"seed={config.seed}"]
-    return words if config.adapter.name == "lora" else [config.adapter.name, *words]
+    """What a person tells runs apart by: adapter (if it is not LoRA), init, learning rate, width, rank, alpha, seed."""
+    own, adapter = config.adapter, [config.adapter.name] * (config.adapter.name != "lora")
+    alpha = [f"alpha={own.alpha:.3g}"] if hasattr(own, "alpha") else []  # VeRA has none
+    rates = [f"lr={config.optimizer.lr:.3g}"]
+    return [
+        *adapter,
+        config.init.name,
+        *rates,
+        f"n={config.task.width}",
+        f"r={own.rank}",
+        *alpha,
+        f"seed={config.seed}",
+    ]
 
 
 def wandb_id(config: Config) -> str:

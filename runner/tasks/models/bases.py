@@ -3,7 +3,6 @@
 It learns English, from the text that CPython carries in `pydoc_data.topics`, with bytes as tokens.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -22,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from runner.config import ConfigError
 from runner.core.messages import announce, say
 from runner.core.rng import generator
-from runner.tasks.models import library, spec
+from runner.tasks.models import checkpoints, library, spec
 from runner.tasks.models.options import ModelOptions
 
 # How llama_tiny is pretrained, besides the task's fields: part of its name, so that a change makes another base.
@@ -33,42 +32,18 @@ BASE = "base.json"  # what shaped the base, and SHA-256 of its files
 
 def load(task: ModelOptions, bases: str, labels: int | None, dtype: torch.dtype) -> nn.Module:
     """The frozen model, in evaluation mode, as classifier or causal language model (labels None). Raises ConfigError."""
-    transformers = library()
-    kind = transformers.AutoModelForCausalLM if labels is None else transformers.AutoModelForSequenceClassification
-    source = pretrained(task, bases) if task.model == spec.LLAMA_TINY else task.model
-    head = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
-    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True, **head}
+    network = spec.skeleton(task.model, task.width, task.layers, labels)
+    source = str(pretrained(task, bases)) if task.model == spec.LLAMA_TINY else task.model
     announce(f"loading {task.model}")
-    try:
-        model, info = kind.from_pretrained(source, **options)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if getattr(error, "errno", None) not in (None, errno.ENOENT) or "allocate" in str(error):
-            raise  # no memory, a disk that fails: another try may succeed
-        raise _without_weights(task, spec.first_line(error)) from error
-    # What a checkpoint lacks the library draws at random, another time otherwise: only a classifier's head may be so.
-    drawn = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    prefix = f"{model.base_model_prefix}."
-    if lacking := sorted(name for name in drawn if labels is None or name.startswith(prefix)):
-        raise ConfigError(
-            f"task.model={task.model}: its weights lack {len(lacking)} tensors of the right size, such as {lacking[0]}; give a "
-            "checkpoint that was saved for this task"
-        )
-    return model.eval().requires_grad_(False)
+    return checkpoints.load(source, network, labels, dtype).eval().requires_grad_(False)
 
 
-def prepare(task: ModelOptions, bases: str) -> None:
-    """Pretrain llama_tiny where it is not there yet; see that a folder holds weights. Raises ConfigError."""
+def prepare(task: ModelOptions, bases: str, labels: int | None) -> None:
+    """Pretrain llama_tiny or download a checkpoint's weights, where they are not there yet. Raises ConfigError."""
     if task.model == spec.LLAMA_TINY:
         pretrained(task, bases)
-    elif Path(task.model).is_dir() and not list(Path(task.model).glob("*.safetensors")):
-        raise _without_weights(task, "no file *.safetensors there")
-
-
-def _without_weights(task: ModelOptions, reason: str) -> ConfigError:
-    return ConfigError(
-        f"task.model={task.model}: has no weights in safetensors that can be read ({reason}); pickled weights are not "
-        "loaded, because they can run code: convert them with save_pretrained on a machine you trust"
-    )
+    else:
+        checkpoints.check(task.model, spec.skeleton(task.model, task.width, task.layers, labels), labels)
 
 
 def pretrained(task: ModelOptions, bases: str) -> Path:

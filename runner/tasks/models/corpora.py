@@ -2,18 +2,56 @@
 
 import glob
 import hashlib
+import logging
 import sysconfig
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from runner.config import ConfigError
+from runner.config.compose import CONF
+from runner.core.messages import first_line
+from runner.tasks.models import hub
 from runner.tasks.models.options import ModelOptions
-from runner.tasks.models.spec import first_line
 
 PYTHON_STDLIB = "python_stdlib"
 HELD_OUT = 10  # one in so many files of the standard library, or rows of a data set without a split for it
 FORMATS = {".json": "json", ".jsonl": "json", ".txt": "text", ".parquet": "parquet", ".csv": "csv"}
+GIVE = (
+    f"give {PYTHON_STDLIB}, the name of a data set on the hub or a folder (with task.subset, task.train_split, and "
+    f"task.eval_split or task.eval_dataset), or files: {', '.join(FORMATS)}"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a data set for training or held out: `table[i]` is row `first + i` of what the user named by `field`."""
+
+    field: str
+    table: Any
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def column(self, name: str) -> list[Any]:
+        """Its values. Raises ConfigError where they are no text that was encoded as text is."""
+        try:
+            return list(self.table[name])
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{self.field}: its column {name!r} is not in UTF-8 ({error}); convert the file"
+            ) from error
+
+    def select(self, start: int, end: int) -> "Part":
+        return Part(self.field, self.table.select(range(start, end)), self.first + start)
+
+    def row(self, place: int) -> str:
+        """Of a message."""
+        return f"row {self.first + place} of {self.field}, counted from 0,"
 
 
 def documents(task: ModelOptions) -> tuple[list[str], list[str]]:
@@ -21,7 +59,7 @@ def documents(task: ModelOptions) -> tuple[list[str], list[str]]:
     if task.dataset == PYTHON_STDLIB:
         return python_sources()
     training, held_out = (
-        ["\n".join(parts) for parts in zip(*(texts(task, part, name) for name in task.text_columns), strict=True)]
+        ["\n".join(parts) for parts in zip(*(texts(part, name) for name in task.text_columns), strict=True)]
         for part in rows(task, task.text_columns)
     )
     return training, held_out
@@ -40,61 +78,108 @@ def python_sources() -> tuple[list[str], list[str]]:
     return parts
 
 
-def texts(task: ModelOptions, part: Any, column: str) -> list[str]:
+def texts(part: Part, column: str) -> list[str]:
     """A column of rows, which must hold nothing but text."""
-    found = list(part[column])
+    found = part.column(column)
     for i, text in enumerate(found):
         if not isinstance(text, str):
             raise ConfigError(
-                f"task.text_columns={column}: row {i} of {task.dataset} holds {text!r:.60}, which is no text; leave such rows out"
+                f"task.text_columns={column}: {part.row(i)} holds {text!r:.60}, which is no text; leave such rows out"
             )
     return found
 
 
-def rows(task: ModelOptions, columns: Sequence[str]) -> tuple[Any, Any]:
+def check_fields(task: ModelOptions) -> None:
+    """Raise ConfigError for fields that say which part of a data set to take where there are only files."""
+    if task.dataset != PYTHON_STDLIB and not _files(task.dataset):
+        return
+    usual = OmegaConf.load(CONF / "task" / f"{task.name}.yaml")
+    for field in ("subset", "train_split", "eval_split"):
+        if (value := getattr(task, field)) != usual[field]:
+            raise ConfigError(
+                f"task.{field}={value}: is for data sets on the hub or in a folder, and task.dataset={task.dataset} is neither; "
+                f"set task.{field}={'null' if usual[field] is None else usual[field]}"
+            )
+
+
+def rows(task: ModelOptions, columns: Sequence[str]) -> tuple[Part, Part]:
     """(training, held-out) rows of a data set: by name from the hub, from a folder or from files. Raises ConfigError."""
-    files, what = sorted(glob.glob(task.dataset)), f"task.dataset={task.dataset}"
-    held_out = None
+    field, held_out = f"task.dataset={task.dataset}", None
     if task.eval_dataset is not None:
-        held_out = _load_files(f"task.eval_dataset={task.eval_dataset}", sorted(glob.glob(task.eval_dataset)))
-    if Path(task.dataset).is_dir() or not files:
-        training = _load(what, task.dataset, task.subset, split=task.train_split)
-        held_out = held_out or _load(what, task.dataset, task.subset, split=task.eval_split)
+        field_of_held_out = f"task.eval_dataset={task.eval_dataset}"
+        held_out = _load_files(field_of_held_out, _files(task.eval_dataset))
+    if files := _files(task.dataset):
+        training = _load_files(field, files)
+        if held_out is None:
+            training, held_out = _split(training)
+    elif _names_files(task.dataset):
+        raise ConfigError(f"{field}: there is no such file; {GIVE}")
     else:
-        training = _load_files(what, files)
-    if held_out is None:
-        n_train = len(training) - max(1, len(training) // HELD_OUT)
-        training, held_out = training.select(range(n_train)), training.select(range(n_train, len(training)))
+        training = _load(field, task.dataset, task.subset, split=task.train_split)
+        held_out = held_out or _load(field, task.dataset, task.subset, split=task.eval_split)
     for part in (training, held_out):
         for column in columns:
-            if column not in part.column_names:
+            names = part.table.column_names
+            twice = part.field.endswith(".csv") and f"{column}.1" in names  # so the library calls the second
+            if column not in names or twice:
                 is_label = column == getattr(task, "label_column", None)
                 raise ConfigError(
-                    f"task.{'label_column' if is_label else 'text_columns'}={column}: {task.dataset} has no such column; it has "
-                    f"{', '.join(part.column_names)}"
+                    f"task.{'label_column' if is_label else 'text_columns'}={column}: {part.field} has "
+                    f"{'this column twice' if twice else 'no such column'}; it has {', '.join(names)}"
                 )
     return training, held_out
 
 
-def _load_files(what: str, files: Sequence[str]) -> Any:
-    kinds = {FORMATS.get(Path(file).suffix) for file in files}
+def _split(part: Part) -> tuple[Part, Part]:
+    """All rows but the last tenth, and these."""
+    if len(part) < 2:
+        raise ConfigError(
+            f"{part.field}: has {len(part)} row{'s' * (len(part) != 1)} (of a text file, a line is one), and two are needed, one "
+            "of them held out; give more rows, or held-out files as task.eval_dataset"
+        )
+    training = len(part) - max(1, len(part) // HELD_OUT)
+    return part.select(0, training), part.select(training, len(part))
+
+
+def _files(pattern: str) -> list[str]:
+    """The files that it names: one of this name, or else all that match it."""
+    if Path(pattern).is_file():
+        return [pattern]
+    return sorted(file for file in glob.glob(pattern) if Path(file).is_file())
+
+
+def _names_files(name: str) -> bool:
+    """Whether what is not there is meant to be files, and no data set on the hub."""
+    if Path(name).is_dir():
+        return name == ""
+    return Path(name).suffix.lower() in FORMATS or glob.has_magic(name) or not hub.is_name(name)
+
+
+def _load_files(field: str, files: Sequence[str]) -> Part:
+    kinds = {FORMATS.get(Path(file).suffix.lower()) for file in files}
     if len(kinds) != 1 or None in kinds:
         raise ConfigError(
-            f"{what}: {len(files)} files there{', ' * bool(files)}{', '.join(sorted({Path(file).name for file in files})[:5])}; "
+            f"{field}: {len(files)} files there{', ' * bool(files)}{', '.join(sorted({Path(file).name for file in files})[:5])}; "
             f"give files of one kind out of {', '.join(FORMATS)}"
         )
-    return _load(what, kinds.pop(), data_files={"train": list(files)}, split="train")
+    if empty := [file for file in files if not Path(file).stat().st_size]:
+        raise ConfigError(f"{field}: {empty[0]} is empty; give files with rows")
+    [kind] = kinds
+    marks = (
+        {"encoding": "utf-8-sig"} if kind == "text" else {}
+    )  # of the byte order, which other kinds leave out themselves
+    # escaped, because the library takes names for patterns
+    return _load(field, kind, data_files={"train": [glob.escape(file) for file in files]}, split="train", **marks)
 
 
-def _load(what: str, *arguments: Any, **options: Any) -> Any:
+def _load(field: str, *arguments: Any, **options: Any) -> Part:
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it has to say comes as an error, too
+    if "data_files" not in options and not Path(arguments[0]).is_dir():
+        hub.ask()
     try:
-        return datasets.load_dataset(*arguments, **options)
+        return Part(field, datasets.load_dataset(*arguments, **options))
     except Exception as error:  # the library's, the network's, and those of malformed files
-        raise ConfigError(
-            f"{what}: cannot be loaded ({first_line(error.__cause__ or error)}); give {PYTHON_STDLIB}, the name of a data set on "
-            "the hub or a folder (with task.subset, task.train_split, and task.eval_split or task.eval_dataset), or files: "
-            f"{', '.join(FORMATS)}"
-        ) from error
+        raise ConfigError(f"{field}: cannot be loaded ({first_line(error.__cause__ or error)}); {GIVE}") from error

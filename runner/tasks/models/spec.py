@@ -1,17 +1,19 @@
 """What can be known of a model before it is built or downloaded whole: layers, shapes, sizes."""
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from runner.config import ConfigError
-from runner.tasks.models import library
+from runner.tasks.models import checkpoints, library
 from runner.tasks.models.options import ModelOptions
 
 LLAMA_TINY = "llama_tiny"
@@ -19,6 +21,7 @@ BYTES = "bytes"  # what a checkpoint without a tokenizer says of its `tokens`
 HEAD_DIM = 32  # of llama_tiny
 WIDEST = 4096  # llama_tiny
 DEFAULTS = {"width": 64, "layers": 2}  # of llama_tiny, where the task does not say
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 KINDS = ("attention", "mlp", "all-linear")  # of `task.targets`, besides names
 
 
@@ -58,35 +61,43 @@ def configuration(model: str, width: int | None = None, depth: int | None = None
             eos_token_id=None,
             pad_token_id=0,
         )
-    if model.startswith((".", "/", "~")) and not Path(model).is_dir():
+    described = checkpoints.description(model)
+    if (kind := described.get("model_type")) not in list(transformers.CONFIG_MAPPING):
         raise ConfigError(
-            f"task.model={model}: there is no such folder; give {LLAMA_TINY}, a checkpoint's folder or a hub id"
+            f"task.model={model}: its {checkpoints.CONFIG} has model_type={kind!r:.60}, which transformers "
+            f"{transformers.__version__} does not know; code that comes with a checkpoint is not run"
         )
     try:
-        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:  # the library's, the network's, and those of files that are not what they seem
-        if Path(model).is_dir():
-            raise ConfigError(
-                f"task.model={model}: its config.json cannot be used ({' '.join(str(error).split())})"
-            ) from error
-        raise ConfigError(
-            f"task.model={model}: is neither {LLAMA_TINY}, nor a checkpoint's folder, nor to be had from the hub "
-            f"({first_line(error)}); on a machine without a network give the folder of a checkpoint that was saved elsewhere"
-        ) from error
-    if config.is_encoder_decoder or config.get_text_config() is not config or not hasattr(config, "hidden_size"):
+        with TemporaryDirectory() as folder:  # with nothing in it but what the library is to see
+            (Path(folder) / checkpoints.CONFIG).write_text(json.dumps(described))
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        other = (
+            config.is_encoder_decoder or config.get_text_config() is not config or not hasattr(config, "hidden_size")
+        )
+    except Exception as error:  # the library's, of a file that is not what it seems
+        raise checkpoints.unusable(model, described, error) from error
+    if other:
         raise ConfigError(
             f"task.model={model}: is a model of type {config.model_type}; only models of text alone are supported, and of an "
             "encoder or a decoder alone"
         )
+    for name in SIZES:
+        value = getattr(config, name, None)
+        if type(value) is not int or value < 1:
+            raise ConfigError(
+                f"task.model={model}: its {checkpoints.CONFIG} has {config.attribute_map.get(name, name)}={value!r:.60}; it must "
+                "be an integer of at least 1"
+            )
+    config.name_or_path = model
     return config
 
 
 @cache
 def _inspect(model: str, width: int | None, depth: int | None, labels: int | None, length: int) -> ModelSpec:
-    config = copy.deepcopy(configuration(model, width, depth))
-    if labels is not None:
-        config.num_labels = labels
-    network = skeleton(config, labels)
+    network = skeleton(model, width, depth, labels)
+    if Path(model).is_dir():  # a hub's weights are not there yet
+        checkpoints.check(model, network, labels)
+    config = network.config
     layers, heads = {}, {}
     for name, module in linear_layers(network).items():
         shape = tuple(weight(module).shape)
@@ -96,23 +107,29 @@ def _inspect(model: str, width: int | None, depth: int | None, labels: int | Non
             heads[name] = (*shape, module.bias is not None)
     limit = getattr(config, "max_position_embeddings", None)
     limit = limit if limit and limit > 0 else None  # XLNet says -1
-    if limit and hasattr(getattr(network.base_model, "embeddings", None), "padding_idx"):
-        limit -= network.base_model.embeddings.padding_idx + 1  # RoBERTa counts positions from there
+    padding = getattr(getattr(network.base_model, "embeddings", None), "padding_idx", None)
+    if limit and padding is not None:
+        limit -= padding + 1  # RoBERTa counts positions from there
     size = sum(p.numel() for p in network.parameters())
     saved = _saved(network, min(length, limit or length)) + 4 * (config.vocab_size if labels is None else 0)
     return ModelSpec(config.vocab_size, limit, size, layers, heads, saved)
 
 
-def skeleton(config: Any, labels: int | None) -> nn.Module:
-    """The model without weights. Raises ConfigError."""
+def skeleton(model: str, width: int | None, depth: int | None, labels: int | None) -> nn.Module:
+    """The model without weights, as a classifier or a causal language model (labels None). Raises ConfigError."""
     transformers = library()
     kind = transformers.AutoModelForCausalLM if labels is None else transformers.AutoModelForSequenceClassification
+    config = copy.deepcopy(configuration(model, width, depth))
+    if labels is not None:
+        config.num_labels = labels
+    if type(config) not in kind._model_mapping:
+        task = "language_model" if labels is None else "classification"
+        raise ConfigError(f"task={task}: {config.model_type} models, such as task.model={model}, have no such form")
     try:
         with torch.device("meta"):
             return kind.from_config(config, trust_remote_code=False).eval()
-    except ValueError as error:
-        task = "language_model" if labels is None else "classification"
-        raise ConfigError(f"task={task}: {config.model_type} models have no such form ({first_line(error)})") from error
+    except Exception as error:  # the library's, of values that do not go together
+        raise checkpoints.unusable(model, config.to_dict(), error) from error
 
 
 def linear_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -165,7 +182,3 @@ def _saved(network: nn.Module, length: int) -> float:
         1.5 * t.untyped_storage().nbytes() / t.element_size() for address, t in saved.items() if address not in weights
     ]
     return sum(sizes) / length
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

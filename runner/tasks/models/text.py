@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from runner.config import ConfigError
+from runner.core.messages import first_line
 from runner.core.rng import generator
-from runner.tasks.models import corpora, library
+from runner.tasks.models import checkpoints, corpora, library
 from runner.tasks.models.options import ModelOptions
-from runner.tasks.models.spec import BYTES, LLAMA_TINY, configuration, first_line
+from runner.tasks.models.spec import BYTES, LLAMA_TINY, configuration
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,16 @@ class Source:
 
     def tokenizer(self) -> Any:
         """The checkpoint's own; None for llama_tiny and bases made of it, whose tokens are bytes. Raises ConfigError."""
-        if self.task.model == LLAMA_TINY or getattr(configuration(self.task.model), "tokens", None) == BYTES:
+        model = self.task.model
+        if model == LLAMA_TINY or getattr(configuration(model), "tokens", None) == BYTES:
             return None
         try:
-            tokenizer = library().AutoTokenizer.from_pretrained(self.task.model, trust_remote_code=False)
+            tokenizer = library().AutoTokenizer.from_pretrained(
+                checkpoints.folder(model), config=configuration(model), trust_remote_code=False
+            )
         except Exception as error:  # the library's own, and those of files that are not what they seem
-            raise ConfigError(
-                f"task.model={self.task.model}: has no tokenizer that can be loaded ({first_line(error)})"
-            ) from error
+            reason = "it comes with code, which is not run" if "remote_code" in str(error) else first_line(error)
+            raise ConfigError(f"task.model={model}: has no tokenizer that can be loaded ({reason})") from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None and hasattr(self.task, "labels"):
@@ -104,13 +107,16 @@ def packed(source: Source) -> tuple[Examples, Examples]:
             tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
         else:
             end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-            encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            encoded = _encoded(task, tokenizer, texts, add_special_tokens=False, return_attention_mask=False)[
+                "input_ids"
+            ]
             tokens = torch.tensor([token for document in encoded for token in (*document, *end)], dtype=torch.int32)
         whole, needed = len(tokens) // task.sequence_length, 1 if parts else task.batch_size
         if whole < needed:
+            field = "dataset" if task.eval_dataset is None or not parts else "eval_dataset"
             raise ConfigError(
-                f"task.dataset={task.dataset}: the {len(tokens)} tokens of its {'held-out' if parts else 'training'} part make "
-                f"{whole} sequences of {task.sequence_length}, and {needed} are needed; lower task.sequence_length or "
+                f"task.{field}={getattr(task, field)}: the {len(tokens)} tokens of its {'held-out' if parts else 'training'} "
+                f"part make {whole} sequences of {task.sequence_length}, and {needed} are needed; lower task.sequence_length or "
                 "task.batch_size, or give more text"
             )
         parts.append(Examples(tokens[: whole * task.sequence_length].view(-1, task.sequence_length).int()))
@@ -122,14 +128,19 @@ def labelled(source: Source) -> tuple[Examples, Examples]:
     """(training, held-out) for classification: one example a row, cut or padded to the sequence length."""
     task, tokenizer = source.task, source.tokenizer()
     parts = []
-    for rows in corpora.rows(task, [*task.text_columns, task.label_column]):
-        labels, needed = _labels(task, rows), 1 if parts else task.batch_size
+    for part in corpora.rows(task, [*task.text_columns, task.label_column]):
+        labels, needed = _labels(task, part), 1 if parts else task.batch_size
         if len(labels) < needed:
             raise ConfigError(
-                f"task.dataset={task.dataset}: its {'held-out' if parts else 'training'} part has {len(labels)} rows, and "
-                f"{needed} are needed; lower task.batch_size or give more rows"
+                f"{part.field}: its {'held-out' if parts else 'training'} part has {len(labels)} rows, and {needed} are needed; "
+                "lower task.batch_size or give more rows"
             )
-        texts = [corpora.texts(task, rows, name) for name in task.text_columns]
+        texts = [corpora.texts(part, name) for name in task.text_columns]
+        if empty := [i for i, row in enumerate(zip(*texts, strict=True)) if not any(text.strip() for text in row)]:
+            raise ConfigError(
+                f"task.text_columns={','.join(task.text_columns)}: {part.row(empty[0])} is empty (of {len(empty)} such rows); "
+                "leave them out"
+            )
         if tokenizer is None:
             encoded = {
                 "input_ids": [
@@ -137,7 +148,7 @@ def labelled(source: Source) -> tuple[Examples, Examples]:
                 ]
             }
         else:
-            encoded = tokenizer(*texts, truncation=True, max_length=task.sequence_length)
+            encoded = _encoded(task, tokenizer, *texts, truncation=True, max_length=task.sequence_length)
         lengths = torch.tensor([len(row) for row in encoded["input_ids"]])
         mask = torch.arange(task.sequence_length) < lengths[:, None]
         tokens = _padded(encoded["input_ids"], 0 if tokenizer is None else tokenizer.pad_token_id, task)
@@ -146,12 +157,22 @@ def labelled(source: Source) -> tuple[Examples, Examples]:
     return parts[0], parts[1]
 
 
-def _labels(task: ModelOptions, rows: Any) -> Tensor:
-    labels = list(rows[task.label_column])
+def _encoded(task: ModelOptions, tokenizer: Any, *texts: list[str], **options: Any) -> Any:
+    """What the tokenizer makes of the texts, or of pairs of them. Raises ConfigError."""
+    try:
+        return tokenizer(*texts, **options)
+    except Exception as error:  # the library's own, of files that were loaded and make no sense
+        raise ConfigError(
+            f"task.model={task.model}: its tokenizer fails ({type(error).__name__}: {first_line(error)}); it is damaged"
+        ) from error
+
+
+def _labels(task: ModelOptions, part: corpora.Part) -> Tensor:
+    labels = part.column(task.label_column)
     if not all(type(label) is int and 0 <= label < task.labels for label in labels):
         values = list(dict.fromkeys(map(repr, labels)))
         raise ConfigError(
-            f"task.labels={task.labels}: the column {task.label_column!r} of {task.dataset} holds {', '.join(values[:10])}"
+            f"task.labels={task.labels}: the column {task.label_column!r} of {part.field} holds {', '.join(values[:10])}"
             f"{', …' * (len(values) > 10)}; the labels must be integers from 0 to task.labels - 1"
         )
     return torch.tensor(labels)
