@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from analysis import files
+
 TEXT_WIDTH = 6.75  # inches, a paper's full text width; panels are given as fractions of it
 
 RC = {
@@ -225,9 +227,10 @@ def power_law(
 
 def save(figure: Figure, stem: Path, caption: str | None = None) -> None:
     """PDF and PNG, without the date, so that the same records give the same files, and the caption beside them (.md)."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     if caption is not None:
-        stem.with_suffix(".md").write_text(f"{caption}\n")
+        with files.written(stem.with_suffix(".md")) as new:
+            new.write_text(f"{caption}\n")
     with mpl.rc_context(RC):
-        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
-        figure.savefig(stem.with_suffix(".png"), dpi=200)
+        for suffix, options in ((".pdf", {"metadata": {"CreationDate": None}}), (".png", {"dpi": 200})):
+            with files.written(stem.with_suffix(suffix)) as new:
+                figure.savefig(new, **options)

@@ -1,7 +1,7 @@
 """Whether a figure finds what it needs in its tables, and the sentence that says what is missing and which command makes it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,19 +11,27 @@ import pandas as pd
 from analysis import figures
 from analysis.grid import NotShown
 from analysis.tables import where
-from analysis.tables.records import LAYERS, command
+from analysis.tables.records import LAYERS, command, record_path
+from analysis.tables.schema import is_measured
 
 
 @contextmanager
-def checked(name: str, tables: Mapping[str, pd.DataFrame], outputs: Path) -> Iterator[None]:
-    """Around what is made of the tables of these experiments for the figure. Raises NotShown where they lack what it needs."""
-    with missing_columns_told(name, tables, outputs):
+def checked(
+    name: str, tables: Mapping[str, pd.DataFrame], outputs: Path, conditions: Sequence[where.Condition] = ()
+) -> Iterator[None]:
+    """Around what is made of the tables of these experiments for the figure. Raises NotShown where they lack what it needs.
+
+    `conditions`: by which the runs were chosen.
+    """
+    with missing_columns_told(name, tables, outputs, conditions):
         for experiment, table in tables.items():
-            check(name, table, experiment, outputs)
+            check(name, table, experiment, outputs, conditions)
         yield
 
 
-def check(name: str, table: pd.DataFrame, experiment: str, outputs: Path) -> None:
+def check(
+    name: str, table: pd.DataFrame, experiment: str, outputs: Path, conditions: Sequence[where.Condition] = ()
+) -> None:
     """Raises NotShown, or KeyError for a column that is not there, unless the table has what the figure needs."""
     for column in figures.trait(name, "MEASURED"):
         if table[column].isna().all():
@@ -36,26 +44,32 @@ def check(name: str, table: pd.DataFrame, experiment: str, outputs: Path) -> Non
         wanted = f"{need.least} or more of" if need.among is None else f"{' or '.join(need.among)} as"
         there = f"only {', '.join(map(where.written, values))}" if need.field != "step" else f"{len(values)}"
         raise NotShown(
-            f"{name} needs {wanted} {need.field}, and the runs of {experiment} have {there}; train others with: "
-            f"{command(outputs, experiment, need.override)}"
+            f"{name} needs {wanted} {need.field}, and the runs of {experiment}{where.chosen(conditions)} have {there}; "
+            f"{_others(conditions)}train others with: {command(outputs, experiment, need.override)}"
         )
 
 
 @contextmanager
-def missing_columns_told(what: str, tables: Mapping[str, pd.DataFrame | None], outputs: Path) -> Iterator[None]:
+def missing_columns_told(
+    what: str,
+    tables: Mapping[str, pd.DataFrame | None],
+    outputs: Path,
+    conditions: Sequence[where.Condition] = (),
+) -> Iterator[None]:
     """Turns a KeyError about a column that a table lacks, or that holds nothing, into NotShown; no other.
 
-    `tables` by their experiments; None for one that could not be made.
+    `tables` by their experiments; None for one that could not be made. `conditions`: as of `checked`.
     """
     try:
         yield
     except KeyError as error:
         if not (missing := missing_columns(error, list(tables.values()))):
             raise
-        names = list(dict.fromkeys(experiment.removesuffix(LAYERS) for experiment in tables))
+        records = {name: record_path(outputs, name) for name in tables}
+        names = [name.removesuffix(LAYERS) + f" ({path})" * path.exists() for name, path in records.items()]
         raise NotShown(
-            f"{what} needs {', '.join(missing)}, which runs of {' and '.join(names)} do not have; "
-            f"{_remedy(what, missing, names[0], outputs)}"
+            f"{what} needs {', '.join(missing)}, which runs of {' and '.join(dict.fromkeys(names))}{where.chosen(conditions)} "
+            f"do not have; {_others(conditions)}{_remedy(what, missing, tables, outputs)}"
         ) from error
 
 
@@ -71,13 +85,27 @@ def missing_columns(error: KeyError, tables: Sequence[pd.DataFrame | None]) -> l
     return lacks if lacks == columns else []
 
 
-def _remedy(what: str, missing: Sequence[str], experiment: str, outputs: Path) -> str:
+def _others(conditions: Sequence[where.Condition]) -> str:
+    return "choose more of them with --where, or " * bool(conditions)
+
+
+def _remedy(what: str, missing: Sequence[str], tables: Mapping[str, pd.DataFrame | None], outputs: Path) -> str:
     """What to do about columns that are missing."""
+    experiment = next(iter(tables)).removesuffix(LAYERS)
     if any(name.startswith("change/") for name in missing):
         return f"log it with: {command(outputs, experiment, 'log.layers=true log.directions=true')}"
-    if any(name.startswith(("grad/", "param/", "update/")) for name in missing):
+    if any(name.startswith(("grad/", "param/", "update/")) for name in missing) and not _of_lora(tables.values()):
         return f"LoRA has it: {command(outputs, experiment, 'adapter=lora')}"
-    for source in figures.sources(what) if what in figures.NAMES else ():
-        if source != experiment:
-            return f"those of {source} have: {command(outputs, source.removesuffix(LAYERS))}"
-    return f"train them again with: {command(outputs, experiment)}"
+    if experiment in figures.drawn():
+        return f"train them again with: {command(outputs, experiment, 'retrain=missing')}"
+    if what in figures.NAMES and not any(map(is_measured, missing)):  # a field that these runs cannot have
+        source = figures.sources(what)[0].removesuffix(LAYERS)
+        return f"those of {source} have: {command(outputs, source)}"
+    return f"repeat what trained them with retrain=missing: {command(outputs, experiment, '… retrain=missing')}"
+
+
+def _of_lora(tables: Iterable[pd.DataFrame | None]) -> bool:
+    """Whether all of the runs have factors A and B that train."""
+    return all(
+        t is None or "adapter.name" not in t or set(t["adapter.name"]) <= {"lora", "rslora", "dora"} for t in tables
+    )
