@@ -207,6 +207,61 @@ def test_figures_say_which_column_they_lack(name, column):
         refused(tables(name, seeds=(0,)))
 
 
+LATER = {
+    "gradient_norms": ["grad/B"],
+    "headline": ["feature/delta_1"],
+    "rank_transfer": ["train/loss", "adapter.alpha"],
+}
+LATER |= {"lm_lr_sensitivity": ["eval/loss", "summary.final_eval_loss"], "variants": ["summary.trainable_parameters"]}
+LATER |= {"dora_directions": ["change/direction"], "lm_layers": ["feature/Z_A"], "lora_plus": ["optimizer.lr_ratio"]}
+
+
+@pytest.mark.parametrize(("name", "column"), [(name, column) for name in LATER for column in LATER[name]])
+def test_runs_from_before_a_column_was_measured_are_told_to_be_trained_again(name, column):
+    """Of an experiment of the figure's own by its command; of others by the command that only the user knows."""
+    own = {source: table.drop(columns=column, errors="ignore") for source, table in tables(name, seeds=(0,)).items()}
+    experiment = figures.sources(name)[0].removesuffix(".layers")
+    again = rf"needs {column}, .*; train them again with: python -m runner experiment={experiment} retrain=missing$"
+    with pytest.raises(NotShown, match=again):
+        draw(name, own)
+    if column.startswith(("grad/", "feature/")):
+        with pytest.raises(
+            NotShown, match=r"repeat what trained them with retrain=missing: python -m runner .*experiment=mine"
+        ):
+            draw(name, {"mine" + source.removeprefix(experiment): table for source, table in own.items()})
+
+
+@pytest.mark.parametrize("experiment", ["lr_vs_width", "first_step", "variants.layers", "rank_transfer"])
+def test_claims_say_which_column_they_lack(experiment):
+    made = {"first_step": first_steps, "lr_vs_width": lambda: sweep(seeds=(0,))}
+    table = made.get(experiment, lambda: MADE[experiment](seeds=(0,)))()
+    column = {"first_step": "grad/A", "variants.layers": "change/direction", "rank_transfer": "train/loss"}
+    lacking = table.drop(columns=column.get(experiment, "feature/delta_2"))
+    said = []
+    assert report.claims_of({experiment: lacking}, Path("outputs"), say=said.append) == []
+    assert (
+        len(said) == 1
+        and f"needs {column.get(experiment, 'feature/delta_2')}" in said[0]
+        and "retrain=missing" in said[0]
+    )
+    assert report.claims_of({experiment: table}, Path("outputs"))
+
+
+def test_what_a_choice_leaves_out_is_not_blamed_on_the_sweep():
+    conditions = [Condition.parse("task.width=128")]
+    chosen = (
+        "the runs of mine with task.width=128 have only 128; choose more of them with --where, or train others with: "
+    )
+    with pytest.raises(NotShown, match=chosen):
+        needs.check("lr_vs_width", sweep(widths=(128,)), "mine", Path("outputs"), conditions)
+    with pytest.raises(NotShown, match="the runs of mine have only 128; train others with: "):
+        needs.check("lr_vs_width", sweep(widths=(128,)), "mine", Path("outputs"))
+    lacking = {"mine": sweep(seeds=(0,)).drop(columns="grad/A")}
+    with pytest.raises(NotShown, match=r"runs of mine with task\.width=128 do not have; choose more"):
+        with needs.checked("gradient_norms", lacking, Path("outputs"), conditions):
+            pass
+
+
 @pytest.mark.parametrize("key", ["nonsense", "grad/A", 3])
 def test_a_mistake_of_ours_is_not_taken_for_a_missing_column(key, monkeypatch):
     def mistaken(name, frames):

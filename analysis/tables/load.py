@@ -118,16 +118,16 @@ def _run_folders(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"no such folder or record: {path}")
-    inner = [item for item in path.iterdir() if not item.name.startswith(".") and (item.is_dir() or item.is_symlink())]
-    folders = sorted(inner)
-    if not any((folder / "meta.json").exists() for folder in folders):
-        experiments = [folder.name for folder in folders if next(folder.glob("*/meta.json"), None)]
-        if experiments:
-            more = f" and {len(experiments) - NAMED} more" if len(experiments) > NAMED else ""
-            raise FileNotFoundError(
-                f"{path} holds folders of runs, and no runs itself; name one of them: {', '.join(experiments[:NAMED])}{more}"
-            )
-    return folders
+    items = [item for item in path.iterdir() if not item.name.startswith(".")]
+    folders = sorted(item for item in items if item.is_dir() or item.is_symlink())
+    if any((folder / name).exists() for folder in folders for name in ("meta.json", "config.yaml", STEPS)):
+        return folders
+    if experiments := [folder.name for folder in folders if next(folder.glob("*/meta.json"), None)]:
+        more = f" and {len(experiments) - NAMED} more" if len(experiments) > NAMED else ""
+        raise FileNotFoundError(
+            f"{path} holds folders of runs, and no runs itself; name one of them: {', '.join(experiments[:NAMED])}{more}"
+        )
+    return []
 
 
 def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | None:
@@ -146,7 +146,7 @@ def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | N
             (folder / STEPS).stat()
         identity = {"run_id": meta["run_id"], "status": meta["status"]}
         row = identity | _flatten(config) | _flatten(summary, "summary.") | identity
-        schema.check_run(row)
+        schema.check_run(row, (*schema.NEEDED, *schema.IN_A_FOLDER, schema.RESULT))
         if twice := set(row) & set(steps.column_names):
             raise ValueError(f"{STEPS} has {min(twice)}, which says of a run what it is")
     except DAMAGE as error:

@@ -1,7 +1,7 @@
 """Whether a figure finds what it needs in its tables, and the sentence that says what is missing and which command makes it."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,11 +33,12 @@ def check(
     name: str, table: pd.DataFrame, experiment: str, outputs: Path, conditions: Sequence[where.Condition] = ()
 ) -> None:
     """Raises NotShown, or KeyError for a column that is not there, unless the table has what the figure needs."""
-    for column in figures.trait(name, "MEASURED"):
+    needs = figures.trait(name, "NEEDS")
+    for column in (*figures.trait(name, "MEASURED"), *(need.field for need in needs)):
         if table[column].isna().all():
             raise KeyError(column)
     experiment = experiment.removesuffix(LAYERS)
-    for need in figures.trait(name, "NEEDS"):
+    for need in needs:
         values = list(np.sort(table[need.field].dropna().unique()))
         if sum(need.among is None or value in need.among for value in values) >= need.least:
             continue
@@ -79,7 +80,7 @@ def missing_columns(error: KeyError, tables: Sequence[pd.DataFrame | None]) -> l
     Empty where the error is about something else: that one is a mistake of ours.
     """
     text = str(error.args[0]) if error.args else ""
-    names = re.findall(r"'([^']*)'", text) or [text]
+    names = re.findall(r"'([^']*)'", text) or [text.removeprefix("Column not found: ")]
     columns = [name for name in names if "/" in name or "." in name or name in ("step", "layer", "balance", "seed")]
     lacks = [name for name in columns if any(t is None or name not in t or t[name].isna().all() for t in tables)]
     return lacks if lacks == columns else []
@@ -91,21 +92,22 @@ def _others(conditions: Sequence[where.Condition]) -> str:
 
 def _remedy(what: str, missing: Sequence[str], tables: Mapping[str, pd.DataFrame | None], outputs: Path) -> str:
     """What to do about columns that are missing."""
-    experiment = next(iter(tables)).removesuffix(LAYERS)
-    if any(name.startswith("change/") for name in missing):
+    source = next(iter(tables))
+    experiment, known = source.removesuffix(LAYERS), what in figures.NAMES
+    own = source in figures.drawn() and not (known and source not in figures.sources(what))
+    if not own and any(name.startswith("change/") for name in missing):
         return f"log it with: {command(outputs, experiment, 'log.layers=true log.directions=true')}"
-    if any(name.startswith(("grad/", "param/", "update/")) for name in missing) and not _of_lora(tables.values()):
+    if not own and any(name.startswith(("grad/", "param/", "update/")) for name in missing) and not _of_lora(tables):
         return f"LoRA has it: {command(outputs, experiment, 'adapter=lora')}"
+    if not own and known and not any(map(is_measured, missing)):  # a field that these runs need not have
+        of_figure = figures.sources(what)[0].removesuffix(LAYERS)
+        return f"those of {of_figure} have: {command(outputs, of_figure)}"
     if experiment in figures.drawn():
         return f"train them again with: {command(outputs, experiment, 'retrain=missing')}"
-    if what in figures.NAMES and not any(map(is_measured, missing)):  # a field that these runs cannot have
-        source = figures.sources(what)[0].removesuffix(LAYERS)
-        return f"those of {source} have: {command(outputs, source)}"
     return f"repeat what trained them with retrain=missing: {command(outputs, experiment, '… retrain=missing')}"
 
 
-def _of_lora(tables: Iterable[pd.DataFrame | None]) -> bool:
+def _of_lora(tables: Mapping[str, pd.DataFrame | None]) -> bool:
     """Whether all of the runs have factors A and B that train."""
-    return all(
-        t is None or "adapter.name" not in t or set(t["adapter.name"]) <= {"lora", "rslora", "dora"} for t in tables
-    )
+    adapters = {name for t in tables.values() if t is not None and "adapter.name" in t for name in t["adapter.name"]}
+    return adapters <= {"lora", "rslora", "dora"}

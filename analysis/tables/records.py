@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import files
 from analysis.grid import AXES, PLACES, Grid
-from analysis.tables import load
+from analysis.tables import load, where
 from analysis.tables.schema import is_measured
 from analysis.tables.settings import comparable
 
@@ -54,7 +54,7 @@ def refresh(outputs: Path, experiment: str, axes: Sequence[str] = (), runs: pd.D
     if there < before:
         return f"kept {path}: it holds {before} runs and {folder} only {there}; delete the record to replace it"
     with files.written(path) as new:
-        record.to_parquet(new, compression="zstd", index=False)
+        _of_one_kind(record).to_parquet(new, compression="zstd", index=False)
     return f"distilled {path}: {count} runs"
 
 
@@ -175,3 +175,10 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
     mantissa, exponent = np.frexp(frame[measured].to_numpy(float))
     frame[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent)
     return frame
+
+
+def _of_one_kind(frame: pd.DataFrame) -> pd.DataFrame:
+    """With columns that hold texts and numbers as texts, because a file has one type a column."""
+    objects = [name for name in frame.columns if frame[name].dtype == object]
+    mixed = [name for name in objects if len({isinstance(value, str) for value in frame[name].dropna().unique()}) > 1]
+    return frame.assign(**{name: frame[name].map(where.written, na_action="ignore") for name in mixed})

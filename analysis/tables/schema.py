@@ -3,6 +3,7 @@
 Figures and claims rely on it and check none of this again. A column that not every table has is another matter: see `needs`.
 """
 
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 LARGEST = sys.float_info.max
+OVERFLOWS = 1e100  # with its square, and that of what it is divided by
 MOST_NUMBERS = 2**28  # of a table: 2 GiB, where a small file may claim any size
 
 
@@ -66,6 +68,14 @@ RULES = {
     "summary.final_eval_loss": NOT_NEGATIVE,
 }
 NEEDED = ("run_id", "status", "init.name", "task.width", "optimizer.lr", "seed")  # never null, in any table
+IN_A_FOLDER = (
+    "experiment",
+    "task.name",
+    "adapter.name",
+    "optimizer.name",
+    "steps",
+)  # nor these, of a run in its own folder
+RESULT = "summary.final_loss"  # never null in a run that finished
 SIZES = ["train/loss", "eval/loss", "grad/A", "grad/B", "feature/Z_A", "feature/Z_B"]  # never negative
 SIZES += [f"feature/delta_{i}" for i in (1, 2, 3)]
 
@@ -75,17 +85,30 @@ def is_measured(column: str) -> bool:
     return "/" in column or column == "balance"
 
 
-def check_run(row: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the run-level columns of a run are of their types and within their ranges."""
+def measurable(frame: pd.DataFrame) -> pd.DataFrame:
+    """With null for measured values that have overflowed, or nearly so: they have no place on an axis."""
+    measured = frame[[name for name in frame.columns if is_measured(name)]].astype(float)
+    return frame.assign(**measured.where(measured.abs() < OVERFLOWS))
+
+
+def check_run(row: Mapping[str, Any], needed: Collection[str] = NEEDED) -> None:
+    """Raises ValueError unless the run-level columns of a run are there, of their types and within their ranges."""
+    if lacking := [column for column in needed if column not in row]:
+        raise ValueError(f"it has no {lacking[0]}")
+    finished = row["status"] == "finished"
     for column, value in row.items():
         rule = RULES.get(column) or (FINITE if column.startswith("summary.") else None)
         null = value is None or (isinstance(value, float) and np.isnan(value))
         if rule and not null and not rule.holds(value):
-            raise ValueError(f"{column}={str(value)[:40]} must be {rule.text}")
-        if null and (column in NEEDED or (column == "summary.final_loss" and row["status"] == "finished")):
+            raise ValueError(f"{column}={_shown(value)} must be {rule.text}")
+        if null and (finished if column == RESULT else column in needed):
             raise ValueError(f"{column} has no value")
-    if lacking := [column for column in NEEDED if column not in row]:
-        raise ValueError(f"it has no {lacking[0]}")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: a text in quotes where it is not plain, and not too much of it."""
+    text = str(value)
+    return (text if re.fullmatch(r"[\w.+-]+", text) else repr(text))[:40]
 
 
 def check_columns(file: pq.ParquetFile, needed: Collection[str] = ()) -> None:
@@ -98,9 +121,8 @@ def check_columns(file: pq.ParquetFile, needed: Collection[str] = ()) -> None:
     if not 0 < rows * len(names) <= MOST_NUMBERS:
         raise ValueError(f"it claims to hold {rows} rows")
     for field in file.schema_arrow:
-        number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_null(field.type)
-        if is_measured(field.name) and not number:
-            raise ValueError(f"{field.name} must be numbers, and is {str(field.type)[:40]}")
+        if is_measured(field.name) and not (pa.types.is_floating(field.type) or pa.types.is_null(field.type)):
+            raise ValueError(f"{field.name} must be of type double, and is {str(field.type)[:40]}")
         if field.name == "step" and not pa.types.is_integer(field.type):
             raise ValueError(f"step must be {STEP.text}, and is {str(field.type)[:40]}")
 

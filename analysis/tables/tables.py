@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import figures
-from analysis.tables import load, records, where
+from analysis.tables import load, records, schema, where
 from analysis.tables.records import LAYERS, MissingRecords
 from analysis.tables.settings import comparable
 
@@ -36,7 +36,8 @@ class Tables:
         key = experiment, tuple(axes)
         if key not in self._tables:
             renewed = experiment in figures.drawn() and tuple(axes) == figures.axes(experiment) and not self.conditions
-            self._tables[key] = self._renewed(experiment, axes) if renewed else self._chosen(experiment, axes)
+            table = self._renewed(experiment, axes) if renewed else self._chosen(experiment, axes)
+            self._tables[key] = schema.measurable(table)
         return self._tables[key]
 
     def _renewed(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
