@@ -138,6 +138,11 @@ def wrapped(count: int, height: float, columns: int = 4, extra: float = 0.0, **o
     return figure, list(axes.flat[:count])
 
 
+def legend_room(inits: int, columns: int = 1) -> float:
+    """Inches that a legend of a line an init takes beyond the two lines that figures are made for."""
+    return 0.17 * max(0, -(-inits // columns) - 2)
+
+
 def label_rows(axes: list[Axes], ylabel: str) -> None:
     """Label the first panel of every row."""
     for panel in axes:
