@@ -1,6 +1,5 @@
 """Whatever stands in the place of a stored file: it is named in a line, and the rest is drawn and judged."""
 
-import errno
 import json
 import os
 import random
@@ -14,7 +13,7 @@ from stored import FILES, rewritten, seal, store
 from synthetic import first_steps, sweep
 
 import analysis
-from analysis import figures, files, style
+from analysis import figures, style
 from analysis.__main__ import main
 from analysis.tables import blocks, records
 from analysis.tables.load import DamagedRun
@@ -233,85 +232,7 @@ def test_a_folder_of_folders_is_one_error(whole, tmp_path, recwarn):
     assert not recwarn.list
 
 
-def test_an_empty_folder_is_one_line(tmp_path, capsys):
-    assert main(["--outputs", str(tmp_path)]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err == f"error: {tmp_path} holds neither runs nor records of any figure\n"
-
-
-@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "/tmp", "-x", "a b", "a" * 101])
-def test_a_name_that_no_experiment_has_is_refused_with_the_rule(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([f"--experiment={name}"])
-    assert stop.value.code == 2 and "has up to 100 letters, digits" in capsys.readouterr().err
-
-
 def test_an_experiment_whose_runs_are_a_file_is_one_message(analyse, outputs):
     (outputs / "runs" / "mine").touch()
     code, _, amiss = analyse("--experiment", "mine")
     assert code == 2 and "runs/mine: is no folder" in amiss[0] and amiss[1].startswith("error: ")
-
-
-def piped(monkeypatch, path, reader_goes):
-    """Standard output that nobody reads, or whose disk is full."""
-    if reader_goes:
-        reading, writing = os.pipe()
-        os.close(reading)
-    else:
-        writing = os.open(path, os.O_WRONLY)
-    monkeypatch.setattr("sys.stdout", stream := open(writing, "w"))
-    return stream
-
-
-def test_drawing_goes_on_when_nobody_reads(outputs, monkeypatch, capfd):
-    saved = []
-    monkeypatch.setattr(style, "save", lambda figure, stem, caption: saved.append(stem.name))
-    with piped(monkeypatch, None, True):
-        assert main(["--outputs", str(outputs)]) == 0
-    assert set(saved) == DRAWN and capfd.readouterr().err == ""
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_what_cannot_be_printed_is_told(outputs, monkeypatch, capfd):
-    with piped(monkeypatch, "/dev/full", False):
-        assert main(["--outputs", str(outputs)]) == 1
-    assert "cannot print (No space left on device)" in capfd.readouterr().err
-
-
-FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def refuse(path, *_, **__):
-    """As libraries do on a full disk: they leave a part, and do not say of what."""
-    with open(path, "wb") as file:
-        file.write(b"part")
-    raise FULL
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "file"),
-    [
-        (pd.DataFrame, "to_parquet", "records/lr_vs_width.parquet"),
-        ("matplotlib.figure.Figure", "savefig", "figures/gradient_norms.pdf"),
-    ],
-)
-def test_a_full_disk_names_the_file_and_leaves_nothing_behind(whole, tmp_path, monkeypatch, capsys, owner, name, file):
-    outputs = shutil.copytree(whole, tmp_path / "outputs")
-    place = f"{owner}.{name}" if isinstance(owner, str) else None
-    with monkeypatch.context() as patch:
-        fail = lambda _, path, **options: refuse(path)  # noqa: E731
-        patch.setattr(place, fail) if place else patch.setattr(owner, name, fail)
-        assert main(["gradient_norms", "--outputs", str(outputs)]) == 2
-    assert capsys.readouterr().err == f"error: {outputs / file}: No space left on device\n"
-    assert not (outputs / file).exists() and not list(outputs.rglob("*.new*")) + list(outputs.rglob(".new*"))
-
-
-def test_a_file_is_replaced_whole_or_stays(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(OSError, match="file"), files.written(path) as new:
-        refuse(new)
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
-    with files.written(path) as new:
-        new.write_text("new")
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["file"]
