@@ -69,7 +69,7 @@ def build(options: argparse.Namespace, console: Console) -> None:
             if options.figures:
                 raise
             left_out[name] = reason
-    tell(left_out, bool(judged), options, console)
+    conclude(left_out, bool(judged), options, console)
     if not options.figures:
         judge(judged, options, console)
 
@@ -102,11 +102,11 @@ def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argpars
             console.say(f"flagged: {sentence}")
 
 
-def tell(
+def conclude(
     left_out: dict[str, MissingRecords | NotShown], drew: bool, options: argparse.Namespace, console: Console
 ) -> None:
-    """Says why figures were left out; raises where nothing is left. Of the experiments' own figures, which their records are
-    made for, each one that they do not fill is a failure."""
+    """Says why figures were left out; raises where nothing is left. It is a failure where an experiment's record cannot give
+    the experiment's own figure, but for too few runs."""
     chosen = options.experiment or options.where
     for name, reason in left_out.items():
         if isinstance(reason, DamagedRecord):
@@ -117,7 +117,8 @@ def tell(
             if drew:
                 console.say(f"skipped: {reason}")
         else:
-            (console.say if chosen else console.fail)(f"left out {name}: {str(reason).removeprefix(f'{name} ')}")
+            tell = console.say if chosen or isinstance(reason, needs.TooFew) else console.fail
+            tell(f"left out {name}: {str(reason).removeprefix(f'{name} ')}")
     if drew:
         return
     if nowhere := [reason for reason in left_out.values() if isinstance(reason, NoSuchRuns)]:

@@ -15,6 +15,10 @@ from analysis.tables.records import LAYERS, command, record_path
 from analysis.tables.schema import is_measured
 
 
+class TooFew(NotShown):
+    """The runs are right, and do not have enough different values to fill a figure."""
+
+
 @contextmanager
 def checked(
     name: str, tables: Mapping[str, pd.DataFrame], outputs: Path, conditions: Sequence[where.Condition] = ()
@@ -32,7 +36,7 @@ def checked(
 def check(
     name: str, table: pd.DataFrame, experiment: str, outputs: Path, conditions: Sequence[where.Condition] = ()
 ) -> None:
-    """Raises NotShown, or KeyError for a column that is not there, unless the table has what the figure needs."""
+    """Raises TooFew, or KeyError for a column that is not there, unless the table has what the figure needs."""
     needs = figures.trait(name, "NEEDS")
     for column in (*figures.trait(name, "MEASURED"), *(need.field for need in needs)):
         if table[column].isna().all():
@@ -44,7 +48,7 @@ def check(
             continue
         wanted = f"{need.least} or more of" if need.among is None else f"{' or '.join(need.among)} as"
         there = f"only {', '.join(map(where.written, values))}" if need.field != "step" else f"{len(values)}"
-        raise NotShown(
+        raise TooFew(
             f"{name} needs {wanted} {need.field}, and the runs of {experiment}{where.chosen(conditions)} have {there}; "
             f"{_others(conditions)}train others with: {command(outputs, experiment, need.override)}"
         )

@@ -43,7 +43,7 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool | np.bool_)
 
 
-TEXT = Rule("a text", lambda x: isinstance(x, str) and x != "")
+TEXT = Rule("a text of printable letters", lambda x: isinstance(x, str) and x != "" and x.isprintable())
 POSITIVE = finite(5e-324, "a finite number above 0")
 NOT_NEGATIVE = finite(0.0, "a finite number, 0 or above")
 FINITE = finite(-LARGEST, "a finite number")
