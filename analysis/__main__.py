@@ -7,81 +7,78 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from analysis import figures, gallery, report, style
+from analysis import figures, files, gallery, report, style
+from analysis.console import Console
 from analysis.grid import NotShown
 from analysis.tables import needs
 from analysis.tables.load import DamagedRun
-from analysis.tables.records import LAYERS, MissingRecords
+from analysis.tables.records import LAYERS, DamagedRecord, MissingRecords
 from analysis.tables.settings import LeftOut
 from analysis.tables.tables import Tables
 from analysis.tables.where import Condition, NoSuchRuns, none_anywhere
 from runner.core import streams
 
-Say = Callable[[str], None]
+NAME = r"\w[\w.-]{0,99}"  # of an experiment, as the runner takes it
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or 2 where something named is missing, unknown or cannot be written."""
-    options = parse(arguments)
-    said: set[str] = set()
+    """Exit code: 0; 1 where something that is there could not be shown; 2 where what was asked for is missing, unknown or
+    cannot be written; 130 after Ctrl-C."""
+    options, console = parse(arguments), Console()
 
-    def say(sentence: str, error: bool = False) -> None:
-        """Prints a sentence once: several figures are made from the same runs."""
-        if sentence not in said:
-            print(sentence, file=sys.stderr if error else sys.stdout)
-            said.add(sentence)
+    def warned(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
+        (console.fail if issubclass(category, DamagedRun) else console.warn)(f"warning: {message}")
 
     try:
         with warnings.catch_warnings():
             for kind in (LeftOut, DamagedRun):
                 warnings.simplefilter("always", kind)
-            warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}", error=True)
-            build(options, say)
+            warnings.showwarning = warned
+            build(options, console)
     except OSError as error:
-        say(f"error: {error.filename or options.outputs}: {error.strerror or error}", error=True)
+        console.fail(f"error: {error.filename or options.outputs}: {error.strerror or error}")
         return 2
     except (NotShown, MissingRecords) as error:
-        say(f"error: {error}", error=True)
+        console.fail(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        say("interrupted", error=True)
+        console.fail("interrupted")
         return 130
-    return 0
+    return int(console.failed)
 
 
-def build(options: argparse.Namespace, say: Say) -> None:
+def build(options: argparse.Namespace, console: Console) -> None:
     """Draws and judges what the options name. Raises MissingRecords and NotShown where there is nothing of it."""
-    tables, judged = Tables(options.outputs, options.where, say), {}
-    if options.experiment and not options.figures:
-        judged[report.ANY] = tables.get(options.experiment, ())  # raises here rather than at each figure
-    nowhere: list[NoSuchRuns] = []
+    tables = Tables(options.outputs, options.where, console.say)
+    judged: dict[str, pd.DataFrame] = {}
+    left_out: dict[str, MissingRecords | NotShown] = {}
+    if options.experiment and not options.figures:  # raises here rather than at each figure
+        judged[report.ANY] = get(report.ANY, options.experiment, (), tables)
     for name in sorted(options.figures or figures.NAMES, key=figures.sources):
         try:
             found = gather(name, options.experiment, tables)
             if not options.experiment:
                 judged |= {source: table for source, (_, table) in found.items()}
-            draw(name, found, options, say)
+            draw(name, found, options, console)
             judged |= {source: table for source, (_, table) in found.items()}
         except (MissingRecords, NotShown) as reason:
             if options.figures:
                 raise
-            if isinstance(reason, NoSuchRuns) and not options.experiment:
-                nowhere.append(reason)
-            elif isinstance(reason, MissingRecords) and not options.experiment:
-                say(f"skipped: {reason}")
-            else:
-                say(f"left out {name}: {str(reason).removeprefix(f'{name} ')}")
-    if nowhere and not judged:
-        raise none_anywhere(nowhere, options.where)
-    if not judged:
-        raise MissingRecords(f"{options.outputs} holds neither runs nor records of any figure")
+            left_out[name] = reason
+    conclude(left_out, bool(judged), options, console)
     if not options.figures:
-        judge(judged, options, say)
+        judge(judged, options, console)
+
+
+def get(what: str, experiment: str, axes: Sequence[str], tables: Tables) -> pd.DataFrame:
+    """The experiment's table. Raises MissingRecords and NotShown."""
+    with needs.missing_columns_told(what, {experiment: None}, tables.outputs, tables.conditions):
+        return tables.get(experiment, axes)
 
 
 def gather(name: str, experiment: str | None, tables: Tables) -> dict[str, tuple[str, pd.DataFrame]]:
@@ -89,33 +86,57 @@ def gather(name: str, experiment: str | None, tables: Tables) -> dict[str, tuple
     found = {}
     for source in figures.sources(name):
         ours = experiment + LAYERS * source.endswith(LAYERS) if experiment else source
-        with needs.missing_columns_told(name, {ours: None}, tables.outputs):
-            found[source] = ours, tables.get(ours, figures.axes(source))
+        found[source] = ours, get(name, ours, figures.axes(source), tables)
     return found
 
 
-def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argparse.Namespace, say: Say) -> None:
+def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argparse.Namespace, console: Console) -> None:
     """Saves the figure, and says of which learning rates it is not sure."""
     shown = {experiment: table for experiment, table in found.values()}  # one, where one stands for several
     frames, folder = list(shown.values()), destination(options)
-    with needs.checked(name, shown, options.outputs):
+    with needs.checked(name, shown, options.outputs, options.where):
         figure, caption = figures.draw(name, frames), figures.caption(name, frames)
     style.save(figure, folder / name, caption)
-    print(f"drew {folder / name}.pdf, .png and .md" + f"\n{caption}" * bool(options.figures))
+    console.say(f"drew {folder / name}.pdf, .png and .md" + f"\n{caption}" * bool(options.figures))
     for source, (experiment, table) in found.items():
         for sentence in () if experiment.endswith(LAYERS) else report.flags(table, figures.axes(source)):
-            say(f"flagged: {sentence}")
+            console.say(f"flagged: {sentence}")
 
 
-def judge(judged: dict[str, pd.DataFrame], options: argparse.Namespace, say: Say) -> None:
+def conclude(
+    left_out: dict[str, MissingRecords | NotShown], drew: bool, options: argparse.Namespace, console: Console
+) -> None:
+    """Says why figures were left out; raises where nothing is left. It is a failure where an experiment's record cannot give
+    the experiment's own figure, but for too few runs."""
+    chosen = options.experiment or options.where
+    for name, reason in left_out.items():
+        if isinstance(reason, DamagedRecord):
+            console.fail(f"skipped: {reason}")
+        elif isinstance(reason, NoSuchRuns) and not options.experiment:
+            continue  # of an experiment that nobody named
+        elif isinstance(reason, MissingRecords) and not options.experiment:
+            if drew:
+                console.say(f"skipped: {reason}")
+        else:
+            tell = console.say if chosen or isinstance(reason, needs.TooFew) else console.fail
+            tell(f"left out {name}: {str(reason).removeprefix(f'{name} ')}")
+    if drew:
+        return
+    if nowhere := [reason for reason in left_out.values() if isinstance(reason, NoSuchRuns)]:
+        raise none_anywhere(nowhere, options.where)
+    raise MissingRecords(f"{options.outputs} holds neither runs nor records of any figure")
+
+
+def judge(judged: dict[str, pd.DataFrame], options: argparse.Namespace, console: Console) -> None:
     """Prints the claims that apply to the tables, and writes them to files."""
     chosen = options.experiment or options.where
-    if not (rows := report.claims_of(judged, options.outputs, say if chosen else None)):
+    not_judged = console.say if chosen else console.fail
+    if not (rows := report.claims_of(judged, options.outputs, options.where, not_judged)):
         return
-    table, folder = report.markdown(rows), destination(options) if chosen else options.outputs
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "claims.md").write_text(table + "\n")
-    print(f"\n{table}\n\nclaims: {folder / 'claims.md'}")
+    table, path = report.markdown(rows), (destination(options) if chosen else options.outputs) / "claims.md"
+    with files.written(path) as new:
+        new.write_text(table + "\n")
+    console.say(f"\n{table}\n\nclaims: {path}")
     if options.publish:
         report.put_between(options.publish, report.START, report.END, table)
         gallery.write(options.publish.with_name("figures.md"), options.outputs)
@@ -154,8 +175,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.figures if name not in figures.NAMES]:
         parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(figures.NAMES)}")
-    if options.experiment is not None and Path(options.experiment).name != options.experiment:
-        parser.error(f"--experiment {options.experiment!r}: must be the name of a folder in {options.outputs / 'runs'}")
+    if options.experiment is not None and not re.fullmatch(NAME, options.experiment):
+        parser.error(
+            f"--experiment {options.experiment!r}: names a folder in {options.outputs / 'runs'}; such a name has up to 100 "
+            "letters, digits, '_', '-' and '.', and does not begin with '-' or '.'"
+        )
     try:
         options.where = [Condition.parse(argument) for argument in options.where]
     except ValueError as error:

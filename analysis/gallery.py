@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from analysis import figures
+from analysis import figures, files
 
 HEAD = """\
 # Figures
@@ -23,4 +23,5 @@ def write(page: Path, outputs: Path) -> None:
             caption = picture.with_suffix(".md").read_text().strip()
             link = Path(os.path.relpath(picture, page.parent)).as_posix()
             parts.append(f"## {name}\n\n![{name}]({link})\n\n{caption}\n")
-    page.write_text("\n".join(parts))
+    with files.written(page) as new:
+        new.write_text("\n".join(parts))

@@ -2,17 +2,16 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis import claims, claims_variants
+from analysis import claims, claims_variants, files
 from analysis.claims import Claim
 from analysis.grid import Grid, NotShown, split
 from analysis.tables.needs import missing_columns_told
-from analysis.tables.records import MissingRecords, read
+from analysis.tables.where import Condition
 
 Judge = Callable[[pd.DataFrame], list[Claim]]
 ANY = "any"  # stands for an experiment of no figure: what these say may apply to any runs, and they know when it does
@@ -31,21 +30,16 @@ CLAIMS: dict[str, tuple[Judge, ...]] = {
 START, END = "<!-- claims: written by `python -m analysis --publish` -->", "<!-- end of claims -->"
 
 
-def all_claims(outputs: Path) -> list[Claim]:
-    """Every claim whose records exist."""
-    tables = {}
-    for experiment in CLAIMS:
-        with suppress(MissingRecords):
-            tables[experiment] = read(outputs, experiment)
-    return claims_of(tables, outputs)
-
-
 def claims_of(
-    tables: Mapping[str, pd.DataFrame], outputs: Path, say: Callable[[str], None] | None = None
+    tables: Mapping[str, pd.DataFrame],
+    outputs: Path,
+    conditions: Sequence[Condition] = (),
+    say: Callable[[str], None] | None = None,
 ) -> list[Claim]:
     """The claims of each experiment on the table that stands for it; a claim on the same table is made once.
 
-    What a table does not let be judged is told to `say`. Raises NotShown for it where there is none to tell.
+    `conditions`: by which the runs were chosen. What a table does not let be judged is told to `say`. Raises NotShown for it
+    where there is none to tell.
     """
     rows: list[Claim] = []
     done: set[tuple[str, int]] = set()
@@ -55,7 +49,8 @@ def claims_of(
             continue
         done.add((evaluate.__name__, id(table)))
         try:
-            with missing_columns_told(f"claim {evaluate.__name__}", {name_of(table, experiment): table}, outputs):
+            of = {name_of(table, experiment): table}
+            with missing_columns_told(f"claim {evaluate.__name__}", of, outputs, conditions):
                 rows += evaluate(table)
         except NotShown as reason:
             if say is None:
@@ -99,8 +94,8 @@ def markdown(rows: list[Claim]) -> str:
 
 
 def has_markers(path: Path) -> bool:
-    """Whether it is a file with both markers, once each and in their order."""
-    text = path.read_text() if path.is_file() else ""
+    """Whether it is a file of text with both markers, once each and in their order."""
+    text = path.read_text(errors="replace") if path.is_file() else ""
     return text.count(START) == text.count(END) == 1 and text.index(START) < text.index(END)
 
 
@@ -108,4 +103,5 @@ def put_between(path: Path, start: str, end: str, table: str) -> None:
     """Replace what stands between two markers of a file."""
     before, rest = path.read_text().split(start)
     _, after = rest.split(end)
-    path.write_text(f"{before}{start}\n\n{table}\n\n{end}{after}")
+    with files.written(path) as new:
+        new.write_text(f"{before}{start}\n\n{table}\n\n{end}{after}")

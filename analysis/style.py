@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from analysis import files
+
 TEXT_WIDTH = 6.75  # inches, a paper's full text width; panels are given as fractions of it
 
 RC = {
@@ -136,6 +138,11 @@ def wrapped(count: int, height: float, columns: int = 4, extra: float = 0.0, **o
     return figure, list(axes.flat[:count])
 
 
+def legend_room(inits: int, columns: int = 1) -> float:
+    """Inches that a legend of a line an init takes beyond the two lines that figures are made for."""
+    return 0.17 * max(0, -(-inits // columns) - 2)
+
+
 def label_rows(axes: list[Axes], ylabel: str) -> None:
     """Label the first panel of every row."""
     for panel in axes:
@@ -225,9 +232,10 @@ def power_law(
 
 def save(figure: Figure, stem: Path, caption: str | None = None) -> None:
     """PDF and PNG, without the date, so that the same records give the same files, and the caption beside them (.md)."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     if caption is not None:
-        stem.with_suffix(".md").write_text(f"{caption}\n")
+        with files.written(stem.with_suffix(".md")) as new:
+            new.write_text(f"{caption}\n")
     with mpl.rc_context(RC):
-        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
-        figure.savefig(stem.with_suffix(".png"), dpi=200)
+        for suffix, options in ((".pdf", {"metadata": {"CreationDate": None}}), (".png", {"dpi": 200})):
+            with files.written(stem.with_suffix(suffix)) as new:
+                figure.savefig(new, **options)

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from runner.adapters import Dense
 from runner.config import ConfigError
-from runner.config.registry import ADAPTERS, INITS, TASKS
+from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
 from runner.core import streams
 from runner.inits import Layer
+from runner.store.files import read_fields, read_file
 from runner.store.runs import CONFIG, WEIGHTS, DamagedRun, read_verified
 from runner.tasks.models import bases, library, peft, spec
 from runner.tasks.models.options import ModelOptions
@@ -53,6 +54,11 @@ def export(run: Path, out: Path) -> str:
     if out.exists():
         raise ConfigError(f"{out}: is there already; name a folder that is not")
     config, weights = _read(run)
+    for group in ("adapter", "init"):
+        if config[group]["name"] not in list(GROUPS[group]):
+            raise ConfigError(
+                f"{run}: {group}={config[group]['name']} is unknown; export it with the version that made it"
+            )
     try:
         task = TASKS.options[config["task"]["name"]](**config["task"])
     except TypeError as error:
@@ -144,24 +150,23 @@ def _of_lora(own: dict[str, Any], ranks: dict[str, int], pairs: int) -> dict[str
 def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A finished run's configuration, and what it trained; both as the run's checksums say."""
     try:
-        meta = json.loads((run / "meta.json").read_bytes())
-        versions = dict(meta["versions"])
+        meta = json.loads(read_file(run / "meta.json"))
+        versions, status = dict(meta["versions"]), meta["status"]
         contents = read_verified(run, meta, [name for name in (CONFIG, WEIGHTS) if name in meta["sha256"]])
-        config = yaml.safe_load(contents[CONFIG])
+        config = read_fields(contents[CONFIG])
+        task, *_ = (config[group]["name"] for group in ("task", "adapter", "init"))
+        weights = safetensors.torch.load(contents[WEIGHTS]) if WEIGHTS in contents else None
     except DamagedRun as error:
         raise ConfigError(
             f"{error}, so it is damaged or was edited; delete the folder and train the run again"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{run}: is not the folder of a run, or is damaged ({reason})") from error
-    if meta["status"] != "finished":
-        raise ConfigError(f"{run}: its run is {meta['status']}; only finished ones have an adapter to export")
-    task = TASKS.get(config.get("task", {}).get("name"))
-    if task is None or not task.exports:
-        raise ConfigError(
-            f"{run}: task={config.get('task', {}).get('name')} has no transformers model on which PEFT could load an adapter"
-        )
+    if status != "finished":
+        raise ConfigError(f"{run}: its run is {status}; only finished ones have an adapter to export")
+    if task not in list(TASKS) or not TASKS[task].exports:
+        raise ConfigError(f"{run}: task={task} has no transformers model on which PEFT could load an adapter")
     if config["task"]["model"] == spec.LLAMA_TINY:
         for name in ("torch", "transformers"):
             if versions.get(name) != version(name):
@@ -169,9 +174,9 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                     f"{run}: its base was pretrained with {name} {versions.get(name)}, and another makes another one; "
                     "export it with that version installed"
                 )
-    if WEIGHTS not in contents:
+    if weights is None:
         raise ConfigError(f"{run}: kept no weights; train it again with log.weights=true")
-    return config, safetensors.torch.load(contents[WEIGHTS])
+    return config, weights
 
 
 def _write_base(

@@ -15,6 +15,7 @@ from runner.config import Config, ConfigError
 from runner.config.compose import CONF
 from runner.config.registry import GROUPS, TRACKERS
 from runner.core import streams
+from runner.store.files import read_fields, read_file
 from runner.store.runs import CONFIG, DONE, FILES, STEPS, SUMMARY, DamagedRun, Outcome, read_verified
 from runner.store.trackers.wandb import is_tracked, wandb_id
 
@@ -46,10 +47,11 @@ def push(options: argparse.Namespace) -> int:
             f"EXPERIMENT={options.experiment!r}: is not there; name a folder of {runs} with finished runs"
         )
     choice = TRACKERS.options["wandb"](name="wandb", project=options.project, entity=options.entity, mode=options.mode)
-    tracker, before, failed = None, 0, 0
+    tracker, before, failed, unfinished = None, 0, 0, 0
     for run in sorted(path.parent for path in folder.glob("*/meta.json")):
         try:
             if (stored := read(run)) is None:
+                unfinished += 1
                 continue
             config, outcome = stored
             config.tracker, config.outputs = choice, options.outputs
@@ -71,7 +73,9 @@ def push(options: argparse.Namespace) -> int:
             failed += 1
             break
     note = tracker.close() if tracker else None
-    print(f"{tracker.count if tracker else 0} runs reported" + f", {before} were before" * bool(before))
+    others = {"were before": before, "have no result yet": unfinished, "were left out": failed}
+    counts = [f"{tracker.count if tracker else 0} runs reported", *(f"{n} {what}" for what, n in others.items() if n)]
+    print(", ".join(counts) if len(counts) > 1 or tracker else f"{counts[0]}: {folder} holds none")
     if note:
         print(note)
     return 1 if failed else 0
@@ -79,13 +83,13 @@ def push(options: argparse.Namespace) -> int:
 
 def read(run: Path) -> tuple[Config, Outcome] | None:
     """A stored run as it ended; None where it has no result. Raises one of DAMAGE, and OmegaConfBaseException."""
-    meta = json.loads((run / "meta.json").read_bytes())
+    meta = json.loads(read_file(run / "meta.json"))
     if meta["status"] not in DONE:
         return None
     contents = read_verified(run, meta, FILES)
     steps = pd.read_parquet(io.BytesIO(contents[STEPS]))
     outcome = Outcome(meta["status"], steps, json.loads(contents[SUMMARY]))
-    return _configuration(yaml.safe_load(contents[CONFIG])), outcome
+    return _configuration(read_fields(contents[CONFIG])), outcome
 
 
 def _configuration(fields: dict) -> Config:

@@ -6,15 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from synthetic import first_steps, layers, sweep
-from synthetic_variants import MADE, ranks, ratios
+from synthetic import sweep
 
 from analysis import figures, report
 from analysis.__main__ import main
-from analysis.grid import NotShown
-from analysis.tables import needs
 from analysis.tables.records import record_path
 from analysis.tables.tables import Tables
 from analysis.tables.where import Condition
@@ -165,77 +161,3 @@ def test_claims_are_published_between_markers(analyse, store):
     assert analyse("--publish", str(page))[0] == 0
     table = (store / "claims.md").read_text().strip()
     assert page.read_text() == f"before\n{report.START}\n\n{table}\n\n{report.END}\nafter\n"
-
-
-def tables(name, **options):
-    made = {
-        "first_step": first_steps,
-        "lm_lr_sensitivity": lambda: sweep(task="language_model", **options),
-        "lm_lr_sensitivity.layers": lambda: layers(**options),
-        **{source: lambda make=make: make(**options) for source, make in MADE.items()},
-    }
-    return {source: made.get(source, lambda: sweep(**options))() for source in figures.sources(name)}
-
-
-def draw(name, given):
-    with needs.checked(name, given, Path("outputs")):
-        return figures.draw(name, list(given.values()))
-
-
-@pytest.mark.parametrize("name", figures.NAMES)
-@pytest.mark.parametrize(
-    "column", ["grad/A", "feature/Z_A", "feature/delta_2", "summary.trainable_parameters", "train/loss"]
-)
-def test_a_missing_column_is_said_and_never_a_key_error(name, column):
-    """Dropped, or there without a value; the figure is drawn, or the reason names what is missing."""
-    given = tables(name, seeds=(0,))
-    for without in (lambda t: t.drop(columns=column, errors="ignore"), lambda t: t.assign(**{column: float("nan")})):
-        try:
-            draw(name, {source: without(table) for source, table in given.items()})
-        except NotShown as reason:
-            assert column in str(reason) and "python -m runner" in str(reason)
-
-
-@pytest.mark.parametrize(("name", "column"), [("gradient_norms", "grad/A"), ("lr_vs_width", "summary.final_loss")])
-def test_figures_say_which_column_they_lack(name, column):
-    def refused(given):
-        with pytest.raises(NotShown, match=f"{name} needs {column}, which runs of .* do not have; .*python -m runner"):
-            draw(name, given)
-
-    refused({source: table.drop(columns=column) for source, table in tables(name, seeds=(0,)).items()})
-    with pytest.raises(pytest.fail.Exception):
-        refused(tables(name, seeds=(0,)))
-
-
-@pytest.mark.parametrize("key", ["nonsense", "grad/A", 3])
-def test_a_mistake_of_ours_is_not_taken_for_a_missing_column(key, monkeypatch):
-    def mistaken(name, frames):
-        raise KeyError(key)
-
-    monkeypatch.setattr(figures, "draw", mistaken)
-    with pytest.raises(KeyError):
-        draw("gradient_norms", {"mine": sweep()})
-
-
-FEW = [
-    ("lr_vs_width", {"widths": (128,)}, "needs 2 or more of task.width, and the runs of mine have only 128"),
-    ("width_exponents", {"widths": (128, 256)}, "needs 3 or more of task.width"),
-    ("headline", {"lrs": (0.03125, 0.0625)}, "needs 3 or more of optimizer.lr"),
-    ("lr_sensitivity", {"lrs": (0.03125,)}, "needs 2 or more of optimizer.lr"),
-]
-
-
-@pytest.mark.parametrize(("name", "options", "message"), FEW)
-def test_too_few_runs_to_fill_a_figure(name, options, message):
-    with pytest.raises(NotShown, match=f"{message}.*train others with: python -m runner -m experiment=mine"):
-        needs.check(name, sweep(**options), "mine", Path("outputs"))
-    needs.check(name, sweep(), "mine", Path("outputs"))
-
-
-@pytest.mark.parametrize(("name", "frame"), [("lora_plus", ratios(seeds=(0,))), ("rank_transfer", ranks(seeds=(0,)))])
-def test_a_figure_of_one_width_says_how_to_choose_it(name, frame):
-    wider = frame.assign(**{"task.width": 256}, run_id="wide-" + frame["run_id"])
-    width = frame["task.width"].iloc[0]
-    with pytest.raises(NotShown, match=f"runs at widths .*choose it with: --where task.width={max(width, 256)}"):
-        draw(name, {"mine": pd.concat([frame, wider], ignore_index=True)})
-    draw(name, {"mine": frame})

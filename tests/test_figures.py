@@ -4,10 +4,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import first_steps, layers, sweep
-from synthetic_variants import MADE, zoo
+from synthetic_variants import MADE, named, ranks, zoo
 
 from analysis import figures, style
 from analysis.__main__ import main
@@ -42,6 +43,24 @@ def test_it_draws_whatever_records_it_is_given(name, options):
 def test_few_rows_are_as_legible_as_many(count):
     shifts = {f"init_{i}": (0.05 * i, 0.0) for i in range(count)}
     legible(figures.draw("init_zoo", [zoo(shifts=shifts, seeds=(0, 1))]))
+
+
+def many(frame, count):
+    """Runs of so many inits: those of the first, under other names."""
+    part = frame[frame["init.name"] == "gaussian_A"]
+    return pd.concat([named(part, f"{i}", **{"init.name": f"an_init_{i}"}) for i in range(count)], ignore_index=True)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.parametrize(("name", "make"), [("rank_transfer", ranks), ("width_exponents", sweep)])
+def test_few_inits_are_as_legible_as_many(name, make, count):
+    frame = many(make(seeds=(0,), lrs=(0.0078125, 0.015625, 0.03125, 0.0625, 0.125)), count)
+    if "adapter.name" in frame and count == 1:  # a single panel
+        frame = frame[frame["adapter.name"] == "rslora"]
+    figure = figures.draw(name, [frame])
+    legible(figure)
+    heights = [axes.bbox.height for axes in figure.axes]
+    assert min(heights) > 0.5 * figure.dpi  # inches: legends have not squeezed the panels
 
 
 def test_many_widths_are_as_legible_as_few():

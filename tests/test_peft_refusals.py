@@ -1,5 +1,6 @@
 """Adapter folders that do not fit or are damaged, and runs that cannot be exported: each is refused with what is wrong."""
 
+import os
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import configure
 from folders import configured, edit, stored
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from stored import seal
 
 from runner.config import ConfigError
 from runner.export import main
@@ -121,6 +123,19 @@ def test_what_cannot_be_exported_is_said(shared, tmp_path, capsys, cli, outputs)
             and f"{name} differs from its checksum" in capsys.readouterr().err
         )
         (run / name).write_bytes(whole)
+    config = run / "config.yaml"
+    text = config.read_text()
+    for forged in ("- 1\n", "a\n", "task: []\n", f"{text}a: &a [1]\nb: *a\n", text.replace("adapter:", "other:")):
+        config.write_text(forged)
+        seal(run)
+        assert main([str(run), str(tmp_path / "a")]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {run}: is not the folder of a run, or is damaged") and err.count("\n") == 1
+    config.write_text(text)
+    seal(run)
+    (run / "adapter.safetensors").unlink()
+    os.mkfifo(run / "adapter.safetensors")
+    assert main([str(run), str(tmp_path / "a")]) == 2 and "is no regular file" in capsys.readouterr().err
     (run / "meta.json").write_text('{"status": "finished", "sha256": null, "versions": {}}')
     assert main([str(run), str(tmp_path / "a")]) == 2 and "is damaged" in capsys.readouterr().err
 

@@ -1,10 +1,13 @@
 """`python -m runner.push`: runs that were never tracked, reported later; and rows while runs train."""
 
+import json
+import os
 import shutil
 
 import pandas as pd
 import pytest
 from conftest import configure
+from stored import seal
 from test_track import records, values
 
 from runner.config.identity import run_id
@@ -51,6 +54,42 @@ def test_a_damaged_run_is_skipped_and_a_missing_folder_refused(cli, outputs, cap
     for name in ("nothing", "", "..", "../runs/scratch"):
         assert main([name, "--outputs", str(outputs)]) == 2
         assert "is not there" in capsys.readouterr().err
+
+
+def test_no_report_says_why(cli, outputs, capsys):
+    cli("-m", *TINY, "seed=0,1")
+    for meta in outputs.glob("runs/scratch/*/meta.json"):
+        meta.write_text(json.dumps(json.loads(meta.read_text()) | {"status": "interrupted"}))
+    assert main(["scratch", "--outputs", str(outputs)]) == 0
+    assert capsys.readouterr().out == "0 runs reported, 2 have no result yet\n"
+    (outputs / "runs" / "empty").mkdir()
+    assert main(["empty", "--outputs", str(outputs)]) == 0
+    assert capsys.readouterr().out == f"0 runs reported: {outputs / 'runs' / 'empty'} holds none\n"
+
+
+@pytest.mark.parametrize("damage", ["pipe", "folder", "list", "aliases", "another width"])
+def test_a_run_that_holds_something_else_is_named(cli, outputs, capsys, damage):
+    cli(*TINY)
+    [config] = outputs.glob("runs/scratch/*/config.yaml")
+    text = config.read_text()
+    if damage in ("pipe", "folder"):
+        config.unlink()
+        os.mkfifo(config) if damage == "pipe" else config.mkdir()
+    else:
+        forged = {
+            "list": "- 1\n",
+            "aliases": f"{text}a: &a [1]\nb: *a\n",
+            "another width": text.replace("width: 16", "width: x"),
+        }
+        config.write_text(forged[damage])
+        seal(config.parent)
+    assert main(["scratch", "--outputs", str(outputs)]) == 1
+    out, err = capsys.readouterr()
+    assert (
+        out == "0 runs reported, 1 were left out\n"
+        and err.startswith(f"left out {config.parent}: ")
+        and err.count("\n") == 1
+    )
 
 
 def test_names_are_for_people():

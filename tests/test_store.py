@@ -174,6 +174,8 @@ DAMAGE = {
     "no meta": lambda path: (path / "meta.json").unlink(),
     "meta is not JSON": lambda path: (path / "meta.json").write_text("{"),
     "meta is another JSON": lambda path: (path / "meta.json").write_text("[]"),
+    "a pipe": lambda path: ((path / "meta.json").unlink(), os.mkfifo(path / "meta.json")),
+    "a folder": lambda path: ((path / "summary.json").unlink(), (path / "summary.json").mkdir()),
     "truncated": truncate,
     "one bit": flip_a_bit,
 }

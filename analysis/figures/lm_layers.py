@@ -81,6 +81,7 @@ def _norm(images: Iterable[pd.DataFrame]) -> LogNorm | None:
 
 def _image(panel: Axes, image: pd.DataFrame, norm: LogNorm | None) -> QuadMesh:
     """Layer × step as colours."""
+    image = image if image.size else image.reindex(columns=[0])  # zero at all steps
     steps = image.columns.to_numpy(float)
     end = 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1
     panel.set_facecolor("0.85")  # not measured, or zero

@@ -104,7 +104,8 @@ def _map(panel: Axes, fig: Figure, frame: pd.DataFrame, norm: LogNorm | None) ->
     means = _means(frame).droplevel("init.name").unstack()
     cells = means.stack(future_stack=True).dropna()
     width, height = _spacing(frame["optimizer.lr"]), _spacing(frame["optimizer.lr_ratio"])  # cells of a column touch
-    panel.set(xscale="log", yscale="log", xlabel="learning rate of A")
+    style.rate_axis(panel, np.sort(frame["optimizer.lr"].unique()), "learning rate of A")
+    panel.set_yscale("log")
     for (lr_B, lr_A), value in cells.items():
         x = np.exp(np.log(lr_A) + np.array([-0.5, 0.5]) * width)
         y = np.exp(np.log(lr_B) + np.array([-0.5, 0.5]) * height)

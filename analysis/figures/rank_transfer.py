@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style, theory
-from analysis.figures import _caption
+from analysis.figures import _caption, _sensitivity
 from analysis.figures._message import label, trend
 from analysis.figures._needs import TWO_RATES, Need
 from analysis.figures._scaling import against_width, not_fitted
@@ -24,7 +24,9 @@ LABELS = {0.0: "$s = 1$", -0.5: "$s = r^{-1/2}$", -1.0: "$s = r^{-1}$"}
 
 def figure(frame: pd.DataFrame) -> Figure:
     grids = rank_grids(frame)
-    fig, axes = style.wrapped(len(grids), height=2.7, columns=3, extra=0.25, sharey=True)
+    inits = sorted({init for grid in grids.values() for init in grid.inits})
+    extra = 0.25 + style.legend_room(len(inits), min(2, len(grids)))
+    fig, axes = style.wrapped(len(grids), 2.7 + style.legend_room(len(inits)), columns=3, extra=extra, sharey=True)
     for panel, (power, grid) in zip(axes, grids.items(), strict=True):
         predicted = {init: theory.RANK_POWERS.get((theory.FAMILY.get(init), power)) for init in grid.inits}
         against_width(panel, grid, predicted, learning_lrs, symbol="r", axis="rank", short=True)
@@ -32,8 +34,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         panel.set_title(LABELS[power])
     style.label_rows(axes, "best learning rate")
     hollow = Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="none", label=HOLLOW)
-    handles = [*style.init_handles(next(iter(grids.values())).inits), hollow]
-    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    _sensitivity.legend_below(fig, [*style.init_handles(inits), hollow])
     style.heading(fig, _caption.short(frame, _caption.short_bars(frame), "dotted: predicted by muA"))
     return fig
 

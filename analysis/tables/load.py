@@ -17,29 +17,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from analysis.tables import blocks
+from analysis import files
+from analysis.tables import blocks, schema
 
-STEPS = "steps.parquet"
+STEPS, LAYERS = "steps.parquet", "layers.parquet"
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError, pa.ArrowException)
+NAMED = 10  # folders that a message names
 
 
 class DamagedRun(UserWarning):
     """A run directory was skipped because its files cannot be trusted."""
 
 
+class DamagedTable(ValueError):
+    """A record that cannot be trusted."""
+
+
 def load(path: str | Path) -> pd.DataFrame:
     """One row per run × logged step of the finished and diverged runs under `path`.
 
     `path` is a folder of run directories, one run directory, or a record (.parquet). A damaged run directory is skipped
-    with a DamagedRun warning that names it. Raises FileNotFoundError where there is nothing.
+    with a DamagedRun warning that names it. Raises FileNotFoundError where there is nothing, DamagedTable for a record.
     """
     path = Path(path)
     if path.is_file():
-        return pd.read_parquet(path)
+        return record(path)
     table, steps = _read_all(path, with_steps=True)
     rows = np.repeat(np.arange(len(table)), [part.num_rows for part in steps])
     measured = pa.concat_tables(steps, promote_options="permissive").to_pandas()
-    return pd.concat([table.take(rows).reset_index(drop=True), measured], axis=1)
+    frame = pd.concat([table.take(rows).reset_index(drop=True), measured], axis=1)
+    if bad := schema.faults(frame):
+        for run, why in bad.items():
+            _skipped(path if path.name == run else path / run, ValueError(f"{STEPS}: {why}"))
+        frame = frame[~frame["run_id"].isin(bad)].reset_index(drop=True)
+    if frame.empty:
+        raise FileNotFoundError(f"no finished runs in {path}")
+    return frame
 
 
 def runs(path: str | Path) -> pd.DataFrame:
@@ -49,7 +62,7 @@ def runs(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if path.is_file():
-        return per_run(pd.read_parquet(path))
+        return per_run(record(path))
     return per_run(_read_all(path, with_steps=False)[0])
 
 
@@ -57,25 +70,38 @@ def layers(path: str | Path, run_ids: Collection[str]) -> pd.DataFrame:
     """One row per logged step and layer of those of these runs under the folder `path` that kept their layers."""
     tables = []
     for run in run_ids:
-        file = Path(path) / run / "layers.parquet"
+        folder = Path(path) / run
         try:
-            tables.append(pd.read_parquet(file).assign(run_id=run))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:  # pyarrow's own errors are among these
-            warnings.warn(f"skipped damaged {file}: {str(error).splitlines()[0]}", DamagedRun, stacklevel=2)
+            meta = _meta(folder)
+            if LAYERS in meta["sha256"]:
+                table = _table(_checked(folder, LAYERS, meta)).to_pandas().assign(run_id=run)
+                if bad := schema.faults(table):
+                    raise ValueError(f"{LAYERS}: {bad[run]}")
+                tables.append(table)
+        except DAMAGE as error:
+            _skipped(folder, error)
     return pd.concat(tables) if tables else pd.DataFrame(columns=["run_id", "step", "layer"])
 
 
 def per_run(frame: pd.DataFrame) -> pd.DataFrame:
     """The run-level columns of a loaded table, one row per run."""
-    columns = [name for name in frame.columns if name != "step" and not is_measured(name)]
+    columns = [name for name in frame.columns if name not in ("step", "layer") and not schema.is_measured(name)]
     return frame[columns].drop_duplicates("run_id").reset_index(drop=True)
 
 
-def is_measured(column: str) -> bool:
-    """Whether a column of a loaded table belongs to a step rather than to a run."""
-    return "/" in column or column == "balance"
+def record(path: Path) -> pd.DataFrame:
+    """The table of a record. Raises DamagedTable, also where it is no file."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(files.contents(path)))
+        schema.check_columns(file, schema.NEEDED)
+        frame = file.read().to_pandas()
+        for row in per_run(frame)[[name for name in schema.RULES if name in frame]].to_dict("records"):
+            schema.check_run(row)
+        if bad := schema.faults(frame) | schema.changes(frame):
+            raise ValueError("run {}: {}".format(*next(iter(bad.items()))))
+    except DAMAGE as error:
+        raise DamagedTable(f"{path} is damaged ({_reason(error)})") from error
+    return frame
 
 
 def _read_all(path: Path, with_steps: bool) -> tuple[pd.DataFrame, list[pa.Table]]:
@@ -87,11 +113,21 @@ def _read_all(path: Path, with_steps: bool) -> tuple[pd.DataFrame, list[pa.Table
 
 
 def _run_folders(path: Path) -> list[Path]:
+    """Folders of runs, damaged or not. Raises FileNotFoundError, also for a folder of such folders."""
     if (path / "meta.json").exists() and (path / "config.yaml").exists():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"no such folder or record: {path}")
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    items = [item for item in path.iterdir() if not item.name.startswith(".")]
+    folders = sorted(item for item in items if item.is_dir() or item.is_symlink())
+    if any((folder / name).exists() for folder in folders for name in ("meta.json", "config.yaml", STEPS)):
+        return folders
+    if experiments := [folder.name for folder in folders if next(folder.glob("*/meta.json"), None)]:
+        more = f" and {len(experiments) - NAMED} more" if len(experiments) > NAMED else ""
+        raise FileNotFoundError(
+            f"{path} holds folders of runs, and no runs itself; name one of them: {', '.join(experiments[:NAMED])}{more}"
+        )
+    return []
 
 
 def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | None:
@@ -100,9 +136,7 @@ def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | N
     Without steps their table is empty, and of steps.parquet nothing is known but that it is there.
     """
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
-        if meta["run_id"] != folder.name:
-            raise ValueError(f"holds run {meta['run_id']}")
+        meta = _meta(folder)
         if meta["status"] in ("failed", "interrupted"):
             return None
         config = blocks.parse(_checked(folder, "config.yaml", meta))
@@ -110,31 +144,61 @@ def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | N
         summary = json.loads(_checked(folder, "summary.json", meta))
         if not with_steps:
             (folder / STEPS).stat()
-        row = {"run_id": meta["run_id"], "status": meta["status"]} | _flatten(config) | _flatten(summary, "summary.")
+        identity = {"run_id": meta["run_id"], "status": meta["status"]}
+        row = identity | _flatten(config) | _flatten(summary, "summary.") | identity
+        schema.check_run(row, (*schema.NEEDED, *schema.IN_A_FOLDER, schema.RESULT))
+        if twice := set(row) & set(steps.column_names):
+            raise ValueError(f"{STEPS} has {min(twice)}, which says of a run what it is")
     except DAMAGE as error:
-        warnings.warn(f"skipped damaged run {folder}: {type(error).__name__}: {error}", DamagedRun, stacklevel=5)
+        _skipped(folder, error)
         return None
     return row, steps
 
 
+def _skipped(folder: Path, error: Exception) -> None:
+    warnings.warn(f"skipped damaged run {folder}: {_reason(error)}", DamagedRun, stacklevel=2)
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line."""
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else f"{error}"
+    return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    """A run's meta.json. Raises ValueError where it is another run's."""
+    meta = json.loads(files.contents(folder / "meta.json"))
+    if meta["run_id"] != folder.name:
+        raise ValueError(f"holds run {meta['run_id']}")
+    return meta
+
+
 def _checked(folder: Path, name: str, meta: dict[str, Any]) -> bytes:
     """A file's contents. Raises ValueError where they differ from the checksum in meta.json."""
-    contents = (folder / name).read_bytes()
+    contents = files.contents(folder / name)
     if hashlib.sha256(contents).hexdigest() != meta["sha256"][name]:
         raise ValueError(f"{name} differs from its checksum")
     return contents
 
 
 def _table(contents: bytes) -> pa.Table:
-    # A run's steps are a small file: for threads of pyarrow's own there is nothing to share out.
-    return pq.ParquetFile(pa.BufferReader(contents)).read(use_threads=False)
+    """Steps of a run, or of its layers. Raises ValueError."""
+    file = pq.ParquetFile(pa.BufferReader(contents))
+    schema.check_columns(file)
+    # It is a small file: for threads of pyarrow's own there is nothing to share out.
+    return file.read(use_threads=False)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> number, text or null; of a list its values in one text. Raises ValueError for anything else."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value))
+        elif value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63):
+            flat[f"{prefix}{key}"] = value
         else:
-            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else value
+            raise ValueError(f"{prefix}{key} is no number and no text, or too large a number")
     return flat

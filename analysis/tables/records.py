@@ -1,6 +1,7 @@
 """Records: the small, committed distillate of an experiment's runs, from which every figure and claim is rebuilt."""
 
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis import files
 from analysis.grid import AXES, PLACES, Grid
-from analysis.tables.load import is_measured, layers, load
+from analysis.tables import load, where
+from analysis.tables.schema import is_measured
 from analysis.tables.settings import comparable
 
 EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
@@ -25,6 +28,10 @@ class MissingRecords(Exception):
     """An experiment has neither runs nor records; the message names the command that makes them."""
 
 
+class DamagedRecord(MissingRecords):
+    """A record is there and cannot be trusted."""
+
+
 def refresh(outputs: Path, experiment: str, axes: Sequence[str] = (), runs: pd.DataFrame | None = None) -> str | None:
     """Distill the experiment's runs, if there are any, into its record; returns a sentence about what was done.
 
@@ -35,7 +42,7 @@ def refresh(outputs: Path, experiment: str, axes: Sequence[str] = (), runs: pd.D
     """
     folder, path = runs_folder(outputs, experiment), record_path(outputs, experiment)
     try:
-        loaded = load(folder) if runs is None else runs
+        loaded = load.load(folder) if runs is None else runs
     except FileNotFoundError:
         return None
     record = distilled(loaded, axes, folder if experiment.endswith(LAYERS) else None)
@@ -46,10 +53,8 @@ def refresh(outputs: Path, experiment: str, axes: Sequence[str] = (), runs: pd.D
     before = size(outputs, experiment)
     if there < before:
         return f"kept {path}: it holds {before} runs and {folder} only {there}; delete the record to replace it"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    record.to_parquet(new, compression="zstd", index=False)
-    new.replace(path)
+    with files.written(path) as new:
+        _of_one_kind(record).to_parquet(new, compression="zstd", index=False)
     return f"distilled {path}: {count} runs"
 
 
@@ -69,7 +74,7 @@ def runs_folder(outputs: Path, experiment: str) -> Path:
 def command(outputs: Path, experiment: str, overrides: str = "") -> str:
     """The command that trains (more) runs of the experiment into these outputs."""
     words = [
-        "python -m runner" + " -m" * bool(overrides or experiment == "scratch"),
+        "python -m runner" + " -m" * ("," in overrides or experiment == "scratch"),
         "" if experiment == "scratch" else f"experiment={shlex.quote(experiment)}",
         overrides,
     ]
@@ -91,30 +96,27 @@ def record_path(outputs: Path, experiment: str) -> Path:
 
 
 def read(outputs: Path, experiment: str) -> pd.DataFrame:
-    """The experiment's record as a table. Raises MissingRecords."""
-    path = record_path(outputs, experiment)
-    if not path.exists() and experiment.endswith(LAYERS):
-        raise MissingRecords(no_layers(experiment))
-    if not path.exists():
-        raise MissingRecords(f"no records of {experiment}; make them with: {command(outputs, experiment)}")
-    try:
-        frame = pd.read_parquet(path)
-        if frame.empty or not {"run_id", "status", "step", *AXES} <= set(frame.columns):
-            raise ValueError("it lacks rows or columns")
-    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
+    """The experiment's record as a table. Raises MissingRecords, and DamagedRecord."""
+    path, name = record_path(outputs, experiment), experiment.removesuffix(LAYERS)
+    if not os.path.lexists(path):
         raise MissingRecords(
-            f"{path} is damaged ({str(error).splitlines()[0]}); delete it and make it again with: "
-            f"{command(outputs, experiment.removesuffix(LAYERS))}"
-        ) from error
-    if experiment.endswith(LAYERS):
-        main = record_path(outputs, experiment.removesuffix(LAYERS))
-        if main.exists() and not set(frame["run_id"]) <= set(pd.read_parquet(main, columns=["run_id"])["run_id"]):
-            raise MissingRecords(f"{path} is of other runs than {main}; delete it, and train with log.layers=true")
+            f"no records of {name}; make them with: {command(outputs, name)}" if name == experiment else no_layers(name)
+        )
+    try:
+        frame = load.record(path)
+    except load.DamagedTable as error:
+        raise DamagedRecord(f"{error}; delete it and make it again with: {command(outputs, name)}") from error
+    if name != experiment and os.path.lexists(record_path(outputs, name)):
+        if not set(frame["run_id"]) <= set(read(outputs, name)["run_id"]):
+            raise DamagedRecord(
+                f"{path} is of other runs than {record_path(outputs, name)}; delete it, and train with log.layers=true"
+            )
     return frame
 
 
-def no_layers(experiment: str) -> str:
-    return f"no records of the layers of {experiment.removesuffix(LAYERS)}; train its runs with log.layers=true"
+def no_layers(experiment: str, chosen: str = "") -> str:
+    """`chosen`: words on which of its runs were looked at."""
+    return f"no records of the layers of {experiment.removesuffix(LAYERS)}{chosen}; train its runs with log.layers=true"
 
 
 def distill(frame: pd.DataFrame, curves: bool = True) -> pd.DataFrame:
@@ -154,7 +156,7 @@ def _with_layers(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
     steps = frame.drop(columns=[name for name in frame.columns if is_measured(name)]).drop_duplicates(
         ["run_id", "step"]
     )
-    return steps.merge(layers(folder, set(frame["run_id"])), on=["run_id", "step"])
+    return steps.merge(load.layers(folder, set(frame["run_id"])), on=["run_id", "step"])
 
 
 def _layers_only(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
@@ -173,3 +175,10 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
     mantissa, exponent = np.frexp(frame[measured].to_numpy(float))
     frame[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent)
     return frame
+
+
+def _of_one_kind(frame: pd.DataFrame) -> pd.DataFrame:
+    """With columns that hold texts and numbers as texts, because a file has one type a column."""
+    objects = [name for name in frame.columns if frame[name].dtype == object]
+    mixed = [name for name in objects if len({isinstance(value, str) for value in frame[name].dropna().unique()}) > 1]
+    return frame.assign(**{name: frame[name].map(where.written, na_action="ignore") for name in mixed})

@@ -66,15 +66,21 @@ def _commonest(frame: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     texts = pd.DataFrame({name: table[name].map(str, na_action=None) for name in varying})
     labels = texts.apply("\n".join, axis=1)
     most, *_ = ranking = labels.value_counts().index
-    kept = table.loc[labels == most, "run_id"]
     first = table.loc[[(labels == most).idxmax()]]
     setting = _some([f"{name}={where.written(first[name].item())}" for name in varying])
-    warnings.warn(
-        f"runs differ in {_some(varying)}: using the {len(kept)} with {setting}, leaving out {len(table) - len(kept)}; "
+    return _narrowed(
+        frame,
+        table.loc[labels == most, "run_id"],
+        f"runs differ in {_some(varying)}",
+        f"with {setting}",
         f"choose others with: {_choice(table, texts, labels, ranking[1])}",
-        LeftOut,
-        stacklevel=3,
     )
+
+
+def _narrowed(frame: pd.DataFrame, kept: pd.Series, why: str, which: str, remedy: str) -> pd.DataFrame:
+    """The table of the runs that are kept, with a warning that says which, why, and what to do about the others."""
+    left = frame["run_id"].nunique() - len(kept)
+    warnings.warn(f"{why}: using the {len(kept)} {which}, leaving out {left}; {remedy}", LeftOut, stacklevel=4)
     return frame[frame["run_id"].isin(kept)]
 
 
@@ -110,10 +116,5 @@ def balanced(frame: pd.DataFrame) -> pd.DataFrame:
     kept = table.loc[common & table["seed"].isin(complete), "run_id"]
     if len(kept) in (0, len(table)):
         return frame
-    warnings.warn(
-        f"not every seed has every run: using the {len(kept)} runs of seeds {sorted(complete)} and leaving out "
-        f"{len(table) - len(kept)}; train the missing ones to use all",
-        LeftOut,
-        stacklevel=2,
-    )
-    return frame[frame["run_id"].isin(kept)]
+    seeds = f"of seeds {', '.join(map(str, sorted(complete)))}"
+    return _narrowed(frame, kept, "not every seed has every run", seeds, "train the missing ones to use all")

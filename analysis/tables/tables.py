@@ -1,13 +1,15 @@
 """The tables that figures and claims are made of: an experiment's record, or its runs distilled in memory."""
 
+import errno
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import figures
-from analysis.tables import records, where
-from analysis.tables.load import load
+from analysis.tables import load, records, schema, where
 from analysis.tables.records import LAYERS, MissingRecords
 from analysis.tables.settings import comparable
 
@@ -34,7 +36,8 @@ class Tables:
         key = experiment, tuple(axes)
         if key not in self._tables:
             renewed = experiment in figures.drawn() and tuple(axes) == figures.axes(experiment) and not self.conditions
-            self._tables[key] = self._renewed(experiment, axes) if renewed else self._chosen(experiment, axes)
+            table = self._renewed(experiment, axes) if renewed else self._chosen(experiment, axes)
+            self._tables[key] = schema.measurable(table)
         return self._tables[key]
 
     def _renewed(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
@@ -50,7 +53,7 @@ class Tables:
         folder = records.runs_folder(self.outputs, experiment) if experiment.endswith(LAYERS) else None
         table = records.distilled(self._selected(runs, name), axes, folder)
         if table.empty:
-            raise MissingRecords(records.no_layers(experiment))
+            raise MissingRecords(records.no_layers(experiment, where.chosen(self.conditions)))
         return table
 
     def _from_record(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
@@ -59,7 +62,7 @@ class Tables:
             folder = records.runs_folder(self.outputs, experiment)
             raise MissingRecords(
                 f"{folder}: holds no finished runs"
-                if folder.exists()
+                if folder.is_dir()
                 else f"{folder}: is not there; name a folder of {folder.parent} with finished runs"
             )
         record = records.read(self.outputs, experiment)
@@ -74,10 +77,7 @@ class Tables:
         """What is loaded last is kept, because a table and that of its layers are made from the same runs."""
         name = experiment.removesuffix(LAYERS)
         if self._last[0] != name:
-            try:
-                self._last = name, load(records.runs_folder(self.outputs, experiment))
-            except FileNotFoundError:
-                self._last = name, None
+            self._last = name, _loaded(records.runs_folder(self.outputs, name))
         return self._last[1]
 
     def _selected(self, runs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -86,3 +86,16 @@ class Tables:
             count, of = chosen["run_id"].nunique(), runs["run_id"].nunique()
             self.say(f"{name}: {count} of {of} runs with {' and '.join(map(str, self.conditions))}")
         return chosen
+
+
+def _loaded(folder: Path) -> pd.DataFrame | None:
+    """The runs in a folder; None where there are none, with a warning where what is there is no folder of runs."""
+    try:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "is no folder")
+        return load.load(folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        warnings.warn(f"skipped {folder}: {error.strerror}", load.DamagedRun, stacklevel=2)
+        return None

@@ -77,6 +77,11 @@ def is_written(value: Any, text: str) -> bool:
     return number == value if float(value).is_integer() else math.isclose(number, value, rel_tol=1e-5)
 
 
+def chosen(conditions: Sequence[Condition]) -> str:
+    """` with adapter.rank=8 and steps=120`, to follow the word runs; nothing without conditions."""
+    return f" with {' and '.join(map(str, conditions))}" if conditions else ""
+
+
 def select(frame: pd.DataFrame, conditions: Sequence[Condition], name: str) -> pd.DataFrame:
     """The rows of the runs that fulfil all conditions; `name` is the experiment's. Raises NoSuchRuns."""
     if not conditions:
@@ -93,7 +98,7 @@ def select(frame: pd.DataFrame, conditions: Sequence[Condition], name: str) -> p
             )
         kept &= column.map(lambda value, values=values: any(is_written(value, text) for text in values)).astype(bool)
     if not kept.any():
-        raise NoSuchRuns(f"no run of {name} has {' and '.join(map(str, conditions))} together", table)
+        raise NoSuchRuns(f"there is no run of {name}{chosen(conditions)} together", table)
     return frame[frame["run_id"].isin(table.loc[kept, "run_id"])]
 
 

@@ -35,6 +35,7 @@ from safetensors.numpy import save
 
 from runner.config import Config, ConfigError
 from runner.config.identity import as_dict, run_id
+from runner.store.files import read_file
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 DONE = (FINISHED, DIVERGED)
@@ -116,7 +117,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            meta = json.loads((path / "meta.json").read_bytes())
+            meta = json.loads(read_file(path / "meta.json"))
             if meta["run_id"] != path.name:
                 raise DamagedRun(f"{path}: holds run {meta['run_id']}")
             if meta["status"] in (FAILED, INTERRUPTED):
@@ -174,7 +175,7 @@ class Store:
 
 def read_verified(run: Path, meta: dict[str, Any], names: Iterable[str]) -> dict[str, bytes]:
     """Files of a run's directory. Raises DamagedRun where one differs from its checksum in `meta`, and OSError, KeyError."""
-    contents = {name: (run / name).read_bytes() for name in names}
+    contents = {name: read_file(run / name) for name in names}
     for name, data in contents.items():
         if hashlib.sha256(data).hexdigest() != meta["sha256"][name]:
             raise DamagedRun(f"{run}: {name} differs from its checksum")

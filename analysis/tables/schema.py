@@ -1,0 +1,147 @@
+"""What a table of runs must be before anything is made of it: the types and ranges of its columns, and steps that go forward.
+
+Figures and claims rely on it and check none of this again. A column that not every table has is another matter: see `needs`.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LARGEST = sys.float_info.max
+OVERFLOWS = 1e100  # with its square, and that of what it is divided by
+MOST_NUMBERS = 2**28  # of a table: 2 GiB, where a small file may claim any size
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a run-level column holds, in words and as a test of one value that is not null."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def whole(low: int, high: int) -> Rule:
+    """Integers from low to high."""
+    return Rule(f"an integer from {low} to {high}", lambda x: _is(x, Integral) and low <= x <= high)
+
+
+def finite(low: float, text: str) -> Rule:
+    """Numbers from low on."""
+    return Rule(text, lambda x: _is(x, Real) and low <= x <= LARGEST)
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is a number of this kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool | np.bool_)
+
+
+TEXT = Rule("a text of printable letters", lambda x: isinstance(x, str) and x != "" and x.isprintable())
+POSITIVE = finite(5e-324, "a finite number above 0")
+NOT_NEGATIVE = finite(0.0, "a finite number, 0 or above")
+FINITE = finite(-LARGEST, "a finite number")
+SIZE, STEP = whole(1, 2**24), whole(0, 2**24)
+RULES = {
+    "run_id": TEXT,
+    "status": Rule("finished or diverged", lambda x: isinstance(x, str) and x in ("finished", "diverged")),
+    "experiment": TEXT,
+    "task.name": TEXT,
+    "task.width": SIZE,
+    "task.out_exponent": FINITE,
+    "adapter.name": TEXT,
+    "adapter.rank": SIZE,
+    "adapter.alpha": POSITIVE,
+    "init.name": TEXT,
+    "optimizer.name": TEXT,
+    "optimizer.lr": POSITIVE,
+    "optimizer.lr_ratio": POSITIVE,
+    "steps": SIZE,
+    "seed": whole(0, 2**63 - 1),
+    "summary.final_loss": NOT_NEGATIVE,
+    "summary.final_eval_loss": NOT_NEGATIVE,
+}
+NEEDED = ("run_id", "status", "init.name", "task.width", "optimizer.lr", "seed")  # never null, in any table
+IN_A_FOLDER = (
+    "experiment",
+    "task.name",
+    "adapter.name",
+    "optimizer.name",
+    "steps",
+)  # nor these, of a run in its own folder
+RESULT = "summary.final_loss"  # never null in a run that finished
+SIZES = ["train/loss", "eval/loss", "grad/A", "grad/B", "feature/Z_A", "feature/Z_B"]  # never negative
+SIZES += [f"feature/delta_{i}" for i in (1, 2, 3)]
+
+
+def is_measured(column: str) -> bool:
+    """Whether a column of a loaded table belongs to a step rather than to a run."""
+    return "/" in column or column == "balance"
+
+
+def measurable(frame: pd.DataFrame) -> pd.DataFrame:
+    """With null for measured values that have overflowed, or nearly so: they have no place on an axis."""
+    measured = frame[[name for name in frame.columns if is_measured(name)]].astype(float)
+    return frame.assign(**measured.where(measured.abs() < OVERFLOWS))
+
+
+def check_run(row: Mapping[str, Any], needed: Collection[str] = NEEDED) -> None:
+    """Raises ValueError unless the run-level columns of a run are there, of their types and within their ranges."""
+    if lacking := [column for column in needed if column not in row]:
+        raise ValueError(f"it has no {lacking[0]}")
+    finished = row["status"] == "finished"
+    for column, value in row.items():
+        rule = RULES.get(column) or (FINITE if column.startswith("summary.") else None)
+        null = value is None or (isinstance(value, float) and np.isnan(value))
+        if rule and not null and not rule.holds(value):
+            raise ValueError(f"{column}={_shown(value)} must be {rule.text}")
+        if null and (finished if column == RESULT else column in needed):
+            raise ValueError(f"{column} has no value")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: a text in quotes where it is not plain, and not too much of it."""
+    text = str(value)
+    return (text if re.fullmatch(r"[\w.+-]+", text) else repr(text))[:40]
+
+
+def check_columns(file: pq.ParquetFile, needed: Collection[str] = ()) -> None:
+    """Raises ValueError unless a file of steps has these columns and `step`, each once and of its type, and some rows."""
+    names, rows = file.schema_arrow.names, file.metadata.num_rows
+    if lacking := [name for name in (*needed, "step") if name not in names]:
+        raise ValueError(f"it has no column {lacking[0]}")
+    if len(set(names)) < len(names):
+        raise ValueError("two of its columns have one name")
+    if not 0 < rows * len(names) <= MOST_NUMBERS:
+        raise ValueError(f"it claims to hold {rows} rows")
+    for field in file.schema_arrow:
+        if is_measured(field.name) and not (pa.types.is_floating(field.type) or pa.types.is_null(field.type)):
+            raise ValueError(f"{field.name} must be of type double, and is {str(field.type)[:40]}")
+        if field.name == "step" and not pa.types.is_integer(field.type):
+            raise ValueError(f"step must be {STEP.text}, and is {str(field.type)[:40]}")
+
+
+def faults(frame: pd.DataFrame) -> dict[str, str]:
+    """Run -> what is wrong with its rows, of a table whose runs and columns are right by themselves."""
+    step = frame["step"]
+    found = {f"step must be {STEP.text}": step.isna() | (step < 0) | (step > 2**24)}
+    if "layer" in frame:
+        found["it has a layer twice at one step"] = frame.duplicated(["run_id", "step", "layer"])
+    else:
+        found["its steps do not go forward"] = step <= step.groupby(frame["run_id"]).shift()
+    for name in set(SIZES) & set(frame.columns):
+        found[f"{name} is negative"] = frame[name] < 0
+    return {run: why for why, where in found.items() if where.any() for run in frame.loc[where, "run_id"].unique()}
+
+
+def changes(frame: pd.DataFrame) -> dict[str, str]:
+    """Run -> which of its run-level columns is not the same in all of its rows."""
+    first = frame.drop_duplicates("run_id").set_index("run_id")
+    found = {f"it has more than one {name}": frame[name] != frame["run_id"].map(first[name]) for name in NEEDED[1:]}
+    return {run: why for why, where in found.items() if where.any() for run in frame.loc[where, "run_id"].unique()}
