@@ -1,0 +1,70 @@
+"""Measuring a layer: on devices without the kernels, and in the last row, which no update follows."""
+
+import pytest
+import torch
+from conftest import configure, rejects
+
+from runner.config.identity import with_values
+from runner.training.measure.layer import LayerMetrics
+from runner.training.measure.metrics import METRICS, is_increment
+from runner.training.start import build_adapters
+from runner.training.train import build_task, train
+
+CPU, DOUBLE = torch.device("cpu"), torch.float64
+SMALL = "task.width=20 task.teacher_width=12 task.train_points=15 dtype=float64 adapter.rank=3".split()
+KINDS = {"lora": "AB", "dora": "ABm", "vera": "db", "lora log.directions=true": "AB"}  # and what they train
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_devices_measure_what_the_kernels_do(kind):
+    """On the CPU, without the kernels; each column on its own."""
+    config = configure(*SMALL, *f"adapter={kind}".split())
+    task = build_task([config]).to(CPU, DOUBLE)
+    adapter = build_adapters([config] * 3, task, CPU, DOUBLE)["hidden"]
+    chance = torch.Generator().manual_seed(0)
+    before, gradients, moves = (
+        [p.detach() + torch.randn(p.shape, generator=chance, dtype=DOUBLE) / 3 for p in adapter.parameters.values()]
+        for _ in "abc"
+    )
+    after = [p + move for p, move in zip(before, moves, strict=True)]
+    measured = []
+    for kernels in (True, False):
+        meter = LayerMetrics(adapter, task.probe(11)["hidden"], task.W0 if config.log.directions else None)
+        meter.panels = meter.panels if kernels else None
+        out = torch.full((len(meter.columns), 3), torch.nan, dtype=DOUBLE)
+        meter.measure(before, gradients, after, out)
+        measured.append(out)
+
+    def agree(ours, other):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=0)
+
+    agree(*measured)
+    assert not torch.equal(*measured)  # they were computed otherwise
+    for i in range(len(meter.columns)):
+        wrong = measured[1].clone()
+        wrong[i] *= 1 + 1e-8
+        rejects(agree, measured[0], wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_row_holds_no_increment_of_anything_that_trains(kind):
+    """Of a run that has ended with the steps, and of one that has diverged beside it; all else is there."""
+    shared = configure(*SMALL, "steps=12", "log.layers=true", *f"adapter={kind}".split())
+    configs = [with_values(shared, {"optimizer.lr": lr}) for lr in (1e-3, 1e6)]
+    outcomes = train(configs)
+    assert [outcome.status for outcome in outcomes] == ["finished", "diverged"]
+    names = [f"update/{name}" for name in KINDS[kind]] + [n for n in METRICS if n.startswith("feature/d")]
+
+    def check(frame):
+        rest = frame.drop(
+            columns=["weight/stable_rank", "layer", "eval/loss"], errors="ignore"
+        )  # nan at zero, and by layer
+        increments = [name for name in rest if is_increment(name)]
+        assert set(increments) == set(names) and rest.iloc[-1][names].isna().all()
+        assert rest.iloc[:-1].notna().all(axis=None) and rest.iloc[-1].drop(names).notna().all()
+
+    for outcome in outcomes:
+        for frame in (outcome.steps, outcome.layers):
+            check(frame)
+            for name in names:
+                rejects(check, frame.assign(**{name: frame[name].ffill()}))
