@@ -98,8 +98,8 @@ class Record:
         self.compiled = {m for m in modules if any("njit" in texts[path] for path in (m, *self.importers[m]))}
 
     def tests(self, mutant: Mutant, most: float) -> list[str]:
-        """The quickest first, until they take `most` seconds: those that run its line, or its statement; of code that is
-        compiled, or run at import, those that meet its module."""
+        """Those that run its line, or its statement; of code that is compiled, or run at import, those that meet its module.
+        Test files that import the module come first, and quick tests, until they take `most` seconds."""
         for first, last in (mutant.lines, mutant.statement):
             found = set().union(*(self.lines.get(f"{mutant.path}:{i}", ()) for i in range(first, last + 1)))
             if found:
@@ -108,7 +108,8 @@ class Record:
             found = set(self.of_module[mutant.path])
             for path in self.importers[mutant.path]:
                 found |= self.of_module[path] | {test for test in self.seconds if test.startswith(f"{path}::")}
-        tests = sorted(found, key=self.seconds.get)
+        importers = self.importers[mutant.path]
+        tests = sorted(found, key=lambda test: (test.partition("::")[0] not in importers, self.seconds[test]))
         passed = itertools.accumulate(map(self.seconds.get, tests))
         return [test for i, (test, taken) in enumerate(zip(tests, passed, strict=True)) if taken < most or not i]
 
@@ -218,6 +219,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="TEST", help="tests that are not to see them")
     parser.add_argument("--record", type=Path, help="a file that keeps which test runs which line, for further runs")
-    parser.add_argument("--most", type=float, default=200, help="seconds of tests for a mutant, the quickest first")
+    parser.add_argument("--most", type=float, default=300, help="seconds of tests for a mutant")
     given = parser.parse_args()
     main(given.target, given.count, given.seed, given.leave_out, given.record, given.most)
