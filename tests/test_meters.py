@@ -1,10 +1,11 @@
-"""Measuring a layer: on devices without the kernels, and in the last row, which no update follows."""
+"""Measuring a layer: without the kernels, on any number of threads, and in the last row, which no update follows."""
 
 import pytest
 import torch
 from conftest import configure, rejects
 
 from runner.config.identity import with_values
+from runner.training.measure import layer
 from runner.training.measure.layer import LayerMetrics
 from runner.training.measure.metrics import METRICS, is_increment
 from runner.training.start import build_adapters
@@ -15,35 +16,47 @@ SMALL = "task.width=20 task.teacher_width=12 task.train_points=15 dtype=float64 
 KINDS = {"lora": "AB", "dora": "ABm", "vera": "db", "lora log.directions=true": "AB"}  # and what they train
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_devices_measure_what_the_kernels_do(kind):
-    """On the CPU, without the kernels; each column on its own."""
-    config = configure(*SMALL, *f"adapter={kind}".split())
-    task = build_task([config]).to(CPU, DOUBLE)
-    adapter = build_adapters([config] * 3, task, CPU, DOUBLE)["hidden"]
+def measured(kind: str, dtype: str, runs: int = 3, kernels: bool = True):
+    """(columns, K) around an update of factors with nothing at zero."""
+    config = configure(*SMALL, *f"adapter={kind}".split(), f"dtype={dtype}")
+    task = build_task([config]).to(CPU, getattr(torch, dtype))
+    adapter = build_adapters([config] * runs, task, CPU, getattr(torch, dtype))["hidden"]
     chance = torch.Generator().manual_seed(0)
-    before, gradients, moves = (
-        [p.detach() + torch.randn(p.shape, generator=chance, dtype=DOUBLE) / 3 for p in adapter.parameters.values()]
-        for _ in "abc"
+    before, gradients, after = (
+        [p.detach() + torch.randn(p.shape, generator=chance) / 3 for p in adapter.parameters.values()] for _ in "abc"
     )
-    after = [p + move for p, move in zip(before, moves, strict=True)]
-    measured = []
-    for kernels in (True, False):
-        meter = LayerMetrics(adapter, task.probe(11)["hidden"], task.W0 if config.log.directions else None)
-        meter.panels = meter.panels if kernels else None
-        out = torch.full((len(meter.columns), 3), torch.nan, dtype=DOUBLE)
-        meter.measure(before, gradients, after, out)
-        measured.append(out)
+    meter = LayerMetrics(adapter, task.probe(11)["hidden"], task.W0.to(after[0]) if config.log.directions else None)
+    meter.panels = meter.panels if kernels else None
+    out = torch.full((len(meter.columns), runs), torch.nan, dtype=DOUBLE)
+    meter.measure(before, gradients, after, out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_devices_measure_what_the_kernels_do(kind, dtype):
+    """On the CPU, without the kernels; both compute in float64, whatever the factors are. Each column on its own."""
 
     def agree(ours, other):
         torch.testing.assert_close(ours, other, rtol=1e-10, atol=0)
 
-    agree(*measured)
-    assert not torch.equal(*measured)  # they were computed otherwise
-    for i in range(len(meter.columns)):
-        wrong = measured[1].clone()
+    ours, other = (measured(kind, dtype, kernels=kernels) for kernels in (True, False))
+    agree(ours, other)
+    assert not torch.equal(ours, other)  # they were computed otherwise
+    for i in range(len(ours)):
+        wrong = other.clone()
         wrong[i] *= 1 + 1e-8
-        rejects(agree, measured[0], wrong)
+        rejects(agree, ours, wrong)
+
+
+@pytest.mark.parametrize("threads", [2, 5, 64])
+def test_runs_are_measured_alike_in_any_number_of_groups(threads, monkeypatch):
+    """Of which there are as many as threads; 7 runs, so that groups are uneven."""
+    alone = measured("lora", "float64", runs=7)
+    monkeypatch.setattr(layer.numba, "get_num_threads", lambda: threads)
+    grouped = measured("lora", "float64", runs=7)
+    assert torch.equal(grouped, alone)
+    assert not torch.equal(grouped.roll(1, 1), alone)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,7 @@ import torch
 from conftest import rejects
 from test_adapters import close
 
-from runner.adapters import DoRA, LoRA, VeRA, products
+from runner.adapters import Dense, DoRA, LoRA, VeRA, products
 from runner.adapters.products import AddFolded, AddProduct, GainFolded, GainProduct, _columns
 
 DOUBLE = torch.float64
@@ -158,3 +158,15 @@ def test_a_base_of_lower_precision_rounds_its_outputs_and_gradients_once(product
         assert a.dtype == torch.float32
         rounded_once(a, b, 0)
         rejects(rounded_once, a.to(dtype), b, 0)
+
+
+def test_a_head_on_a_base_of_lower_precision_rounds_once():
+    (runs, points, n_in, n_out, _), dtype = SIZES["small"], torch.bfloat16
+    W, b, x = draw((runs, n_out, n_in), (runs, n_out), (runs * points, n_in))
+    x, y0 = x.to(dtype), torch.zeros(runs * points, n_out, dtype=dtype)
+    exact = (unfolded(x.double(), runs) @ W.mT + b[:, None]).view(y0.shape)
+    y = Dense(W.float(), b.float()).folded(x, y0)
+    assert y.dtype == dtype
+    rounded_once(y, exact, UNIT)
+    rejects(rounded_once, Dense(W.to(dtype), b.to(dtype)).folded(x, y0), exact, UNIT)
+    rejects(rounded_once, Dense(W.float(), None).folded(x, y0), exact, UNIT)
