@@ -43,8 +43,8 @@ TARGETS = {  # what is mutated, and the test files that may see it
     "runner": (
         "runner/core/rng.py runner/adapters/*.py runner/inits/*.py runner/tasks/*.py runner/training/*/*.py "
         "runner/training/log.py runner/training/st*.py runner/training/train.py",
-        "adapters fused init_algebra inits log meters metrics model_runs models optim peft_inits products stability start "
-        "tasks train",
+        "adapters fused init_algebra inits log meters metrics model_runs models optim peft_folders peft_inits products "
+        "stability start tasks train",
     ),
     "analysis": (
         "analysis/**/*.py",
@@ -200,6 +200,8 @@ def main(target: str, count: int, seed: int, left_out: Sequence[str], record: Pa
             source, selected, start = sources[mutant.path], known.tests(mutant, most), time.monotonic()
             limit = 120 + 5 * sum(map(known.seconds.get, selected))  # to compile takes a minute
             code = tree.with_mutant(mutant, source, selected, limit, mutant.path in known.compiled) if selected else 0
+            if code == pytest.ExitCode.USAGE_ERROR and "not found: " in tree.log.read_text():
+                sys.exit(f"{record} is of other tests; remove it")
             outcome = {0: "SURVIVED", None: "killed, by time"}.get(code, "killed")
             seconds = f"{time.monotonic() - start:.0f} s"
             print(
@@ -218,7 +220,7 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=150, help="how many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="TEST", help="tests that are not to see them")
-    parser.add_argument("--record", type=Path, help="a file that keeps which test runs which line, for further runs")
+    parser.add_argument("--record", type=Path, help="a file that keeps which test runs which line, until they change")
     parser.add_argument("--most", type=float, default=300, help="seconds of tests for a mutant")
     given = parser.parse_args()
     main(given.target, given.count, given.seed, given.leave_out, given.record, given.most)

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 from conftest import configure, rejects
-from test_inits import DOUBLE, N_IN, RANK, has_moments, site
+from test_inits import DOUBLE, N_IN, N_OUT, RANK, has_moments, site
 
 from runner.config import ConfigError
 from runner.config.registry import INITS
@@ -222,3 +222,10 @@ def test_eva_spreads_ranks_by_explained_variance():
     assert INITS["eva"].ranks(shown, 2, init) == {"steep": 3, "even": 1}
     init.rho = 1.0
     assert INITS["eva"].ranks(shown, 2, init) == {"steep": 2, "even": 2}
+
+
+def test_a_layer_that_eva_gives_no_rank_is_left_as_it_is():
+    """Factors of rank 1, because tensors of none have no shape to stack: zeros that do not train."""
+    start = INITS["eva"].draw(site(rank=0), rho=2.0)
+    assert start.A.shape == (1, N_IN) and start.B.shape == (N_OUT, 1) and not start.A.any() and not start.B.any()
+    assert start.frozen == ("A", "B") != INITS["eva"].draw(site(rank=1), rho=2.0).frozen
