@@ -25,6 +25,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NoReturn
 
@@ -179,11 +180,14 @@ class Tree:
             os.utime(file, ns=(age.st_atime_ns, age.st_mtime_ns))
 
 
-def main(target: str, count: int, seed: int, left_out: Sequence[str], record: Path | None, most: float) -> None:
+def main(
+    target: str, count: int, seed: int, only: Sequence[str], left_out: Sequence[str], record: Path | None, most: float
+) -> None:
     globs, tests = TARGETS[target]
     modules = sorted({str(path.relative_to(ROOT)) for glob in globs.split() for path in ROOT.glob(glob)})
     sources = {module: (ROOT / module).read_bytes() for module in modules}
-    everything = [mutant for module in modules for mutant in mutants(module, sources[module])]
+    asked = [module for module in modules if not only or any(fnmatch(module, pattern) for pattern in only)]
+    everything = [mutant for module in asked for mutant in mutants(module, sources[module])]
     random.Random(seed).shuffle(everything)
     chosen = list(itertools.islice((mutant for mutant in everything if mutant.compiles(sources[mutant.path])), count))
     survivors = 0
@@ -219,8 +223,11 @@ if __name__ == "__main__":
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--count", type=int, default=150, help="how many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument(
+        "--only", nargs="*", metavar="MODULE", help="modules to mutate, as patterns; all, if none is given"
+    )
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="TEST", help="tests that are not to see them")
     parser.add_argument("--record", type=Path, help="a file that keeps which test runs which line, until they change")
     parser.add_argument("--most", type=float, default=300, help="seconds of tests for a mutant")
     given = parser.parse_args()
-    main(given.target, given.count, given.seed, given.leave_out, given.record, given.most)
+    main(given.target, given.count, given.seed, given.only, given.leave_out, given.record, given.most)
