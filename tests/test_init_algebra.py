@@ -220,6 +220,8 @@ def test_eva_spreads_ranks_by_explained_variance():
     }
     init = configure("init=eva").init
     assert INITS["eva"].ranks(shown, 2, init) == {"steep": 3, "even": 1}
+    shown["steep"] = Calibration(shown["steep"].mean, 1e-3 * shown["steep"].moment)
+    assert INITS["eva"].ranks(shown, 2, init) == {"steep": 3, "even": 1}  # shares have no unit
     init.rho = 1.0
     assert INITS["eva"].ranks(shown, 2, init) == {"steep": 2, "even": 2}
 

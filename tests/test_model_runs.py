@@ -3,7 +3,8 @@
 import pytest
 import torch
 from conftest import configure, rejects
-from models import CPU, DOUBLE, of_run, overrides, same, stack
+from models import CPU, DOUBLE, of_run, overrides, same, stack, tokenizer
+from torch.nn.functional import cross_entropy
 
 from runner.tasks.models import hooks
 from runner.training.start import build_adapters
@@ -77,6 +78,25 @@ def test_accuracy_counts_the_likeliest_labels(tmp_path):
         with hooks.attached(task.modules, alone):
             logits = task.model(input_ids=task.held_out.tokens.long(), attention_mask=task.held_out.mask.long()).logits
         assert evaluations["eval/accuracy"][k] == (logits.argmax(1) == task.held_out.labels).double().mean()
+
+
+def test_a_decoder_classifies_the_last_word_of_a_text(tmp_path):
+    """Whatever token texts are padded with: as without padding."""
+    given = overrides(tmp_path, "classification", "llama")
+    words = tokenizer()
+    words.pad_token = "<unk>"
+    words.save_pretrained(tmp_path / "model")
+    task = build_task([configure(*given)]).to(CPU, DOUBLE)
+    rows, [length] = torch.arange(4), task.held_out.mask.sum(1).unique().tolist()
+    tokens, labels = task.held_out.tokens[rows].long(), task.held_out.labels[rows]
+    assert length < tokens.shape[1] and (tokens[:, length:] == words.pad_token_id).all()
+    losses = task.per_example(task.held_out, rows)["loss"]
+
+    def check(length):
+        same(losses, cross_entropy(task.model(input_ids=tokens[:, :length]).logits, labels, reduction="none"))
+
+    check(length)
+    rejects(check, length - 1)
 
 
 def test_held_out_loss_is_the_mean_over_held_out_tokens(tmp_path):
