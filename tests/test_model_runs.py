@@ -186,3 +186,24 @@ def test_heads_are_drawn_small_from_their_own_stream_and_train_at_the_rate_of_A(
     rates = dict(zip(keys, learning_rates(configs, adapters)[0], strict=True))
     assert {rates[key][0].item() for key in rates if key[1] != "B"} == {0.01}
     assert {rates[key][0].item() for key in rates if key[1] == "B"} == {0.08}
+
+
+def test_inits_see_the_gradient_behind_a_head_that_is_drawn_once(tmp_path):
+    """As runs draw theirs, from the base's own stream; whatever head the checkpoint came with."""
+    config = configure(*overrides(tmp_path, "classification", "roberta"))
+    task = build_task([config]).to(CPU, DOUBLE)
+    heads = {name: task.modules[name] for name in task.heads}
+    before = [module.weight.clone() for module in heads.values()]
+    task.calibrate(4, {"gradient"})
+    after = [module.weight.clone() for module in heads.values()]
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not any(module.bias.any() for module in heads.values())
+
+    def is_small(weights):
+        drawn = torch.cat([weight.flatten() for weight in weights])
+        assert abs(drawn.std() / 0.02 - 1) < 5 * (1 / (2 * len(drawn))) ** 0.5 and abs(drawn.mean()) < 0.002
+
+    is_small(after)
+    rejects(is_small, before)
+    task.calibrate(4, {"gradient"})
+    assert all(torch.equal(a, module.weight) for a, module in zip(after, heads.values(), strict=True))

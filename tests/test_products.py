@@ -17,9 +17,10 @@ def draw(*shapes, dtype=DOUBLE):
     return [torch.randn(*shape, generator=g, dtype=torch.float32).to(dtype) for shape in shapes]
 
 
-@pytest.fixture(params=[1, 4, 5, None], ids="{} points at once".format)
+@pytest.fixture(params=[0, 1, 4, 5, None], ids="{} points at once".format)
 def parts(request, monkeypatch):
-    """Sizes of a problem whose sums are taken in several parts, the last of which is ragged or not; None: as it is in use."""
+    """Sizes of a problem whose sums are taken in several parts, the last of which is ragged or not; 0: a point has more
+    numbers than a part; None: as it is in use."""
     if request.param is None:
         runs, points, _, n_out, _ = SIZES["real"]
         assert products.AT_ONCE // (runs * n_out) == 128 and points % 128  # two whole parts, and a ragged one
