@@ -66,7 +66,8 @@ class Recorder:
         module = self.modules.get(frame.f_code.co_filename)
         if module is None:
             return None
-        self.lines[f"{module}:{frame.f_lineno}"].add(self.test)
+        if event == "line":  # a call is at its decorators, which run at import
+            self.lines[f"{module}:{frame.f_lineno}"].add(self.test)
         return self._trace
 
     def pytest_runtest_logstart(self, nodeid):
