@@ -21,7 +21,7 @@ PAIRS = (
 )
 NAMES = {a: b for pair in PAIRS.split(", ") for a, b in (pair.split(), pair.split()[::-1])}
 SAID = {"ConfigError", "announce", "say", "option", "print", "isinstance"}  # calls that hold no numbers
-HOW = {"strict", "device", "cache", "parallel", "forceinline", "encoding"}  # and such keywords
+HOW = {"strict", "device", "cache", "parallel", "forceinline", "encoding", "cpu"}  # and such keywords and methods
 BESIDE = {"cost", "activations", "check", "resolve", "prepare"}  # and functions: plans, and what can be asked for
 WITHOUT = ast.JoinedStr | ast.Raise | ast.Assert | ast.Import | ast.ImportFrom
 
@@ -125,11 +125,11 @@ def _instead(node: ast.AST) -> Iterator[str]:
                     yield other(keywords=node.keywords[:i] + node.keywords[i + 1 :])
             if len(node.args) > 1:
                 yield other(args=[node.args[1], node.args[0], *node.args[2:]])
-            if isinstance(node.func, ast.Attribute):
+            if isinstance(node.func, ast.Attribute) and node.func.attr not in HOW:
                 yield ast.unparse(node.func.value)  # without the call
         case ast.Return(value=ast.Tuple()) if len(node.value.elts) > 1:
             yield f"return {', '.join(ast.unparse(v) for v in reversed(node.value.elts))}"
-        case ast.Return() if node.value is not None:
+        case ast.Return(value=ast.expr()) if getattr(node.value, "value", node) is not None:
             yield "return None"
         case ast.Expr(value=ast.Call()) | ast.Continue() | ast.Break():
             yield "pass"

@@ -138,6 +138,11 @@ def test_the_nearest_frame_is_one_that_the_layer_can_take():
     assert "no rank of this layer has one" in refuses(4, (32, 96))
 
 
+def test_one_vector_is_no_simplex():
+    refuses = partial(INITS["etf"].unsupported, shape=(32, 16), options=Namespace(vectors="rows"))
+    assert "at least 2" in refuses(1) and refuses(2) is None
+
+
 def test_etf_rows_are_a_simplex_and_columns_a_frame():
     A = INITS["etf"].draw(site(), vectors="rows").A
     close(A @ A.T, torch.eye(RANK, dtype=DOUBLE) * RANK / (RANK - 1) - 1 / (RANK - 1))
