@@ -1,12 +1,15 @@
 """Measuring a layer: without the kernels, on any number of threads, and in the last row, which no update follows."""
 
+import math
+
 import pytest
 import torch
 from conftest import configure, rejects
 
+from runner.adapters.dora import WeightRows
 from runner.config.identity import with_values
 from runner.training.measure import layer
-from runner.training.measure.layer import LayerMetrics
+from runner.training.measure.layer import LayerMetrics, changes
 from runner.training.measure.metrics import METRICS, is_increment
 from runner.training.start import build_adapters
 from runner.training.train import build_task, train
@@ -47,6 +50,28 @@ def test_other_devices_measure_what_the_kernels_do(kind, dtype):
         wrong = other.clone()
         wrong[i] *= 1 + 1e-8
         rejects(agree, ours, wrong)
+
+
+@pytest.mark.parametrize("back", [0.0, -2.0])
+@pytest.mark.parametrize("across", [1e-8, 1e-4, 1.0, 10.0])
+def test_the_change_of_a_direction_keeps_its_digits(across, back):
+    """Rows w that become (1 + back)·w + across·w', |w'| = |w| at right angles, so that all angles are known; 1 - cos of the
+    smallest is 5e-17, of which a cosine knows nothing. Lengths of rows that turn back are differences of squares."""
+    n, length = 4, 3.0
+    one = torch.eye(n, dtype=DOUBLE)
+    rows = WeightRows(length * one, DOUBLE)
+    magnitude, direction = changes(rows, one[None], length * (back * one + across * one.roll(1, 1))[None])
+
+    def check(direction):
+        closer = math.log1p(across**2) / 2  # cos = ± e^-closer
+        expected = -math.expm1(-closer) if back == 0 else 1 + math.exp(-closer)
+        assert direction.item() == pytest.approx(expected, rel=1e-12, abs=0)
+        assert magnitude.item() == pytest.approx(length * math.expm1(closer), rel=1e-12, abs=0 if back == 0 else 1e-14)
+
+    check(direction)
+    rejects(check, direction * (1 + 1e-10))
+    if across == 1e-8 and back == 0:
+        assert 1 - torch.nn.functional.cosine_similarity(one[0] + across * one[1], one[0], dim=0) == 0
 
 
 @pytest.mark.parametrize("threads", [2, 5, 64])
