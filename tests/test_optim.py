@@ -173,3 +173,14 @@ def test_clipping_a_gradient_that_is_not_finite_is_torchs_and_no_neighbours(brok
         clipped_like_torch(gradients[k], 1.0, ours[k])
     torch.testing.assert_close(ours[1], gradients[1], rtol=0, atol=0, equal_nan=True)  # it does not clip
     rejects(clipped_like_torch, gradients[2], 1.0, gradients[2])
+
+
+def test_a_gradient_whose_square_is_no_float32_is_clipped():
+    """Norms are float64: 1e25² is infinite in float32, and infinity would clip everything to nothing."""
+    gradient = torch.full((1, 4), 1e25)
+
+    def check(clipped):
+        torch.testing.assert_close(clipped, torch.full((1, 4), 0.5), rtol=1e-6, atol=0)
+
+    check(clip([gradient], torch.tensor([1.0]))[0])
+    rejects(check, gradient / gradient.norm())
