@@ -125,6 +125,26 @@ def test_dead_units_get_no_gradient():
     assert all((g != 0).any() for g in Fused(task).loss_and_grad({"hidden": adapter}, 0)[1])
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_units_at_the_kink_have_no_slope(zero):
+    """ReLU'(0) = 0, as autograd takes it: a unit at exactly 0 passes no gradient, one a rounding above does."""
+    task, adapter = problem("teacher_student", 30, 20, 3, 3.0)
+    with torch.no_grad():
+        adapter.B[:, :10] = 0  # of these units the output is y0
+    task.train.y0[:, :10] = zero
+
+    def check(still):
+        fused, autograd = (engine.loss_and_grad({"hidden": adapter}, 0) for engine in (Fused(task), task))
+        agree(fused, autograd, 1e-12)
+        for _, (_, grad_B) in (fused, autograd):
+            assert grad_B[:, 10:].any() and grad_B[:, :10].any() != still
+
+    check(still=True)
+    rejects(check, False)
+    task.train.y0[:, :10] = 1e-300
+    check(still=False)
+
+
 # Bit for bit --------------------------------------------------------------------------------------
 
 

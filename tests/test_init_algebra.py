@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 from conftest import configure, rejects
-from test_inits import DOUBLE, N_IN, RANK, site
+from test_inits import DOUBLE, N_IN, N_OUT, RANK, has_moments, site
 
 from runner.config import ConfigError
 from runner.config.registry import INITS
@@ -42,6 +42,33 @@ def test_corda_takes_triplets_of_the_weight_on_the_data():
         rejects(close, start.B @ start.A @ C, U[:, which] * S[which] @ Vh[which], 1e-7)
 
 
+def test_corda_doubles_the_damping_until_the_inverse_is_one():
+    """Inputs of one direction, in float32, and a damping that is lost in rounding: the first multiple that is invertible."""
+    n = 48
+    C, at = torch.ones(n, n), site(scale=2.0, shape=(24, n))
+    at.W0, at.calibration = at.W0.float(), Calibration(moment=C)
+
+    def damped(doublings):
+        return C + 2.0**doublings * 1e-7 * C.diagonal().mean() * torch.eye(n)
+
+    def invertible(doublings):
+        inverse, singular = torch.linalg.inv_ex(damped(doublings))
+        return not singular and (damped(doublings) @ inverse - torch.eye(n)).norm() < 0.05
+
+    first = next(doublings for doublings in range(40) if invertible(doublings))
+    assert first > 2
+    start = INITS["corda"].draw(at, mode="ipm", damping=1e-7)
+
+    def check(doublings):
+        U, S, Vh = torch.linalg.svd(at.W0 @ damped(doublings), full_matrices=False)
+        expected = U[:, :RANK] * (S[:RANK] / 2) @ (Vh[:RANK] @ torch.linalg.inv(damped(doublings)))
+        close(start.B @ start.A, expected, 1e-4)  # the same float32 operations, but for the order of the roots
+
+    check(first)
+    rejects(check, first - 1)
+    rejects(check, first + 1)
+
+
 @pytest.mark.parametrize("factor", [0.0, math.inf])
 def test_corda_refuses_data_of_which_no_multiple_is_invertible(factor):
     at = site()
@@ -66,6 +93,20 @@ def test_lora_one_steps_along_the_negative_gradient():
     rejects(close, start.B @ start.A, U[:, :RANK] * (S[:RANK] / S[0] / 128) @ Vh[:RANK])
 
 
+def test_without_a_gradient_lora_one_starts_at_zero():
+    """As at task=sine, where nothing comes back from y = 0; other gradients do not."""
+
+    def check(gradient):
+        at = site()
+        at.calibration = Calibration(gradient=gradient)
+        start = INITS["lora_one"].draw(at, gamma=128.0)
+        assert (start.A == 0).all() and (start.B == 0).all()
+
+    gradient = site().calibration.gradient
+    check(torch.zeros_like(gradient))
+    rejects(check, 1e-30 * gradient)
+
+
 def is_frame(F, N, d):
     """Columns of one length, |inner products| all the same, F·Fᵀ a multiple of one."""
     gram = F.T @ F
@@ -87,6 +128,7 @@ def test_frames_are_equiangular_and_tight(d, N):
 
 
 def test_there_are_few_frames():
+    assert not any(has_frame(1, N) for N in range(1, 70))  # one dimension has no angles
     assert [N for N in range(2, 70) if has_frame(6, N)] == [6, 7, 16] and not has_frame(4, 128)
 
 
@@ -96,12 +138,50 @@ def test_the_nearest_frame_is_one_that_the_layer_can_take():
     assert "no rank of this layer has one" in refuses(4, (32, 96))
 
 
+def test_one_vector_is_no_simplex():
+    refuses = partial(INITS["etf"].unsupported, shape=(32, 16), options=Namespace(vectors="rows"))
+    assert "at least 2" in refuses(1) and refuses(2) is None
+
+
 def test_etf_rows_are_a_simplex_and_columns_a_frame():
     A = INITS["etf"].draw(site(), vectors="rows").A
     close(A @ A.T, torch.eye(RANK, dtype=DOUBLE) * RANK / (RANK - 1) - 1 / (RANK - 1))
     A = INITS["etf"].draw(site(rank=28, shape=(30, 64)), vectors="columns").A
     is_frame(A, 64, 28)
     close(A @ A.T, torch.eye(28, dtype=DOUBLE))
+
+
+def test_frames_are_in_random_positions():
+    """Rows: the projection on their span is a multiple of I in the mean. Columns: so is a·aᵀ for a column a, by the rotation in
+    front, and columns come in an order of their own. Within 5 standard errors of the mean."""
+    seeds, r, shape = 400, 3, (8, 6)
+
+    def is_multiple_of_one(samples):
+        mean, error = samples.mean(0), samples.std(0) / seeds**0.5
+        assert ((mean - mean.diagonal().mean() * torch.eye(len(mean))).abs() < 5 * error).all()
+
+    def drawn(vectors, shape):
+        return torch.stack([INITS["etf"].draw(site(seed, r, shape), vectors=vectors).A for seed in range(seeds)])
+
+    rows = drawn("rows", shape)
+    projections = torch.linalg.pinv(rows, rtol=1e-6) @ rows
+    close(projections.diagonal(dim1=1, dim2=2).sum(1), torch.full((seeds,), r - 1.0, dtype=DOUBLE))
+    is_multiple_of_one(projections)
+    rejects(is_multiple_of_one, projections * torch.linspace(1, 1.5, shape[1], dtype=DOUBLE))
+    columns = drawn("columns", (8, r + 1))
+    of_first = columns[:, :, 0]
+    is_multiple_of_one(of_first[:, :, None] * of_first[:, None])
+    grams = columns.mT @ columns
+    close(grams, grams[0].expand_as(grams))  # all angles of a simplex are the same, whatever the order
+    frames = drawn("columns", (8, r))  # of an orthonormal basis it is the order that rotations leave out
+    assert len({tuple(a.argmax(1).tolist()) for a in frames}) > 1
+
+
+@pytest.mark.parametrize("std", [0.3, 2.0])
+def test_vera_d0_draws_b_of_the_deviation_asked_for(std):
+    b = torch.cat([INITS["vera_d0"].draw(site(seed), b_std=std).B for seed in range(20)])
+    has_moments(b, std**2, 0)
+    rejects(has_moments, b, std, 0)
 
 
 def test_the_levels_of_nf4_are_quantiles_of_a_normal_distribution():
@@ -145,5 +225,14 @@ def test_eva_spreads_ranks_by_explained_variance():
     }
     init = configure("init=eva").init
     assert INITS["eva"].ranks(shown, 2, init) == {"steep": 3, "even": 1}
+    shown["steep"] = Calibration(shown["steep"].mean, 1e-3 * shown["steep"].moment)
+    assert INITS["eva"].ranks(shown, 2, init) == {"steep": 3, "even": 1}  # shares have no unit
     init.rho = 1.0
     assert INITS["eva"].ranks(shown, 2, init) == {"steep": 2, "even": 2}
+
+
+def test_a_layer_that_eva_gives_no_rank_is_left_as_it_is():
+    """Factors of rank 1, because tensors of none have no shape to stack: zeros that do not train."""
+    start = INITS["eva"].draw(site(rank=0), rho=2.0)
+    assert start.A.shape == (1, N_IN) and start.B.shape == (N_OUT, 1) and not start.A.any() and not start.B.any()
+    assert start.frozen == ("A", "B") != INITS["eva"].draw(site(rank=1), rho=2.0).frozen

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from conftest import configure, rejects
-from models import CPU, DOUBLE, of_run, overrides, same, stack
+from models import CPU, DOUBLE, of_run, overrides, same, stack, tokenizer
+from torch.nn.functional import cross_entropy
 
 from runner.tasks.models import hooks
 from runner.training.start import build_adapters
@@ -77,6 +78,25 @@ def test_accuracy_counts_the_likeliest_labels(tmp_path):
         with hooks.attached(task.modules, alone):
             logits = task.model(input_ids=task.held_out.tokens.long(), attention_mask=task.held_out.mask.long()).logits
         assert evaluations["eval/accuracy"][k] == (logits.argmax(1) == task.held_out.labels).double().mean()
+
+
+def test_a_decoder_classifies_the_last_word_of_a_text(tmp_path):
+    """Whatever token texts are padded with: as without padding."""
+    given = overrides(tmp_path, "classification", "llama")
+    words = tokenizer()
+    words.pad_token = "<unk>"
+    words.save_pretrained(tmp_path / "model")
+    task = build_task([configure(*given)]).to(CPU, DOUBLE)
+    rows, [length] = torch.arange(4), task.held_out.mask.sum(1).unique().tolist()
+    tokens, labels = task.held_out.tokens[rows].long(), task.held_out.labels[rows]
+    assert length < tokens.shape[1] and (tokens[:, length:] == words.pad_token_id).all()
+    losses = task.per_example(task.held_out, rows)["loss"]
+
+    def check(length):
+        same(losses, cross_entropy(task.model(input_ids=tokens[:, :length]).logits, labels, reduction="none"))
+
+    check(length)
+    rejects(check, length - 1)
 
 
 def test_held_out_loss_is_the_mean_over_held_out_tokens(tmp_path):
@@ -166,3 +186,24 @@ def test_heads_are_drawn_small_from_their_own_stream_and_train_at_the_rate_of_A(
     rates = dict(zip(keys, learning_rates(configs, adapters)[0], strict=True))
     assert {rates[key][0].item() for key in rates if key[1] != "B"} == {0.01}
     assert {rates[key][0].item() for key in rates if key[1] == "B"} == {0.08}
+
+
+def test_inits_see_the_gradient_behind_a_head_that_is_drawn_once(tmp_path):
+    """As runs draw theirs, from the base's own stream; whatever head the checkpoint came with."""
+    config = configure(*overrides(tmp_path, "classification", "roberta"))
+    task = build_task([config]).to(CPU, DOUBLE)
+    heads = {name: task.modules[name] for name in task.heads}
+    before = [module.weight.clone() for module in heads.values()]
+    task.calibrate(4, {"gradient"})
+    after = [module.weight.clone() for module in heads.values()]
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not any(module.bias.any() for module in heads.values())
+
+    def is_small(weights):
+        drawn = torch.cat([weight.flatten() for weight in weights])
+        assert abs(drawn.std() / 0.02 - 1) < 5 * (1 / (2 * len(drawn))) ** 0.5 and abs(drawn.mean()) < 0.002
+
+    is_small(after)
+    rejects(is_small, before)
+    task.calibrate(4, {"gradient"})
+    assert all(torch.equal(a, module.weight) for a, module in zip(after, heads.values(), strict=True))

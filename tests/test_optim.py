@@ -142,3 +142,45 @@ def test_clipping_is_torchs_run_by_run():
     for k in (1, 2):
         assert all(torch.equal(a[k], b[k]) for a, b in zip(gradients, clipped, strict=True))
     assert clipping([SimpleNamespace(clip=None)], torch.device("cpu")) is None
+    assert largest.tolist() == [0.7, torch.inf, 1e3]  # as they were asked for, whatever precision runs have
+
+
+def clipped_like_torch(gradients, max_norm, ours):
+    """A run of one parameter, in float64."""
+    p = torch.nn.Parameter(gradients.clone())
+    p.grad = gradients.clone()
+    torch.nn.utils.clip_grad_norm_([p], max_norm)
+    torch.testing.assert_close(ours, p.grad, rtol=1e-12, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [1e-7, 9e-7, 1e-6, 2e-6, 1e-5, 1.0])
+def test_clipping_near_the_number_that_keeps_it_from_dividing_by_zero(size):
+    """‖g‖ + 1e-6: a gradient of the bound's own size is halved at 1e-6."""
+    gradients = torch.tensor([[0.6, 0.8]], dtype=torch.float64) * size
+    for max_norm in (1e-6, 1.0):
+        [ours] = clip([gradients], torch.tensor([max_norm], dtype=torch.float64))
+        clipped_like_torch(gradients[0], max_norm, ours[0])
+    [ours] = clip([gradients], torch.tensor([1e-6], dtype=torch.float64))
+    if size > 1e-7:  # below, nothing is clipped
+        rejects(clipped_like_torch, gradients[0], 1.0001e-6, ours[0])
+
+
+@pytest.mark.parametrize("broken", [torch.inf, -torch.inf, torch.nan])
+def test_clipping_a_gradient_that_is_not_finite_is_torchs_and_no_neighbours(broken):
+    gradients = torch.tensor([[3.0, broken], [3.0, broken], [3.0, 4.0]], dtype=torch.float64)
+    [ours] = clip([gradients], torch.tensor([1.0, torch.inf, 1.0], dtype=torch.float64))
+    for k in (0, 2):
+        clipped_like_torch(gradients[k], 1.0, ours[k])
+    torch.testing.assert_close(ours[1], gradients[1], rtol=0, atol=0, equal_nan=True)  # it does not clip
+    rejects(clipped_like_torch, gradients[2], 1.0, gradients[2])
+
+
+def test_a_gradient_whose_square_is_no_float32_is_clipped():
+    """Norms are float64: 1e25² is infinite in float32, and infinity would clip everything to nothing."""
+    gradient = torch.full((1, 4), 1e25)
+
+    def check(clipped):
+        torch.testing.assert_close(clipped, torch.full((1, 4), 0.5), rtol=1e-6, atol=0)
+
+    check(clip([gradient], torch.tensor([1.0]))[0])
+    rejects(check, gradient / gradient.norm())
