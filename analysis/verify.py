@@ -20,8 +20,9 @@ import pandas as pd
 from scipy.stats import t as student
 
 from analysis.grid import AXES, is_setting, objective
-from analysis.tables.load import is_measured, load, per_run
+from analysis.tables.load import load, per_run
 from analysis.tables.records import BOTH_MOVED, LAYERS, MissingRecords, read, rounded
+from analysis.tables.schema import is_measured
 from runner.config import Config, ConfigError
 from runner.config.identity import run_id, with_values
 from runner.config.options import described
