@@ -1,27 +1,18 @@
 """The checks that types cannot make: ranges, names that exist, parts that are compatible. Each failure is one clear message."""
 
-import re
-
-from runner.config.options import ConfigError, described
+from runner.config.options import ConfigError, check_value, described
 from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
 from runner.config.resources import resolve_engine
 from runner.config.schema import Config
-
-NAME = r"\w[\w.-]{0,99}"  # of an experiment, which is a folder
 
 
 def validate(config: Config) -> None:
     """Raise ConfigError at the first field of the `Config` that cannot be run."""
     for field, value, declared in described(config):
-        if declared.metadata.get("allowed"):
-            declared.metadata["allowed"].check(field, value)
+        check_value(field, value, declared)
     for group, parts in GROUPS.items():
         if (name := getattr(config, group).name) not in parts:
             raise ConfigError(f"{group}.name={name}: unknown; choose one of {', '.join(sorted(parts))}")
-    if not re.fullmatch(NAME, config.experiment):
-        raise ConfigError(
-            f"experiment={config.experiment!r}: names a folder; use up to 100 letters, digits, '_', '-' and '.'"
-        )
     task = TASKS[config.task.name]
     task.check(config)
     ADAPTERS[config.adapter.name].check(config.adapter, task.shapes(config.task))

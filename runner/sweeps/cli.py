@@ -11,11 +11,12 @@ import hydra
 from omegaconf import DictConfig
 
 from runner.config import Config
+from runner.config.command import read
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.errors import explain, is_about_input
-from runner.config.experiments import register_new_name
+from runner.config.experiments import register_new_names
 from runner.config.help import help_text
-from runner.sweeps.compose import compose_sweep, experiment_list
+from runner.sweeps.compose import compose_sweep
 from runner.sweeps.execute import execute
 from runner.sweeps.report import print_report
 
@@ -44,13 +45,14 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we format the message
     register()
     with clear_errors():
-        arguments = sys.argv[1:]
-        if {"--help", "-h"} & set(arguments):
-            print(help_text(arguments))
-        elif experiment_list(arguments):  # sweeps, each with axes of its own
-            train(compose_sweep(arguments))
+        command = read(sys.argv[1:])
+        sys.argv[1:] = command.arguments
+        if command.flags.get("help"):
+            print(help_text(command))
+        elif len(command.values("experiment")) > 1:  # sweeps, each with axes of its own
+            train(compose_sweep(command))
         else:
-            register_new_name(arguments)
+            register_new_names(command)
             run()
 
 

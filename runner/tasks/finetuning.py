@@ -87,6 +87,11 @@ class ModelTask(Task):
         return tokens * saved
 
     @classmethod
+    def frozen(cls, config: Config) -> float:
+        dtype = getattr(torch, config.task.base_dtype or config.dtype)
+        return float(dtype.itemsize * spec.of(config.task, cls.labels(config.task)).parameters)
+
+    @classmethod
     def resolve(cls, task: ModelOptions) -> ModelOptions:
         """A checkpoint has its own width and number of layers, llama_tiny those that it is given."""
         if task.model == spec.LLAMA_TINY:
@@ -112,10 +117,6 @@ class ModelTask(Task):
             )
         if not task.text_columns:
             raise ConfigError("task.text_columns=[]: must name at least one column")
-        if not isinstance(task.targets, str | list) or not all(isinstance(t, str) for t in task.targets):
-            raise ConfigError(
-                f"task.targets={task.targets}: must be a name or a list of names, such as [q_proj,v_proj]"
-            )
         model = spec.of(task, cls.labels(task))
         for target in [task.targets] if isinstance(task.targets, str) else task.targets or [""]:
             if not spec.select(list(model.layers), target):

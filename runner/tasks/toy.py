@@ -97,6 +97,13 @@ class ToyTask(Task):
         return max(task.train_points, task.test_points) * task.layer_shape()[0]
 
     @classmethod
+    def frozen(cls, config: Config) -> float:
+        """In float32: W0, and of each point Z, y0 and what it is made of."""
+        (n_out, n_in), task = config.task.layer_shape(), config.task
+        inputs = getattr(task, "input_dim", 0)
+        return 4.0 * (n_out * n_in + n_in * inputs + (task.train_points + task.test_points) * (n_in + n_out + inputs))
+
+    @classmethod
     def check(cls, config: Config) -> None:
         if config.adapter.start_from is not None:
             raise ConfigError(
