@@ -81,7 +81,7 @@ BAD = {
     "optimizer.clip=x": "optimizer.clip=x: must be a finite number above 0, or null",
     "adapter.rank=???": "adapter.rank: has no value; set it on the command line, adapter.rank=",
     "seed=${outputs}": "seed=${outputs}: must be an integer from 0 to 2^63 - 1",
-    "outputs=${nope}": "outputs=${nope}: Interpolation key 'nope' not found",
+    "bases=${nope}": "bases=${nope}: Interpolation key 'nope' not found",
     "bases=${oc.env:NOPE}": "bases=${oc.env:NOPE}: Environment variable 'NOPE' not found",
     "tracker=wandb tracker.project=a/b": "tracker.project=a/b: must be a name of up to 128 characters",
     "lr=0.1": "did you mean optimizer.lr?",
@@ -103,7 +103,6 @@ BAD = {
     "-m seed=shuffle(range(0,1000)) task.width=range(1,9999)": "task.width=range(1,9999): the sweep has 9998000 runs",
     "seed=range(0,1000000000) --help": "seed=range(0,1000000000): the sweep has 1000000000 runs",
     "-m optimizer.lr=range(0,1,nan)": "optimizer.lr=range(0,1,nan): a range needs finite ends",
-    "task.width=16777216": "task.width=16777216: a run takes about 1,048,721.8 GiB",
     "dtype=int8": "dtype=int8: unknown; choose one of float32, float64",
 }
 

@@ -17,7 +17,9 @@ from runner.config.schema import AdapterOptions, Config
 @dataclass
 class VeRAOptions(AdapterOptions):
     projection_key: int | None = option(
-        "of the random numbers of A and B, as PEFT's projection_prng_key; null: the run's seed", AT_LEAST_0, per_run=True
+        "of the random numbers of A and B, as PEFT's projection_prng_key; null: the run's seed",
+        AT_LEAST_0,
+        per_run=True,
     )
 
 

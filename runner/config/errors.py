@@ -31,9 +31,7 @@ def is_about_input(error: Exception) -> bool:
     """
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return True
-    modules = [
-        frame.f_globals.get("__name__", "").split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
-    ]
+    modules = [frame.f_globals.get("__name__", "").split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
     raised_in = [name for name in modules if name not in sys.stdlib_module_names]
     return raised_in[-1:] != [] and raised_in[-1] in READERS
 
@@ -87,8 +85,8 @@ def _of_field(error: OmegaConfBaseException, override: Override | None) -> str:
     fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
     if isinstance(error, ValidationError) and (declared := [field for field in fields if field.name == error.key]):
         return str(refusal(key, value, declared[0]))
-    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error.msg).splitlines()[0])
-    return f"{key}={shown(value)}: {reason.strip('"')}"
+    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error.msg).splitlines()[0]).strip('"')
+    return f"{key}={shown(value)}: {reason}"
 
 
 def unknown_key(key: str, parent: DictConfig | None) -> str:

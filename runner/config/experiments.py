@@ -22,13 +22,19 @@ def experiment_names(folders: Sequence[Path] = ()) -> list[str]:
 def register_new_names(command: Command) -> None:
     """Let `experiment=NAME` name an ad-hoc sweep, if NAME has no file.
 
-    Raises ConfigError where NAME is nearly that of an experiment that has a file, unless runs of that name are there already.
+    Raises ConfigError where NAME is nearly that of an experiment that has a file, unless runs of that name are there already,
+    and where there is a file of that name in a folder that the command does not add.
     """
     names = experiment_names(command.folders)
     outputs = (command.values("outputs") or ["outputs"])[-1]
     for name in command.values("experiment"):
         if name in names:
             continue
+        if unread := sorted(Path().glob(f"*/experiment/{name}.yaml")):
+            folder = unread[0].parent.parent
+            raise ConfigError(
+                f"experiment={name}: {unread[0]} is not read without --config-dir {folder}; add that, or choose another name"
+            )
         near = get_close_matches(name, names, n=1, cutoff=SIMILARITY_CUTOFF)
         if near and not _folder(str(outputs), name).exists():
             raise ConfigError(

@@ -28,7 +28,9 @@ def help_text(command: Command) -> str:
     overrides = [*command.search_path, *map(_first, command.overrides)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=overrides)
-    return "\n".join([*USAGE.format(experiments=", ".join(experiment_names(command.folders))).splitlines(), *_lines(cfg, "")])
+    return "\n".join(
+        [*USAGE.format(experiments=", ".join(experiment_names(command.folders))).splitlines(), *_lines(cfg, "")]
+    )
 
 
 def _first(override: Override) -> str:

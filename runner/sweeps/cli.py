@@ -35,7 +35,8 @@ def run(asked: DictConfig | list[Config]) -> float:
 def train(configs: list[Config]) -> float | None:
     """Train and report; the final loss of the first. Exits with what the results say if not all is well."""
     results = execute(configs)
-    print_report(results, configs)
+    with printing("the report", "; the runs are stored"):
+        print_report(results, configs)
     if results.exit_code:
         sys.exit(results.exit_code)
     return results.rows[0]["loss"]
@@ -48,7 +49,8 @@ def main() -> None:
         command = read(sys.argv[1:])
         sys.argv[1:] = command.arguments
         if command.flags.get("help"):
-            print(help_text(command))
+            with printing("the fields"):
+                print(help_text(command))
         elif len(command.values("experiment")) > 1:  # sweeps, each with axes of its own
             train(compose_sweep(command))
         else:
@@ -57,17 +59,26 @@ def main() -> None:
 
 
 @contextmanager
+def printing(what: str, but: str = "") -> Iterator[None]:
+    """Within, whoever reads our output may stop, or its disk be full: no traceback, and exit code 1."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            print(f"error: cannot print {what} ({error.strerror}){but}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn every error in what the user asked for into one message on stderr and exit code 2."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC):
-            # Whoever read our output has stopped, or its disk is full; the runs are stored.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if error.errno == errno.ENOSPC:
-                print(f"error: cannot print the report ({error.strerror}); the runs are stored", file=sys.stderr)
-            sys.exit(1)
         if not is_about_input(error):
             raise
         print(f"error: {explain(error)}", file=sys.stderr)

@@ -29,7 +29,9 @@ def compose_sweep(command: Command) -> list[Config]:
     register_new_names(command)
     configs: list[Config] = []
     for name in command.values("experiment") or [None]:
-        own = [f"experiment={name}" if each.key_or_group == "experiment" else each.input_line for each in command.overrides]
+        own = [
+            f"experiment={name}" if each.key_or_group == "experiment" else each.input_line for each in command.overrides
+        ]
         with hydra_of_our_own() as hydra:
             configs += hydra.multirun(
                 "config", lambda configs: configs, [*command.search_path, *own], with_log_configuration=False

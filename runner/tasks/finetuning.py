@@ -1,5 +1,6 @@
 """What the tasks on transformers models share: K runs folded into the batch of one frozen model."""
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from runner.config import Config, ConfigError
+from runner.config.options import check_value
 from runner.config.registry import ADAPTERS
 from runner.inits import Calibration
 from runner.tasks.base import Adapters, Task
@@ -100,6 +102,11 @@ class ModelTask(Task):
         config = spec.configuration(task.model)
         own = {"width": config.hidden_size, "layers": config.num_hidden_layers}
         for field, value in own.items():
+            [declared] = [each for each in dataclasses.fields(task) if each.name == field]
+            try:
+                check_value(f"its config.json says {field}", value, declared)
+            except ConfigError as error:
+                raise ConfigError(f"task.model={task.model}: {error}") from error
             if getattr(task, field) not in (None, value):
                 raise ConfigError(
                     f"task.{field}={getattr(task, field)}: {task.model} has {value}; leave it at null, or use "
