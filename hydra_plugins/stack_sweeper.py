@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.config import Config, ConfigError
-from runner.config.command import MOST_RUNS, count_runs, too_many
+from runner.config.command import MOST_RUNS, check, too_many
 
 
 @dataclass
@@ -75,7 +75,7 @@ class StackSweeper(Sweeper):
                         f"{override.input_line}: an interval is no list of values; use choice(…) or range(…), or "
                         "hydra/sweeper=optuna"
                     )
-            if count_runs(overrides) + len(jobs) > MOST_RUNS:
+            if check(overrides) + len(jobs) > MOST_RUNS:
                 raise too_many(f"hydra.sweeper.grids: the sweep has more than {len(jobs)} runs")
             jobs += [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
         templates: dict[tuple[str, ...], Template] = {}

@@ -70,8 +70,9 @@ def test_runs_are_counted_as_they_would_be_expanded():
 
 def test_the_largest_sweep_is_one_that_is_planned():
     assert count_runs(parsed(f"seed=range(0,{MOST_RUNS})")) == MOST_RUNS
-    with pytest.raises(ConfigError, match="one command takes up to"):
-        count_runs(parsed(f"seed=range(0,{MOST_RUNS + 1})"))
+    for stop in (MOST_RUNS + 1, 10**400, 1e308):
+        with pytest.raises(ConfigError, match="one command takes up to"):
+            count_runs(parsed(f"seed=range(0,{stop})"))
 
 
 def test_grids_of_a_file_are_counted_together(cli, tmp_path):
@@ -81,6 +82,24 @@ def test_grids_of_a_file_are_counted_together(cli, tmp_path):
     (tmp_path / "experiment" / "big.yaml").write_text(text)
     code, _, err = cli("--config-dir", str(tmp_path), "experiment=big")
     assert code == 2 and "hydra.sweeper.grids: the sweep has more than" in err
+
+
+FILES = {
+    "optimizer: {lr: abc}": "optimizer.lr=abc: must be a finite number above 0 (in experiment/own.yaml)",
+    "task: {widht: 3}": "did you mean task.width? (in experiment/own.yaml)",
+    "log: {layers: 3}": "log.layers=3: must be true or false",
+    "seed: null": "seed=null: must be an integer from 0 to 2^63 - 1 (in experiment/own.yaml)",
+    "hydra: {mode: MULTIRUN, sweeper: {params: {task: '1,2'}}}": "task=1: unknown; choose one of classification",
+    "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,abc'}}}": "seed=abc: must be an integer from 0",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_what_is_wrong_in_a_file_is_said_like_what_is_wrong_in_a_command(cli, tmp_path, text):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(f"# @package _global_\n{text}\n")
+    code, _, err = cli("--config-dir", str(tmp_path), "experiment=own")
+    assert code == 2 and FILES[text] in err and err.count("\n") == 1
 
 
 SIZES = [
@@ -109,7 +128,10 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_trained(cli, outp
 def test_all_of_the_machine_may_be_used_and_no_more(monkeypatch):
     """Also by a model, of which a batch takes more than the weights."""
     model = configure("task=language_model", "task.batch_size=256", "task.sequence_length=16")
-    for config, field in ((configure("task.width=1024"), "task.width=1024"), (model, "task.batch_size=256")):
+    for config, field in (
+        (configure("task=sine", "task.width=2048"), "task.width=2048"),
+        (model, "task.batch_size=256"),
+    ):
         needed = memory.bytes_of_run(config)
         for there in (needed + 1, needed - 1):
             monkeypatch.setattr(memory, "memory", lambda device, there=there: there)

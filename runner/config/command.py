@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,7 +52,7 @@ def read(arguments: Sequence[str]) -> Command:
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"--config-dir {shown(folder)}: there is no such folder")
     overrides = _last_of_each(map(_parsed, texts))
-    _check(overrides)
+    check(overrides)
     folders = [] if folder is None else [Path(folder)]
     ordered = [*(text for text in arguments if text not in texts), *(override.input_line for override in overrides)]
     return Command(overrides, folders, {name: value for name, value in flags.items() if value}, ordered)
@@ -81,8 +82,8 @@ def _last_of_each(overrides: Iterable[Override]) -> list[Override]:
     return list(last.values())
 
 
-def _check(overrides: Sequence[Override]) -> None:
-    """Raise ConfigError for what is wrong with an override whatever the configuration."""
+def check(overrides: Sequence[Override]) -> int:
+    """The number of runs that they span. Raises ConfigError for what is wrong with an override whatever the configuration."""
     sweeps_here = not any(override.key_or_group == "hydra/sweeper" for override in overrides)
     for override in overrides:
         key, text = override.key_or_group, override.input_line
@@ -92,7 +93,7 @@ def _check(overrides: Sequence[Override]) -> None:
             raise ConfigError(f"{text}: is for experiment files; on the command line write -m key=value,value")
         if key == "experiment" or key in GROUPS:
             _check_choice(override)
-    count_runs(overrides)
+    return count_runs(overrides)
 
 
 def count_runs(overrides: Sequence[Override]) -> int:
@@ -102,7 +103,7 @@ def count_runs(overrides: Sequence[Override]) -> int:
     for text, count in axes.items():
         if not count:
             raise ConfigError(f"{text}: the sweep has no runs, because this axis has no values")
-    if not (runs := math.prod(axes.values())) <= MOST_RUNS:
+    if (runs := math.prod(axes.values())) > MOST_RUNS:
         raise too_many(f"{max(axes, key=axes.get)}: the sweep has {runs} runs")
     return runs
 
@@ -117,9 +118,11 @@ def _count(override: Override) -> int:
     if not isinstance(value, RangeSweep):
         known = isinstance(value, ChoiceSweep) or override.config_loader is not None  # a glob needs to see the files
         return len(list(override.sweep_iterator())) if known else 1
-    if not all(map(math.isfinite, (value.start, value.stop, value.step))) or not value.step:
-        raise ConfigError(f"{override.input_line}: a range needs finite ends, and a step that is not 0")
-    return max(0, int(-((value.start - value.stop) // value.step)))
+    try:
+        start, stop, step = (Fraction(str(number)) for number in (value.start, value.stop, value.step))
+        return max(0, -((start - stop) // step))
+    except (ValueError, ZeroDivisionError) as error:  # nan, inf
+        raise ConfigError(f"{override.input_line}: a range needs finite ends, and a step that is not 0") from error
 
 
 def _check_choice(override: Override) -> None:

@@ -58,18 +58,21 @@ def _message(error: Exception) -> str:
     override = _override(error)
     if override and str(error).startswith("Could not append"):
         return f"{override.input_line}: the field is there; leave out the +"
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return _of_field(cause, override)
+        file = re.match(r"In '(.*?)': ", str(error))
+        return _of_field(cause, None) + f" (in {file[1]}.yaml)" if file else _of_field(cause, override)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: cannot be used ({error.strerror}); see hydra.run.dir"
-    return f"{f'{override.input_line}: ' if override else ''}{error or type(error).__name__}"
+    place = f"{shown(override.input_line)}: " if override else ""
+    reason = re.sub(r"\w+ raised while composing config:", "", str(error)).partition("full_key:")[0]  # details follow
+    return f"{place}{reason or type(error).__name__}"
 
 
 def unreadable(override: str | None) -> str:
     """That a text is no override."""
     return (
-        f"{override}: cannot be read as an override; put quotes around a value with special characters, once for the shell and "
+        f"{shown(override)}: cannot be read as an override; put quotes around a value with special characters, once for the shell and "
         "once for Hydra: \"key='value'\""
     )
 
