@@ -72,8 +72,8 @@ def _message(error: Exception) -> str:
 def unreadable(override: str | None) -> str:
     """That a text is no override."""
     return (
-        f"{shown(override)}: cannot be read as an override; put quotes around a value with special characters, once for the shell and "
-        "once for Hydra: \"key='value'\""
+        f"{shown(override)}: cannot be read as an override; put quotes around a value with special characters, once for the "
+        "shell and once for Hydra: \"key='value'\""
     )
 
 
