@@ -75,6 +75,8 @@ BAD = {
     "task.residual=2": "task.residual=2: must be true or false",
     "init=gaussian_AB init.subtract=-1": "init.subtract=-1: must be true or false",
     "adapter=dora adapter.norm_gradient=3": "adapter.norm_gradient=3: must be true or false",
+    f"bases={'x' * 300}": ": is longer than a name may be, 255 bytes",
+    f"task=language_model task.model={'x' * 300}": ": is longer than a name may be, 255 bytes",
     "log=3": "log=3: is a group of fields; set log.every, log.layers",
     "steps=1e3": "steps=1000.0: must be an integer from 1 to 16777216",
     "optimizer.lr=[1,2]": "optimizer.lr=[1,2]: must be a finite number above 0",

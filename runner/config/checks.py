@@ -7,9 +7,7 @@ from runner.config.schema import Config
 
 
 def validate(config: Config) -> None:
-    """Raise ConfigError at the first field of the `Config` that cannot be run."""
-    for field, value, declared in described(config):
-        check_value(field, value, declared)
+    """Raise ConfigError where the fields of the `Config`, of which each is as declared, cannot be run together."""
     for group, parts in GROUPS.items():
         if (name := getattr(config, group).name) not in parts:
             raise ConfigError(f"{group}.name={name}: unknown; choose one of {', '.join(sorted(parts))}")
@@ -18,6 +16,12 @@ def validate(config: Config) -> None:
     ADAPTERS[config.adapter.name].check(config.adapter, task.shapes(config.task))
     _check_init(config)
     resolve_engine(config)
+
+
+def check_fields(config: Config) -> None:
+    """Raise ConfigError at the first field whose value is not one that it takes."""
+    for field, value, declared in described(config):
+        check_value(field, value, declared)
 
 
 def check_rank(field: str, rank: int, layer: str, shape: tuple[int, int]) -> None:

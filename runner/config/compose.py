@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.checks import validate
+from runner.config.checks import check_fields, validate
 from runner.config.errors import explain, unknown_key
 from runner.config.identity import with_values
 from runner.config.options import ConfigError
@@ -38,6 +38,7 @@ def from_hydra(cfg: DictConfig) -> Config:
 
 def checked(config: Config) -> Config:
     """The configuration with what its checkpoint knows filled in, once all of it can be run. Raises ConfigError."""
+    check_fields(config)
     if config.task.name in TASKS:
         config = with_values(config, {"task": TASKS[config.task.name].resolve(config.task)})
     validate(config)

@@ -47,6 +47,7 @@ ABOVE_1 = Allowed("a number above 1", lambda x: x > 1)
 AT_LEAST_0 = Allowed("an integer from 0 to 2^63 - 1", lambda x: 0 <= x <= LARGEST_INTEGER)
 AT_LEAST_1 = Allowed("an integer from 1 to 2^63 - 1", lambda x: 1 <= x <= LARGEST_INTEGER)
 SWITCH = Allowed("true or false", lambda x: isinstance(x, bool))
+LONGEST_NAME = 255  # bytes, of a file
 LONGEST = 200  # characters of a value in a message
 # What a field takes of which only the type is declared.
 OF_TYPE = {int: "an integer", float: "a number", str: "a text", list[str]: "a list of texts, such as [a,b]"}
@@ -77,6 +78,8 @@ def check_value(field: str, value: Any, declared: dataclasses.Field) -> None:
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and not text.isprintable():
             raise ConfigError(f"{field}={shown(value)}: has characters that cannot be printed")
+        if isinstance(text, str) and any(len(part.encode()) > LONGEST_NAME for part in text.split("/")):
+            raise ConfigError(f"{field}={shown(value)}: is longer than a name may be, {LONGEST_NAME} bytes")
     if (allowed := declared.metadata.get("allowed")) and not allowed.accepts(value):
         raise refusal(field, value, declared)
 

@@ -53,8 +53,8 @@ def _largest(config: Config) -> tuple[str, object]:
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
             with suppress(ValueError):  # a model that cannot be that small
                 share = 1 - bytes_of_run(with_values(config, {name: value // 2})) / whole
-                saved[name] = (round(share, 2), value)  # of the factors of a product, the largest
+                saved[name] = (round(share, 1), value)  # of the factors of a product, the largest
     if "task.model" in values:
-        saved["task.model"] = (round(TASKS[config.task.name].frozen(config) / 2 / whole, 2), 0)
+        saved["task.model"] = (round(TASKS[config.task.name].frozen(config) / 2 / whole, 1), 0)
     largest = max(saved, key=saved.get)
     return largest, values[largest]
