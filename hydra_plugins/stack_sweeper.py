@@ -21,6 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.config import Config, ConfigError
+from runner.config.command import MOST_RUNS, check, too_many
 
 
 @dataclass
@@ -69,7 +70,13 @@ class StackSweeper(Sweeper):
             if any(override.key_or_group == "experiment" and override.is_sweep_override() for override in overrides):
                 raise ConfigError("experiment: each has axes of its own; name them as a list, experiment=a,b")
             for override in overrides:
-                _check_axis(override)
+                if override.is_interval_sweep():
+                    raise ConfigError(
+                        f"{override.input_line}: an interval is no list of values; use choice(…) or range(…), or "
+                        "hydra/sweeper=optuna"
+                    )
+            if check(overrides) + len(jobs) > MOST_RUNS:
+                raise too_many(f"hydra.sweeper.grids: the sweep has more than {len(jobs)} runs")
             jobs += [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
         templates: dict[tuple[str, ...], Template] = {}
         configs = []
@@ -118,16 +125,6 @@ class Template:
         self.now = set(overrides)
         keys = {override.key_or_group for text, override in overrides.items() if text not in self.at_first}
         return checked(with_values(self.first, {k: OmegaConf.select(self.composed, k) for k in keys | self.references}))
-
-
-def _check_axis(override: Override) -> None:
-    """Raise ConfigError for an axis without values."""
-    if override.is_interval_sweep():
-        raise ConfigError(
-            f"{override.input_line}: an interval is no list of values; use choice(…) or range(…), or hydra/sweeper=optuna"
-        )
-    if override.is_sweep_override() and not list(override.sweep_string_iterator()):
-        raise ConfigError(f"{override.input_line}: the sweep has no runs, because this axis has no values")
 
 
 def _is_plain(override: Override) -> bool:

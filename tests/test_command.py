@@ -1,104 +1,198 @@
-"""`python -m analysis`: names that are refused, output that nobody reads, and disks that are full."""
+"""Arguments of a command: where flags may stand, what is said when, how large runs and sweeps may be; random configurations."""
 
-import errno
-import os
+import random
+import subprocess
+import sys
 
-import pandas as pd
+import fuzz
 import pytest
-from matplotlib.figure import Figure
-from stored import store
-from synthetic import first_steps, sweep
+from conftest import configure, rejects
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from analysis import figures, files, style
-from analysis.__main__ import main
+import runner
+from runner.config import ConfigError
+from runner.config.command import MOST_RUNS, count_runs, read
+from runner.config.registry import TASKS
+from runner.sweeps import memory
+from runner.sweeps.memory import check_fits
+from runner.sweeps.plan import stacks
+from runner.tasks.toy import ToyTask
 
-
-def test_an_empty_folder_is_one_line(tmp_path, capsys):
-    assert main(["--outputs", str(tmp_path)]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err == f"error: {tmp_path} holds neither runs nor records of any figure\n"
-
-
-@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "/tmp", "-x", "a b", "a" * 101])
-def test_a_name_that_no_experiment_has_is_refused_with_the_rule(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([f"--experiment={name}"])
-    assert stop.value.code == 2 and "has up to 100 letters, digits" in capsys.readouterr().err
+TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=2"]
 
 
-def piped(monkeypatch, path, reader_goes):
-    """Standard output that nobody reads, or whose disk is full."""
-    if reader_goes:
-        reading, writing = os.pipe()
-        os.close(reading)
-    else:
-        writing = os.open(path, os.O_WRONLY)
-    monkeypatch.setattr("sys.stdout", stream := open(writing, "w"))
-    return stream
+def test_flags_stand_anywhere_and_the_last_of_two_values_counts(cli, outputs):
+    assert "2 runs: 2 finished" in cli("seed=1,3", *TINY, "-m", "seed=2", "optimizer.lr=1e-3,1e-2")[1]
+    [*files] = outputs.glob("runs/*/*/config.yaml")
+    assert all("seed: 2" in file.read_text() for file in files) and len(files) == 2
 
 
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    """A record of one figure's, which is made but not written."""
-    monkeypatch.setattr(figures, "NAMES", ["first_step"])
-    monkeypatch.setattr(style, "save", lambda figure, stem, caption: None)
-    (tmp_path / "records").mkdir()
-    first_steps().to_parquet(tmp_path / "records" / "first_step.parquet")
-    return tmp_path
+@pytest.mark.parametrize("bad", ["seed=abc", "lr=3", "task.width=0"])
+def test_a_new_name_is_not_said_before_an_error(cli, bad):
+    err = cli("experiment=my_name", bad)[2]
+    assert err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_drawing_goes_on_when_nobody_reads(outputs, monkeypatch, capfd):
-    saved = []
-    monkeypatch.setattr(style, "save", lambda figure, stem, caption: saved.append(stem.name))
-    with piped(monkeypatch, None, True):
-        assert main(["--outputs", str(outputs)]) == 0
-    assert saved == ["first_step"] and capfd.readouterr().err == ""
+def test_a_text_that_no_file_can_bear_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"outputs='.*\\x00b': has characters that cannot be printed"):
+        runner.sweep(outputs=f"{tmp_path}/a\0b", steps=1)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_what_cannot_be_printed_is_told(outputs, monkeypatch, capfd):
-    with piped(monkeypatch, "/dev/full", False):
-        assert main(["--outputs", str(outputs)]) == 1
-    assert "cannot print (No space left on device)" in capfd.readouterr().err
+def test_help_that_cannot_be_printed_speaks_of_no_runs():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "runner", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == "error: cannot print the fields (No space left on device)\n"
 
 
-FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def parsed(*texts):
+    parser = OverridesParser.create()
+    return [parser.parse_override(text) for text in texts]
 
 
-def refuse(path, *_, **__):
-    """As libraries do on a full disk: they leave a part, and do not say of what."""
-    with open(path, "wb") as file:
-        file.write(b"part")
-    raise FULL
+def counts_as_expanded(texts, count=count_runs):
+    axes = [len(list(override.sweep_iterator())) for override in parsed(*texts)]
+    assert count(parsed(*texts)) == axes[0] * axes[1]
+
+
+def test_runs_are_counted_as_they_would_be_expanded():
+    rng = random.Random(0)
+    for _ in range(50):
+        start, stop, step = rng.randint(-20, 20), rng.randint(21, 60), rng.randint(1, 7)
+        ends = rng.choice(((start, stop, step), (stop, start, -step), (start / 4, stop / 4, step / 4)))
+        texts = [
+            f"seed=range({','.join(map(str, ends))})",
+            rng.choice(("steps=1,2,3", "init=choice(a,b)", "seed2=1,2")),
+        ]
+        counts_as_expanded(texts)
+    rejects(counts_as_expanded, texts, lambda overrides: count_runs(overrides) + 1)
+
+
+def test_the_largest_sweep_is_one_that_is_planned():
+    assert count_runs(parsed(f"seed=range(0,{MOST_RUNS})")) == MOST_RUNS
+    for stop in (MOST_RUNS + 1, 10**400, 1e308):
+        with pytest.raises(ConfigError, match="one command takes up to"):
+            count_runs(parsed(f"seed=range(0,{stop})"))
+
+
+def test_grids_of_a_file_are_counted_together(cli, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    grid = f"    - {{seed: 'range(0,{MOST_RUNS - 1})'}}\n"
+    text = f"# @package _global_\nexperiment: big\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    grids:\n{grid}{grid}"
+    (tmp_path / "experiment" / "big.yaml").write_text(text)
+    code, _, err = cli("--config-dir", str(tmp_path), "experiment=big")
+    assert code == 2 and "hydra.sweeper.grids: the sweep has more than" in err
+
+
+FILES = {
+    "optimizer: {lr: abc}": "optimizer.lr=abc: must be a finite number above 0 (in experiment/own.yaml)",
+    "task: {widht: 3}": "did you mean task.width? (in experiment/own.yaml)",
+    "log: {layers: 3}": "log.layers=3: must be true or false",
+    "seed: null": "seed=null: must be an integer from 0 to 2^63 - 1 (in experiment/own.yaml)",
+    "hydra: {mode: MULTIRUN, sweeper: {params: {task: '1,2'}}}": "task=1: unknown; choose one of classification",
+    "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,abc'}}}": "seed=abc: must be an integer from 0",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_what_is_wrong_in_a_file_is_said_like_what_is_wrong_in_a_command(cli, tmp_path, text):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(f"# @package _global_\n{text}\n")
+    code, _, err = cli("--config-dir", str(tmp_path), "experiment=own")
+    assert code == 2 and FILES[text] in err and err.count("\n") == 1
+
+
+SIZES = [
+    "task.width",
+    "task.teacher_width",
+    "task.train_points",
+    "task.test_points",
+    "task.input_dim",
+    "task.teacher_rank",
+]
+
+
+@pytest.mark.parametrize("field", SIZES)
+def test_a_run_that_does_not_fit_names_the_field_that_is_too_large(field):
+    configs = [configure(f"{field}=16777216")]
+    with pytest.raises(ConfigError, match=rf"^{field}=16777216: a run takes about [\d,.]+ GiB"):
+        check_fits([configs])
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_trained(cli, outputs):
+    code, out, err = cli("-m", *TINY[1:], "task.width=16,16777216")
+    assert code == 2 and out == "" and err.startswith("error: task.width=16777216: ") and err.count("\n") == 1
+    assert not list(outputs.glob("runs/*/*"))
+
+
+def test_all_of_the_machine_may_be_used_and_no_more(monkeypatch):
+    """Also by a model, of which a batch takes more than the weights."""
+    model = configure("task=language_model", "task.batch_size=256", "task.sequence_length=16")
+    for config, field in (
+        (configure("task=sine", "task.width=2048"), "task.width=2048"),
+        (model, "task.batch_size=256"),
+    ):
+        needed = memory.bytes_of_run(config)
+        for there in (needed + 1, needed - 1):
+            monkeypatch.setattr(memory, "memory", lambda device, there=there: there)
+            if there > needed:
+                check_fits(stacks([config]))
+            else:
+                with pytest.raises(ConfigError, match=f"^{field}: "):
+                    check_fits(stacks([config]))
+
+
+def the_base_takes_what_is_said(config, factor=1.0):
+    """Of the estimate between a third and all is alive when the base is made: the teacher and the points' first layer go."""
+    task = TASKS[config.task.name].build([config])
+    tensors = [task.W0, *(t for batch in (task.train, task.test) for t in vars(batch).values() if t is not None)]
+    held = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    said = factor * task.frozen(config)
+    assert said / 3 < held < 3 * said, (said, held)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if issubclass(TASKS[name], ToyTask)])
+@pytest.mark.parametrize(
+    "size", [["task.width=300", "task.train_points=10"], ["task.width=16", "task.train_points=5000"]]
+)
+def test_the_estimate_of_a_base_is_that_of_its_tensors(name, size):
+    config = configure(f"task={name}", *size, *(["task.teacher_width=20"] if name == "teacher_student" else []))
+    the_base_takes_what_is_said(config)
+    for factor in (10, 0.1):
+        rejects(the_base_takes_what_is_said, config, factor)
+
+
+def test_random_configurations_are_sane_or_refused_in_one_line():
+    """A sample; `python -m tests.fuzz 2000` for more."""
+    toys = [name for name in sorted(TASKS) if issubclass(TASKS[name], ToyTask)]
+    ends, problems = fuzz.fuzz(240, seed=0, tasks=toys, command_line=40)
+    assert not problems, problems
+    assert ends["refused"] > 50 and ends["finished"] > 10
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "file"),
+    ("overrides", "message"),
     [
-        (pd.DataFrame, "to_parquet", "records/lr_vs_width.parquet"),
-        (Figure, "savefig", "figures/gradient_norms.pdf"),
+        (["steps=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
+        (["steps=abc"], "steps=abc: must be\nan integer"),
+        (["log=3"], "ValidationError: log=3"),
+        (["steps=abc"], ""),
     ],
 )
-def test_a_full_disk_names_the_file_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys, owner, name, file):
-    outputs = tmp_path / "outputs"
-    fields = {"experiment": "lr_vs_width", "adapter.name": "lora"}
-    store(
-        outputs / "runs" / "lr_vs_width",
-        sweep(widths=(128,), seeds=(0,), lrs=(0.03125, 0.0625, 0.125)).assign(**fields),
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, lambda _, path, **options: refuse(path))
-        assert main(["gradient_norms", "--outputs", str(outputs)]) == 2
-    assert capsys.readouterr().err == f"error: {outputs / file}: No space left on device\n"
-    assert not (outputs / file).exists() and not list(outputs.rglob("*.new*")) + list(outputs.rglob(".new*"))
+def test_messages_that_break_the_promise_are_found(overrides, message):
+    rejects(fuzz.check_message, overrides, message)
+    fuzz.check_message(overrides, "steps=abc: must be an integer from 1 to 16777216")
 
 
-def test_a_file_is_replaced_whole_or_stays(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(OSError, match="file"), files.written(path) as new:
-        refuse(new)
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
-    with files.written(path) as new:
-        new.write_text("new")
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["file"]
+def test_configurations_that_break_the_promise_are_found():
+    config = configure()
+    config.log.layers = 1
+    rejects(fuzz.check, [], [], config)
+    config.log.layers, config.optimizer.lr = False, float("inf")
+    rejects(fuzz.check, [], [], config)
+
+
+def test_arguments_are_read_as_hydra_wants_them():
+    command = read(["seed=1", "-m", "steps=3", "--cfg", "job", "seed=2"])
+    assert command.arguments == ["-m", "--cfg", "job", "steps=3", "seed=2"]
+    assert command.values("seed") == [2] and set(command.flags) == {"multirun", "cfg"}

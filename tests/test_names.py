@@ -30,6 +30,14 @@ def test_a_name_that_has_a_file_in_a_folder_of_ones_own_is_that_experiment(cli, 
     assert "seed: 5" in next(outputs.glob("runs/own/*/config.yaml")).read_text()
 
 
+def test_a_folder_of_ones_own_is_not_forgotten(cli, tmp_path, monkeypatch):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("experiment=own", *TINY)
+    assert code == 2 and "experiment=own: mine/experiment/own.yaml is not read without --config-dir mine" in err
+
+
 def test_help_tells_of_every_field_its_meaning_and_what_it_takes(cli):
     code, out, _ = cli("init=etf", "adapter=dora", "--help")
     assert code == 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runner.adapters.base import Pair, Shapes, adapter
 from runner.adapters.lora import LoRA, LoRAOptions
-from runner.config.options import ConfigError, option
+from runner.config.options import SWITCH, ConfigError, Switch, option
 from runner.config.schema import Config
 
 
@@ -33,8 +33,9 @@ class WeightRows:
 
 @dataclass
 class DoRAOptions(LoRAOptions):
-    norm_gradient: bool = option(
-        "whether gradients pass ‖V‖; false takes it for a constant, as the paper proposes (4.3) and PEFT does"
+    norm_gradient: Switch = option(
+        "whether gradients pass ‖V‖; false takes it for a constant, as the paper proposes (4.3) and PEFT does",
+        SWITCH,
     )
 
 

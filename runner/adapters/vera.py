@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from runner.adapters.base import Factored, Pair, Shapes, adapter
-from runner.config.options import SEED, option
+from runner.config.options import AT_LEAST_0, option
 from runner.config.schema import AdapterOptions, Config
 
 
 @dataclass
 class VeRAOptions(AdapterOptions):
     projection_key: int | None = option(
-        "of the random numbers of A and B, as PEFT's projection_prng_key; null: the run's seed", SEED, per_run=True
+        "of the random numbers of A and B, as PEFT's projection_prng_key; null: the run's seed",
+        AT_LEAST_0,
+        per_run=True,
     )
 
 

@@ -1,32 +1,27 @@
 """The checks that types cannot make: ranges, names that exist, parts that are compatible. Each failure is one clear message."""
 
-import re
-
-from runner.config.options import ConfigError, described
+from runner.config.options import ConfigError, check_value, described
 from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
 from runner.config.resources import resolve_engine
 from runner.config.schema import Config
 
-NAME = r"\w[\w.-]{0,99}"  # of an experiment, which is a folder
-
 
 def validate(config: Config) -> None:
-    """Raise ConfigError at the first field of the `Config` that cannot be run."""
-    for field, value, declared in described(config):
-        if declared.metadata.get("allowed"):
-            declared.metadata["allowed"].check(field, value)
+    """Raise ConfigError where the fields of the `Config`, of which each is as declared, cannot be run together."""
     for group, parts in GROUPS.items():
         if (name := getattr(config, group).name) not in parts:
             raise ConfigError(f"{group}.name={name}: unknown; choose one of {', '.join(sorted(parts))}")
-    if not re.fullmatch(NAME, config.experiment):
-        raise ConfigError(
-            f"experiment={config.experiment!r}: names a folder; use up to 100 letters, digits, '_', '-' and '.'"
-        )
     task = TASKS[config.task.name]
     task.check(config)
     ADAPTERS[config.adapter.name].check(config.adapter, task.shapes(config.task))
     _check_init(config)
     resolve_engine(config)
+
+
+def check_fields(config: Config) -> None:
+    """Raise ConfigError at the first field whose value is not one that it takes."""
+    for field, value, declared in described(config):
+        check_value(field, value, declared)
 
 
 def check_rank(field: str, rank: int, layer: str, shape: tuple[int, int]) -> None:

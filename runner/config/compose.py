@@ -12,7 +12,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.checks import validate
+from runner.config.checks import check_fields, validate
+from runner.config.errors import explain, unknown_key
 from runner.config.identity import with_values
 from runner.config.options import ConfigError
 from runner.config.registry import GROUPS, TASKS
@@ -37,6 +38,7 @@ def from_hydra(cfg: DictConfig) -> Config:
 
 def checked(config: Config) -> Config:
     """The configuration with what its checkpoint knows filled in, once all of it can be run. Raises ConfigError."""
+    check_fields(config)
     if config.task.name in TASKS:
         config = with_values(config, {"task": TASKS[config.task.name].resolve(config.task)})
     validate(config)
@@ -47,16 +49,13 @@ def plain(cfg: DictConfig) -> Config:
     """The composed configuration as a plain `Config` of known fields that all have values. Raises ConfigError."""
     if unknown := sorted(_unknown_keys(cfg)):
         # `+key=value` adds keys behind the schema's back; accepting one would mean ignoring what the user asked for.
-        raise ConfigError(
-            f"unknown key {unknown[0]!r}: no such field in the configuration. "
-            "Remove it (a leading + does not help); `python -m runner --help` lists every field"
-        )
+        raise ConfigError(unknown_key(unknown[0], OmegaConf.select(cfg, unknown[0].rpartition(".")[0]) or cfg))
+    if missing := sorted(_missing(cfg)):
+        raise ConfigError(f"{missing[0]}: has no value; set it on the command line, {missing[0]}=…")
     try:
-        if missing := sorted(OmegaConf.missing_keys(cfg) | _deleted_keys(cfg)):
-            raise ConfigError(f"{missing[0]}: has no value; set it on the command line")
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+        raise ConfigError(explain(error)) from error
     for group, parts in GROUPS.items():
         name, chosen = getattr(config, group).name, type(getattr(config, group))
         if name in parts and parts.options[name] is not chosen:
@@ -69,9 +68,14 @@ def _unknown_keys(cfg: DictConfig) -> set[str]:
     return {f"{prefix}{key}" for prefix, node, fields in _nodes(cfg) for key in node if key not in fields}
 
 
-def _deleted_keys(cfg: DictConfig) -> set[str]:
-    """Dotted names of fields without a key (`~steps`)."""
-    return {f"{prefix}{name}" for prefix, node, fields in _nodes(cfg) for name in fields if name not in node.keys()}
+def _missing(cfg: DictConfig) -> set[str]:
+    """Dotted names of fields without a value (`???`) or without a key."""
+    return {
+        f"{prefix}{name}"
+        for prefix, node, fields in _nodes(cfg)
+        for name in fields
+        if name not in node.keys() or node._get_node(name)._value() == "???"
+    }
 
 
 def _nodes(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, set[str]]]:

@@ -1,33 +1,52 @@
-"""Errors of Hydra and OmegaConf as one clear message: the field, what is wrong with it, what is allowed."""
+"""Errors of Hydra and OmegaConf as one clear message: the field, its value, what is allowed."""
 
+import dataclasses
 import re
+import sys
 import traceback
+from collections.abc import Iterator
+from difflib import get_close_matches
 
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
-from runner.config.options import ConfigError
+from runner.config.options import ConfigError, refusal, shown
+
+READERS = ("hydra", "omegaconf", "yaml", "antlr4")  # libraries that read what the user asked for
 
 
 def is_about_input(error: Exception) -> bool:
     """Whether the error is one of what the user asked for, rather than of the program.
 
-    Hydra and its parsers report some malformed overrides and files (`task=3`, bad YAML) as errors of any kind.
+    Hydra and its parsers report some malformed overrides and files (bad YAML, a folder that cannot be made) as errors of any
+    kind, of their own or of the standard library.
     """
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return True
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").split(".")[0] in ("hydra", "omegaconf", "yaml", "antlr4")
+    modules = [frame.f_globals.get("__name__", "").split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_in = [name for name in modules if name not in sys.stdlib_module_names]
+    return raised_in[-1:] != [] and raised_in[-1] in READERS
 
 
 def explain(error: Exception) -> str:
-    """The message."""
-    cause = error.__cause__
+    """The message, a line."""
+    text = " ".join(_message(error).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be read as an override; put quotes around a value with special characters, "
-            "once for the shell and once for Hydra: \"key='value'\""
-        )
+        return unreadable(error.override)
     if ambiguous := re.match(r"Ambiguous value for argument '(.*?)'", str(error)):
         return (
             f"{ambiguous[1]}: several values make a sweep, which takes -m (--multirun): python -m runner -m …; for a list write "
@@ -36,9 +55,71 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: unknown; choose one of {', '.join(error.options)}"
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        known = ", ".join(map(str, cause.parent_node or []))
-        return f"unknown key {cause.full_key!r}" + (f"; the fields there are {known}" if known else "")
+    override = _override(error)
+    if override and str(error).startswith("Could not append"):
+        return f"{override.input_line}: the field is there; leave out the +"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {str(cause.msg).splitlines()[0]}"
-    return f"{error or type(error).__name__}"
+        file = re.match(r"In '(.*?)': ", str(error))
+        return _of_field(cause, None) + f" (in {file[1]}.yaml)" if file else _of_field(cause, override)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: cannot be used ({error.strerror}); see hydra.run.dir"
+    place = f"{shown(override.input_line)}: " if override else ""
+    reason = re.sub(r"\w+ raised while composing config:", "", str(error)).partition("full_key:")[0]  # details follow
+    return f"{place}{reason or type(error).__name__}"
+
+
+def unreadable(override: str | None) -> str:
+    """That a text is no override."""
+    return (
+        f"{shown(override)}: cannot be read as an override; put quotes around a value with special characters, once for the "
+        "shell and once for Hydra: \"key='value'\""
+    )
+
+
+def _of_field(error: OmegaConfBaseException, override: Override | None) -> str:
+    """What OmegaConf did not take for a field."""
+    key, value, parent = error.full_key, error.value, error.parent_node
+    deeper = override is not None and override.key_or_group.startswith(f"{key}.")
+    if deeper or isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return unknown_key(override.key_or_group if deeper else key, parent)
+    if isinstance(error, InterpolationResolutionError) and parent is not None:
+        value = parent._get_node(error.key)._value()
+    fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
+    if isinstance(error, ValidationError) and (declared := [field for field in fields if field.name == error.key]):
+        return str(refusal(key, value, declared[0]))
+    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error.msg).splitlines()[0]).strip('"')
+    return f"{key}={shown(value)}: {reason}"
+
+
+def unknown_key(key: str, parent: DictConfig | None) -> str:
+    """That there is no such key below `parent`, with the keys that may be meant."""
+    message = f"unknown key {key!r}"
+    if not isinstance(parent, DictConfig):
+        return message
+    leaf = key.rpartition(".")[2]
+    if there := [str(name) for name in parent if name not in ("hydra", leaf)]:
+        message += f"; the fields there are {', '.join(there)}"
+    names = {name: name.rpartition(".")[2] for name in _leaves(parent._get_root()) if name != key}
+    near = [leaf] if leaf in names.values() else get_close_matches(leaf, names.values(), n=1)
+    if meant := [name for name, last in names.items() if last in near]:
+        message += f"; did you mean {' or '.join(meant[:3])}?"
+    return message
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted names of the fields that can be set, without Hydra's own."""
+    for key in node:
+        child = node._get_node(key)
+        if not isinstance(child, DictConfig):
+            yield f"{prefix}{key}"
+        elif key != "hydra" and not child._is_none() and not child._is_missing():
+            yield from _leaves(child, f"{prefix}{key}.")
+
+
+def _override(error: Exception) -> Override | None:
+    """The override that Hydra was at when it failed."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(override := frame.f_locals.get("override"), Override):
+            return override
+    return None

@@ -1,21 +1,17 @@
 """Names of experiments: those that have a file, and new ones for ad-hoc sweeps."""
 
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
-from runner.config.checks import NAME
+from runner.config.command import Command
 from runner.config.compose import CONF
 from runner.config.options import ConfigError
-from runner.core.messages import say
+from runner.config.schema import Config
 
-CHOICE = re.compile(rf"experiment=({NAME})")
 SIMILARITY_CUTOFF = 0.8  # from which a name counts as a misspelling of a known one
-FOLDER_FLAGS = ("--config-dir", "-cd")
 
 
 def experiment_names(folders: Sequence[Path] = ()) -> list[str]:
@@ -23,41 +19,39 @@ def experiment_names(folders: Sequence[Path] = ()) -> list[str]:
     return sorted({path.stem for folder in (CONF, *folders) for path in (folder / "experiment").glob("*.yaml")})
 
 
-def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """The folders of configurations that the command adds."""
-    folders = [Path(value) for flag, value in pairwise(arguments) if flag in FOLDER_FLAGS]
-    return folders + [Path(text.partition("=")[2]) for text in arguments if text.startswith("--config-dir=")]
+def register_new_names(command: Command) -> None:
+    """Let `experiment=NAME` name an ad-hoc sweep, if NAME has no file.
 
-
-def without_flags(arguments: Sequence[str]) -> list[str]:
-    """The overrides among the command's arguments. Raises ConfigError for flags that a sweep cannot take."""
-    after_folder = {place + 1 for place, text in enumerate(arguments) if text in FOLDER_FLAGS}
-    overrides = []
-    for place, text in enumerate(arguments):
-        if not text.startswith("-"):
-            overrides += [text] * (place not in after_folder)
-        elif text not in ("-m", "--multirun", *FOLDER_FLAGS) and not text.startswith("--config-dir="):
-            raise ConfigError(f"{text}: cannot be used here; allowed are overrides (key=value) and --config-dir")
-    return overrides
-
-
-def register_new_name(overrides: Sequence[str], arguments: Sequence[str] = ()) -> None:
-    """Let `experiment=NAME` among the overrides name an ad-hoc sweep, if NAME has no file.
-
-    `arguments`: the whole command, which may add folders of configurations. Raises ConfigError where NAME is nearly that of an
-    experiment that has a file, unless runs of that name are there already.
+    Raises ConfigError where NAME is nearly that of an experiment that has a file, unless runs of that name are there already,
+    and where there is a file of that name in a folder that the command does not add.
     """
-    names = experiment_names(config_folders(arguments or overrides))
-    for name in (match[1] for match in map(CHOICE.fullmatch, overrides) if match):
-        if name in names or name == "null":
+    names = experiment_names(command.folders)
+    outputs = (command.values("outputs") or ["outputs"])[-1]
+    for name in command.values("experiment"):
+        if name in names:
             continue
-        values = [text.partition("=")[2] for text in overrides if text.startswith("outputs=")]
-        folder = Path(values[-1].strip("'\"") if values else "outputs") / "runs" / name
-        if not folder.exists():
-            if near := get_close_matches(name, names, n=1, cutoff=SIMILARITY_CUTOFF):
-                raise ConfigError(
-                    f"experiment={name}: did you mean {near[0]}? A new name must be less like a known one; those are "
-                    f"{', '.join(names)}"
-                )
-            say(f"experiment={name}: a new name; its runs go to {folder}")
+        if unread := sorted(Path().glob(f"*/experiment/{name}.yaml")):
+            folder = unread[0].parent.parent
+            raise ConfigError(
+                f"experiment={name}: {unread[0]} is not read without --config-dir {folder}; add that, or choose another name"
+            )
+        near = get_close_matches(name, names, n=1, cutoff=SIMILARITY_CUTOFF)
+        if near and not _folder(str(outputs), name).exists():
+            raise ConfigError(
+                f"experiment={name}: did you mean {near[0]}? A new name must be less like a known one; those are "
+                f"{', '.join(names)}"
+            )
         ConfigStore.instance().store(group="experiment", name=name, node={"experiment": name}, package="_global_")
+
+
+def new_name(config: Config) -> str | None:
+    """What to say of a name without a file and without runs: that it is new. None of others."""
+    registered = f"{config.experiment}.yaml" in ConfigStore.instance().repo.get("experiment", {})
+    folder = _folder(config.outputs, config.experiment)
+    if not registered or folder.exists():
+        return None
+    return f"experiment={config.experiment}: a new name; its runs go to {folder}"
+
+
+def _folder(outputs: str, name: str) -> Path:
+    return Path(outputs) / "runs" / name

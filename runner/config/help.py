@@ -2,42 +2,41 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from runner.config.command import Command
 from runner.config.compose import CONF
-from runner.config.experiments import config_folders, experiment_names, without_flags
+from runner.config.experiments import experiment_names
 from runner.config.registry import GROUPS
 
 USAGE = """\
 python -m runner [-m] [key=value …]     one run, or with -m (and in experiments) a sweep over comma-separated values
 python -m runner experiment=NAME        an experiment: {experiments}; or a new name
-python -m runner key=value … --help     the fields of other choices
+python -m runner key=value … --help     the fields of other choices; of a key that is given twice, the last value counts
 python -m runner key=value … --cfg job  the configuration alone, as YAML
 
 """
 
 
-def help_text(arguments: Sequence[str]) -> str:
+def help_text(command: Command) -> str:
     """The fields as the command's overrides have them; of a sweep, its first run."""
-    folders = config_folders(arguments)
-    path = ",".join(f"'file://{folder.resolve()}'" for folder in folders)
-    asked = [text for text in arguments if text not in ("--help", "-h")]
-    overrides = [f"hydra.searchpath=[{path}]", *map(_first, without_flags(asked))]
+    overrides = [*command.search_path, *map(_first, command.overrides)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=overrides)
-    return "\n".join([*USAGE.format(experiments=", ".join(experiment_names(folders))).splitlines(), *_lines(cfg, "")])
+    return "\n".join(
+        [*USAGE.format(experiments=", ".join(experiment_names(command.folders))).splitlines(), *_lines(cfg, "")]
+    )
 
 
-def _first(override: str) -> str:
-    parsed = OverridesParser.create().parse_override(override)
-    if not parsed.is_sweep_override():
-        return override
-    return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
+def _first(override: Override) -> str:
+    if not override.is_discrete_sweep():
+        return override.input_line
+    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
 
 
 def _lines(cfg: DictConfig, indent: str, group: str = "") -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The configuration: the fields that every run has. Those of a choice are declared beside its code, see `registry`."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,13 +8,15 @@ from omegaconf import MISSING
 
 from runner.config.options import (
     ABOVE_1,
+    AT_LEAST_0,
     AT_LEAST_1,
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
-    SEED,
     SIZE,
+    SWITCH,
     Allowed,
+    Switch,
     choices,
     option,
 )
@@ -71,12 +74,13 @@ class TrackerOptions(Choice):
 @dataclass
 class LogConfig:
     every: int = option("steps between rows of steps.parquet", AT_LEAST_1)
-    layers: bool = option("whether each layer's columns are kept too, in layers.parquet")
-    weights: bool | None = option(
-        "whether what was trained is kept, in adapter.safetensors, for runner.export; null: on transformers models"
+    layers: Switch = option("whether each layer's columns are kept too, in layers.parquet", SWITCH)
+    weights: Switch | None = option(
+        "whether what was trained is kept, in adapter.safetensors, for runner.export; null: on transformers models",
+        SWITCH,
     )
-    directions: bool = option(
-        "whether lengths and directions of the weights' rows are followed, as they always are for DoRA"
+    directions: Switch = option(
+        "whether lengths and directions of the weights' rows are followed, as they always are for DoRA", SWITCH
     )
 
 
@@ -111,7 +115,16 @@ class CheckpointConfig:
     )
 
 
-FOLDER = Allowed("the name of a folder, such as outputs", bool)
+EXPERIMENT = Allowed(
+    "a name of up to 100 letters, digits, '_', '-' and '.', and no number, true, false or null",
+    lambda x: re.fullmatch(r"\w[\w.-]{0,99}", x) is not None,
+)
+DEVICE = Allowed(
+    "auto | cpu | cuda | cuda:<index>",
+    lambda x: re.fullmatch(r"auto|cpu|cuda(:\d+)?", x, re.ASCII) is not None,
+    ("auto", "cpu", "cuda", "cuda:<index>"),
+)
+FOLDER = Allowed("the name of a folder, such as outputs", lambda x: bool(x.strip()))
 PROCESSES = Allowed(
     f"auto or an integer from 1 to {MOST_WORKERS}",
     lambda x: x == "auto" or (isinstance(x, int) and not isinstance(x, bool) and 1 <= x <= MOST_WORKERS),
@@ -120,16 +133,16 @@ PROCESSES = Allowed(
 
 @dataclass
 class Config:
-    experiment: str = option("folder under outputs/runs; an experiment file sets its own name")
+    experiment: str = option("folder under outputs/runs; an experiment file sets its own name", EXPERIMENT)
     task: TaskOptions = field(default_factory=TaskOptions)
     adapter: AdapterOptions = field(default_factory=AdapterOptions)
     init: InitOptions = field(default_factory=InitOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     tracker: TrackerOptions = field(default_factory=TrackerOptions)
     steps: int = option("updates", SIZE)
-    seed: int = option("draws base, data and adapter, each from its own stream", SEED)
+    seed: int = option("draws base, data and adapter, each from its own stream", AT_LEAST_0)
     dtype: str = option("of what trains, and of the base where task.base_dtype does not say", choices(*DTYPES))
-    device: str = option("auto | cpu | cuda | cuda:<index>; auto is the GPU when there is one")
+    device: str = option("auto is the GPU when there is one", DEVICE)
     engine: str = option(
         "fused is for all adapters but DoRA on teacher_student, feature_regression and sine, on the CPU; auto takes it there",
         choices("auto", "autograd", "fused"),

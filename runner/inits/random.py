@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runner.config.options import POSITIVE, choices, option
+from runner.config.options import POSITIVE, SWITCH, Switch, choices, option
 from runner.config.schema import InitOptions
 from runner.core.rng import normal, uniform
 from runner.inits.base import Layer, Start, init
@@ -28,7 +28,7 @@ def gaussian_B(layer: Layer) -> Start:
 
 @dataclass
 class GaussianABOptions(InitOptions):
-    subtract: bool = option("whether the frozen weight is W0 - s·B·A, so that training starts at W0")
+    subtract: Switch = option("whether the frozen weight is W0 - s·B·A, so that training starts at W0", SWITCH)
     B_variance: str = option("of B's entries: 1/n_in as A's, 1/r as Init[B]'s, or 1", choices("layer", "rank", "unit"))
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from runner.config import Config, ConfigError
+from runner.config.command import read
 from runner.config.errors import explain, is_about_input
 from runner.config.identity import run_id
 from runner.sweeps.compose import compose_sweep
@@ -82,7 +83,7 @@ def sweep(*overrides: str, **values: Any) -> SweepResult:
             )
     arguments = [*overrides, *(f"{name}={_text(name, value)}" for name, value in _flat(values))]
     try:
-        configs = compose_sweep(arguments)
+        configs = compose_sweep(read(arguments))
         results = execute(configs)
     except Exception as error:
         if not is_about_input(error):

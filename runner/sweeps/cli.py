@@ -11,11 +11,12 @@ import hydra
 from omegaconf import DictConfig
 
 from runner.config import Config
+from runner.config.command import read
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.errors import explain, is_about_input
-from runner.config.experiments import register_new_name
+from runner.config.experiments import register_new_names
 from runner.config.help import help_text
-from runner.sweeps.compose import compose_sweep, experiment_list
+from runner.sweeps.compose import compose_sweep
 from runner.sweeps.execute import execute
 from runner.sweeps.report import print_report
 
@@ -34,7 +35,8 @@ def run(asked: DictConfig | list[Config]) -> float:
 def train(configs: list[Config]) -> float | None:
     """Train and report; the final loss of the first. Exits with what the results say if not all is well."""
     results = execute(configs)
-    print_report(results, configs)
+    with printing("the report", "; the runs are stored"):
+        print_report(results, configs)
     if results.exit_code:
         sys.exit(results.exit_code)
     return results.rows[0]["loss"]
@@ -44,14 +46,31 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we format the message
     register()
     with clear_errors():
-        arguments = sys.argv[1:]
-        if {"--help", "-h"} & set(arguments):
-            print(help_text(arguments))
-        elif experiment_list(arguments):  # sweeps, each with axes of its own
-            train(compose_sweep(arguments))
+        command = read(sys.argv[1:])
+        sys.argv[1:] = command.arguments
+        if command.flags.get("help"):
+            with printing("the fields"):
+                print(help_text(command))
+        elif len(command.values("experiment")) > 1:  # sweeps, each with axes of its own
+            train(compose_sweep(command))
         else:
-            register_new_name(arguments)
+            register_new_names(command)
             run()
+
+
+@contextmanager
+def printing(what: str, but: str = "") -> Iterator[None]:
+    """Within, whoever reads our output may stop, or its disk be full: no traceback, and exit code 1."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            print(f"error: cannot print {what} ({error.strerror}){but}", file=sys.stderr)
+        sys.exit(1)
 
 
 @contextmanager
@@ -60,12 +79,6 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC):
-            # Whoever read our output has stopped, or its disk is full; the runs are stored.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if error.errno == errno.ENOSPC:
-                print(f"error: cannot print the report ({error.strerror}); the runs are stored", file=sys.stderr)
-            sys.exit(1)
         if not is_about_input(error):
             raise
         print(f"error: {explain(error)}", file=sys.stderr)

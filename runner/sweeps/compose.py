@@ -1,7 +1,6 @@
 """From the overrides of a sweep to the configurations of its runs."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hydra import initialize_config_dir
@@ -10,36 +9,34 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from runner.config import Config, ConfigError
+from runner.config.command import Command
 from runner.config.compose import CONF, register
-from runner.config.experiments import config_folders, register_new_name, without_flags
-
-LIST = re.compile(r"experiment=(\w[\w.-]*(?:,\w[\w.-]*)+)")
+from runner.config.experiments import register_new_names
 
 
-def compose_sweep(arguments: Sequence[str]) -> list[Config]:
+def compose_sweep(command: Command) -> list[Config]:
     """The checked configurations, as `python -m runner -m` composes them; of several experiments (experiment=a,b), one after
     the other, each with axes of its own. Raises ConfigError."""
     register()
-    folders = ",".join(f"'file://{folder.resolve()}'" for folder in config_folders(arguments))
-    shared = [f"hydra.searchpath=[{folders}]"] if folders else []
-    overrides = without_flags(arguments)
-    if others := [text for text in overrides if re.match(r"hydra/(sweeper|launcher)=", text)]:
-        raise ConfigError(
-            f"{others[0]}: launches single runs from the command line, of one experiment; leave it out here"
-        )
+    if others := sorted(command.flags.keys() - {"multirun"}):
+        flag = f"--{others[0].replace('_', '-')}"
+        raise ConfigError(f"{flag}: cannot be used here; allowed are overrides (key=value) and --config-dir")
+    for override in command.overrides:
+        if override.key_or_group in ("hydra/sweeper", "hydra/launcher"):
+            raise ConfigError(
+                f"{override.input_line}: launches single runs from the command line, of one experiment; leave it out here"
+            )
+    register_new_names(command)
     configs: list[Config] = []
-    for name in experiment_list(overrides) or [None]:
-        own = [f"experiment={name}" if name and text.startswith("experiment=") else text for text in overrides]
-        register_new_name(own, arguments)
+    for name in command.values("experiment") or [None]:
+        own = [
+            f"experiment={name}" if each.key_or_group == "experiment" else each.input_line for each in command.overrides
+        ]
         with hydra_of_our_own() as hydra:
-            configs += hydra.multirun("config", lambda configs: configs, [*shared, *own], with_log_configuration=False)
+            configs += hydra.multirun(
+                "config", lambda configs: configs, [*command.search_path, *own], with_log_configuration=False
+            )
     return configs
-
-
-def experiment_list(arguments: Sequence[str]) -> list[str]:
-    """The names in `experiment=a,b`; none where there are not at least two."""
-    lists = [match[1].split(",") for match in map(LIST.fullmatch, arguments) if match]
-    return lists[-1] if lists else []
 
 
 @contextmanager

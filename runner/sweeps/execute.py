@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import Config, ConfigError
+from runner.config.experiments import new_name
 from runner.config.identity import as_dict
 from runner.config.registry import TASKS, TRACKERS
 from runner.core.machine import interruptions_ignored, interruptions_wait, termination_interrupts
 from runner.core.messages import listening, say
 from runner.store.runs import DONE, FAILED, FILES, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.store.trackers import Tracker
+from runner.sweeps.memory import check_fits
 from runner.sweeps.plan import Plan, arrange, cost, done, plan
 from runner.sweeps.pools import InProcess, Processes, StackResult, pool_for, run_context
 from runner.sweeps.progress import Progress
@@ -37,7 +39,12 @@ def execute(configs: Sequence[Config]) -> Results:
 
 def _execute(configs: Sequence[Config]) -> Results:
     with termination_interrupts(), Store(configs[0].outputs) as store:
-        return Sweep(store, TRACKERS[configs[0].tracker.name](configs[0])).run(plan(configs, store))
+        planned = plan(configs, store)
+        check_fits(planned.stacks)
+        for name in dict.fromkeys(map(new_name, configs)):
+            if name:
+                say(name)
+        return Sweep(store, TRACKERS[configs[0].tracker.name](configs[0])).run(planned)
 
 
 def _check_shared(configs: Sequence[Config]) -> None:

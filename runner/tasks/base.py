@@ -55,6 +55,11 @@ class Task(ABC):
         """Numbers that one more run of a stack keeps from forward to backward."""
 
     @classmethod
+    @abstractmethod
+    def frozen(cls, config: Config) -> float:
+        """Bytes that the frozen base and the data take at least, while they are made."""
+
+    @classmethod
     def resolve(cls, task: TaskOptions) -> TaskOptions:
         """The same with what a checkpoint knows about itself filled in. Raises ConfigError."""
         return task

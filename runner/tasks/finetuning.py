@@ -1,5 +1,6 @@
 """What the tasks on transformers models share: K runs folded into the batch of one frozen model."""
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from runner.config import Config, ConfigError
+from runner.config.options import check_value
 from runner.config.registry import ADAPTERS
 from runner.inits import Calibration
 from runner.tasks.base import Adapters, Task
@@ -87,6 +89,11 @@ class ModelTask(Task):
         return tokens * saved
 
     @classmethod
+    def frozen(cls, config: Config) -> float:
+        dtype = getattr(torch, config.task.base_dtype or config.dtype)
+        return float(dtype.itemsize * spec.of(config.task, cls.labels(config.task)).parameters)
+
+    @classmethod
     def resolve(cls, task: ModelOptions) -> ModelOptions:
         """A checkpoint has its own width and number of layers, llama_tiny those that it is given."""
         if task.model == spec.LLAMA_TINY:
@@ -95,6 +102,11 @@ class ModelTask(Task):
         config = spec.configuration(task.model)
         own = {"width": config.hidden_size, "layers": config.num_hidden_layers}
         for field, value in own.items():
+            [declared] = [each for each in dataclasses.fields(task) if each.name == field]
+            try:
+                check_value(f"its config.json says {field}", value, declared)
+            except ConfigError as error:
+                raise ConfigError(f"task.model={task.model}: {error}") from error
             if getattr(task, field) not in (None, value):
                 raise ConfigError(
                     f"task.{field}={getattr(task, field)}: {task.model} has {value}; leave it at null, or use "
@@ -113,10 +125,6 @@ class ModelTask(Task):
         corpora.check_fields(task)
         if not task.text_columns:
             raise ConfigError("task.text_columns=[]: must name at least one column")
-        if not isinstance(task.targets, str | list) or not all(isinstance(t, str) for t in task.targets):
-            raise ConfigError(
-                f"task.targets={task.targets}: must be a name or a list of names, such as [q_proj,v_proj]"
-            )
         model = spec.of(task, cls.labels(task))
         for target in [task.targets] if isinstance(task.targets, str) else task.targets or [""]:
             if not spec.select(list(model.layers), target):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.config.options import FINITE, SIZE, choices, option
+from runner.config import Config
+from runner.config.options import SIZE, SWITCH, Switch, choices, numbers, option
 from runner.core.exact import product
 from runner.core.rng import generator, normal
 from runner.tasks.base import task
@@ -16,8 +17,8 @@ from runner.tasks.toy import Batch, ToyOptions
 @dataclass
 class TeacherStudentOptions(ToyOptions):
     input_dim: int = option("d", SIZE)
-    residual: bool = option("Y_h = Y_in + (W_h + s·B·A)·φ(Y_in) rather than without Y_in")
-    out_exponent: float = option("W_out ~ N(0, n^-out_exponent)", FINITE)
+    residual: Switch = option("Y_h = Y_in + (W_h + s·B·A)·φ(Y_in) rather than without Y_in", SWITCH)
+    out_exponent: float = option("W_out ~ N(0, n^-out_exponent)", numbers(-4, 4))
     teacher: str = option(
         "separate: its own width and weights; same_base: the student's base plus a low-rank change",
         choices("separate", "same_base"),
@@ -35,6 +36,14 @@ class TeacherStudent(Readout):
     `teacher=separate`: its own width and weights, W_h = B*·A* of rank r*, with A* ~ N(0, 1/width), B* ~ N(0, 1/r*).
     `teacher=same_base`: the student's own base with W_h + B*·A*, which a student of rank r* could match exactly.
     """
+
+    @classmethod
+    def frozen(cls, config: Config) -> float:
+        """The teacher, too: its hidden weight as it is drawn (float32), and float64 of what its points become."""
+        task = config.task
+        width = task.teacher_width if task.teacher == "separate" else task.width
+        points = task.train_points + task.test_points
+        return super().frozen(config) + 4.0 * width**2 + 8.0 * width * (2 * task.teacher_rank + 3 * points)
 
     def __init__(self, config: TeacherStudentOptions, seed: int):
         n, d, rank = config.width, config.input_dim, config.teacher_rank

@@ -97,6 +97,14 @@ class ToyTask(Task):
         return max(task.train_points, task.test_points) * task.layer_shape()[0]
 
     @classmethod
+    def frozen(cls, config: Config) -> float:
+        """W0 and the weights before it in float32, and of each point, in float64, Z, y0 and what it is made of."""
+        (n_out, n_in), task = config.task.layer_shape(), config.task
+        inputs = getattr(task, "input_dim", 0)
+        points = task.train_points + task.test_points
+        return 4.0 * n_in * (n_out + inputs) + 8.0 * points * (n_in + n_out + inputs)
+
+    @classmethod
     def check(cls, config: Config) -> None:
         if config.adapter.start_from is not None:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 import glob
 import math
+import re
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pandas as pd
 
 from runner.config import Config, ConfigError
 from runner.config.identity import as_dict, run_id
-from runner.config.options import choices, option
+from runner.config.options import Allowed, choices, option
 from runner.config.schema import TrackerOptions
 from runner.store.runs import DONE as WITH_RESULT
 from runner.store.runs import Outcome
@@ -21,10 +22,17 @@ from runner.store.trackers.base import Tracker, tracker
 DONE = "reported-whole"  # name of a file
 
 
+PROJECT = Allowed(
+    "a name of up to 128 characters, without / \\ # ? % : and spaces around it",
+    lambda x: re.fullmatch(r"[^/\\#?%:]{1,128}", x) is not None and x == x.strip(),
+)
+ENTITY = Allowed("a name of letters, digits, '-' and '_'", lambda x: re.fullmatch(r"[\w-]+", x, re.ASCII) is not None)
+
+
 @dataclass
 class WandbOptions(TrackerOptions):
-    project: str = option("the W&B project")
-    entity: str | None = option("null: your default entity")
+    project: str = option("the W&B project", PROJECT)
+    entity: str | None = option("null: your default entity", ENTITY)
     mode: str = option(
         "offline needs no account and no network: files go to outputs/wandb", choices("offline", "online", "disabled")
     )

@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config.options import AT_LEAST_0, LARGEST, SIZE, choices, integers, option
+from runner.config.options import AT_LEAST_0, LARGEST, SIZE, Allowed, choices, integers, option
 from runner.config.schema import DTYPES, TaskOptions
+
+NAMES = Allowed(
+    "a name or a list of names, such as [q_proj,v_proj]",
+    lambda x: isinstance(x, str) or (isinstance(x, list) and all(isinstance(name, str) for name in x)),
+)
 
 
 @dataclass
@@ -23,7 +28,9 @@ class ModelOptions(TaskOptions):
     base_dtype: str | None = option(
         "of the frozen model; null: `dtype`, in which what trains always is", choices(*DTYPES, "bfloat16")
     )
-    targets: Any = option("adapted layers: attention | mlp | all-linear | a list of names such as [q_proj,v_proj]")
+    targets: Any = option(
+        "adapted layers: attention | mlp | all-linear | a list of names such as [q_proj,v_proj]", NAMES
+    )
     dataset: str = option(
         "python_stdlib: Python's own sources | a data set on the hub | a folder | json, text, parquet or csv files"
     )

@@ -1,0 +1,60 @@
+"""Runs that no machine of this size can hold are refused before anything large is allocated."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import torch
+
+from runner.config import Config, ConfigError
+from runner.config.identity import with_values
+from runner.config.options import described, shown
+from runner.config.registry import TASKS
+from runner.config.resources import resolve_device
+from runner.sweeps.plan import bytes_per_run
+
+CONTAINER = Path("/sys/fs/cgroup/memory.max")  # a number, or `max`
+GIB = 2**30
+
+
+def check_fits(stacks: Iterable[Sequence[Config]]) -> None:
+    """Raise ConfigError for the first stack of which even one run takes more than all memory of its device."""
+    for config, *_ in stacks:
+        device, needed = resolve_device(config.device), bytes_of_run(config)
+        if needed > (there := memory(device)):
+            field, value = _largest(config)
+            raise ConfigError(
+                f"{field}={shown(value)}: a run takes about {needed / GIB:,.1f} GiB, mostly for this, and the memory of {device} "
+                f"is {there / GIB:,.1f} GiB; choose a smaller one"
+            )
+
+
+def bytes_of_run(config: Config) -> float:
+    """What a run takes when it is trained alone: base, data, and what it adds to a stack."""
+    return TASKS[config.task.name].frozen(config) + bytes_per_run(config)
+
+
+def memory(device: torch.device) -> int:
+    """Bytes of memory that there are, in use or not."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    there = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):
+        there = min(there, int(CONTAINER.read_text()))
+    return there
+
+
+def _largest(config: Config) -> tuple[str, object]:
+    """The field that counts most, and its value: a model's name, or the integer that saves most if it is halved."""
+    values, whole = {name: value for name, value, _ in described(config)}, bytes_of_run(config)
+    saved = {}
+    for name, value in values.items():
+        if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+            with suppress(ValueError):  # a model that cannot be that small
+                share = 1 - bytes_of_run(with_values(config, {name: value // 2})) / whole
+                saved[name] = (round(share, 1), value)  # of the factors of a product, the largest
+    if "task.model" in values:
+        saved["task.model"] = (round(TASKS[config.task.name].frozen(config) / 2 / whole, 1), 0)
+    largest = max(saved, key=saved.get)
+    return largest, values[largest]
