@@ -52,12 +52,12 @@ def test_an_init_whose_best_rate_is_at_the_edge_is_not_counted():
 
 
 def test_one_rate_is_not_enough_data():
-    for judge, frame in (
+    for evaluate, frame in (
         (claims.inits, zoo(lrs=LRS[3:4])),
         (claims.lora_plus, ratios(lrs=LRS[3:4])),
         (claims.ranks, ranks(lrs=LRS[3:4])),
     ):
-        rows = judge(frame)
+        rows = evaluate(frame)
         assert rows and {row.verdict for row in rows} == {UNKNOWN}
 
 
@@ -122,9 +122,9 @@ def test_exponents_in_the_rank():
 
 
 def test_too_few_seeds_are_not_enough_data():
-    for judge, frame in (
+    for evaluate, frame in (
         (claims.inits, zoo(seeds=(0, 1))),
         (claims.lora_plus, ratios(seeds=(0, 1))),
         (claims.ranks, ranks(seeds=(0, 1))),
     ):
-        assert all(row.verdict == UNKNOWN and np.isnan(row.low) for row in judge(frame))
+        assert all(row.verdict == UNKNOWN and np.isnan(row.low) for row in evaluate(frame))
