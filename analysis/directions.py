@@ -10,10 +10,12 @@ NAMES = {"lora": "LoRA", "dora": "DoRA"}
 
 
 def quarters(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of LoRA and DoRA at the ends of the quarters of training, or at the logged step before."""
+    """The rows of LoRA and DoRA at the ends of the quarters of training, or at the logged step before, if there is one."""
     frame = frame[frame["adapter.name"].isin(NAMES) & frame["change/direction"].notna()]
     steps = np.sort(frame["step"].unique())
-    ends = [steps[steps <= steps[-1] * (i + 1) / QUARTERS][-1] for i in range(QUARTERS)] if len(steps) else []
+    ends = (
+        [steps[steps <= steps[-1] * (i + 1) / QUARTERS].max(initial=0) for i in range(QUARTERS)] if len(steps) else []
+    )
     return frame[frame["step"].isin([end for end in ends if end > 0])]
 
 

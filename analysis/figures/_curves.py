@@ -41,7 +41,8 @@ def panels(frame: pd.DataFrame, columns: list[str], axes: np.ndarray, grid: Grid
             for init in grid.inits:
                 look = style.look(init)
                 best = grid.best(init, width)
-                label = f"{look.label}, lr {best.grid_lr:.2g}" + " (grid's edge)" * best.edge
+                rate = f"lr {best.grid_lr:.2g}" + " (grid's edge)" * best.edge
+                label = f"{look.label}, {'no rate finished' if np.isnan(best.grid_lr) else rate}"
                 draw(panel, at_best(frame, grid, init, width), column, look.color, look.line, label)
             style.log_y(panel)
             yield panel, column, width
