@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.grid import BY_HELD_OUT, Grid
+from analysis.grid import BY_HELD_OUT, Grid, logs
 from analysis.scaling import START, Estimate, best_lrs, bootstrap, exponent, features, sizes
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
@@ -156,11 +156,11 @@ def _exponent_claim(number: str, task: str, text: str, slope: Estimate, predicte
 
 
 def ratio_claim(
-    number: str, task: str, text: str, prediction: str, logs: list[Estimate], source: str = theory.PAPER
+    number: str, task: str, text: str, prediction: str, ratios: list[Estimate], source: str = theory.PAPER
 ) -> Claim:
     """A claim on ratios, given their logs; the last is shown, all are evaluated."""
-    verdict = sign_verdict(logs, positive=prediction == "> 1")
-    value, low, high = (float(np.exp(getattr(logs[-1], name))) for name in ("value", "low", "high"))
+    verdict = sign_verdict(ratios, positive=prediction == "> 1")
+    value, low, high = (float(np.exp(getattr(ratios[-1], name))) for name in ("value", "low", "high"))
     return Claim(number, task, text, prediction, source, value, low, high, verdict)
 
 
@@ -182,17 +182,17 @@ def lowest_breaking(grid: Grid, init: str) -> tuple[np.ndarray, np.ndarray]:
     1: no run breaks down, and the rate after the last one tried stands for it; -1: the first one tried does already; 0: neither.
     nan where it is not known: nothing was tried, a run before it is missing, or there is no next rate.
     """
-    i, logs = grid.inits.index(init), np.log(grid.lrs)
+    i, lrs = grid.inits.index(init), np.log(grid.lrs)
     losses = grid.log_loss[i]  # (W, L, S)
     broken, tried = np.isposinf(losses), ~np.isnan(losses)
     if START in grid.columns:
-        start = np.log(grid.columns[START][i])
+        start = logs(grid.columns[START][i])
         broken, tried = broken | (losses > start), tried & (broken | ~np.isnan(start))
-    first, after = tried.argmax(1), len(logs) - tried[:, ::-1].argmax(1)
+    first, after = tried.argmax(1), len(lrs) - tried[:, ::-1].argmax(1)
     place = np.where(broken.any(1), broken.argmax(1), after)
-    between = np.arange(len(logs))[None, :, None]
+    between = np.arange(len(lrs))[None, :, None]
     missing = ~tried & (first[:, None] < between) & (between < place[:, None])
-    rates = np.append(logs, 2 * logs[-1] - logs[-2] if len(logs) > 1 else np.nan)
+    rates = np.append(lrs, 2 * lrs[-1] - lrs[-2] if len(lrs) > 1 else np.nan)
     lowest = np.where(missing.any(1) | ~tried.any(1), np.nan, rates[place])
     return lowest, np.where(place == after, 1, np.where(place == first, -1, 0))
 

@@ -63,7 +63,7 @@ def objective(frame: pd.DataFrame) -> str:
 def log_losses(table: pd.DataFrame) -> np.ndarray:
     """(R,) log of what the runs of a table are compared by, a row each; +inf where a run diverged, nan where it is unknown.
 
-    A loss of 0 stands as the least number above it. Raises NotShown where one is below zero.
+    Raises NotShown where one is below zero.
     """
     losses = table[objective(table)].to_numpy(float)
     if (negative := losses < 0).any():
@@ -71,7 +71,12 @@ def log_losses(table: pd.DataFrame) -> np.ndarray:
             f"{table['experiment'].iloc[0]}: run {table['run_id'][negative].iloc[0]} ends with a loss of "
             f"{losses[negative][0]:.3g}, and losses are compared by their logs; let the task's loss not fall below zero"
         )
-    return np.where(table["status"] == "diverged", np.inf, np.log(np.maximum(losses, LEAST)))
+    return np.where(table["status"] == "diverged", np.inf, logs(losses))
+
+
+def logs(losses: np.ndarray) -> np.ndarray:
+    """Of losses, where one of 0 stands as the least number above it."""
+    return np.log(np.maximum(losses, LEAST))
 
 
 def loss_name(frame: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.special import factorial
 from scipy.stats import norm, t
 
-from analysis.grid import Grid, vertex
+from analysis.grid import Grid, logs, vertex
 from analysis.tables.records import BOTH_MOVED, EARLY
 from analysis.theory import QUANTITIES, RATIO
 
@@ -48,12 +48,12 @@ class PerSeed:
         return PerSeed(self.values[seeds])
 
 
-def exponent(widths: np.ndarray, logs: np.ndarray) -> float:
+def exponent(widths: np.ndarray, values: np.ndarray) -> float:
     """Least-squares slope of log values against log width, over the widths that have a value; nan below MIN_WIDTHS."""
-    known = np.isfinite(logs)
+    known = np.isfinite(values)
     if known.sum() < MIN_WIDTHS:
         return np.nan
-    return float(np.polyfit(np.log(widths[known]), logs[known], 1)[0])
+    return float(np.polyfit(np.log(widths[known]), values[known], 1)[0])
 
 
 def bootstrap(grid: Grid | PerSeed, statistic: Callable[[Any], np.ndarray]) -> list[Estimate]:
@@ -116,10 +116,9 @@ def best_lrs(grid: Grid, init: str) -> np.ndarray:
 
 def learning_lrs(grid: Grid, init: str) -> np.ndarray:
     """`best_lrs`, nan also where not even the best rate takes the loss to LEARNS times that at the start (column BEGIN)."""
-    logs = np.array([grid.best(init, width).log_loss for width in grid.widths])
-    with np.errstate(divide="ignore"):
-        begin = np.ma.masked_invalid(np.log(grid.columns[BEGIN][grid.inits.index(init)]))
-    learned = logs <= np.log(LEARNS) + begin.mean(axis=(1, 2)).filled(np.nan)  # the mean over the runs that there are
+    losses = np.array([grid.best(init, width).log_loss for width in grid.widths])
+    begin = np.ma.masked_invalid(logs(grid.columns[BEGIN][grid.inits.index(init)]))
+    learned = losses <= np.log(LEARNS) + begin.mean(axis=(1, 2)).filled(np.nan)  # the mean over the runs that there are
     return np.where(learned, best_lrs(grid, init), np.nan)
 
 
@@ -210,8 +209,8 @@ def sizes_along(grid: Grid, init: str, column: str, power: float) -> np.ndarray:
 
     The theory's exponents assume such a rule; at the tuned rates, their noise and drift enter too.
     """
-    logs = best_lrs(grid, init)
-    offset = np.nanmean(logs - power * np.log(grid.widths)) if np.isfinite(logs).any() else np.nan
+    best = best_lrs(grid, init)
+    offset = np.nanmean(best - power * np.log(grid.widths)) if np.isfinite(best).any() else np.nan
     lrs = np.exp(offset + power * np.log(grid.widths))
     return np.array([grid.value(column, init, width, lr) for width, lr in zip(grid.widths, lrs, strict=True)])
 

@@ -141,6 +141,8 @@ def test_a_run_compared_by_its_held_out_loss_breaks_down_above_its_start():
         assert logs == pytest.approx(np.log([[expected]]), nan_ok=True)
     logs, _ = lowest_breaking(runs("fbff", start=[[1, np.nan, 1, 1]]), "0")  # diverged, which needs no start
     assert np.exp(logs) == pytest.approx(2)
+    logs, _ = lowest_breaking(runs("ffff", start=[[1, 1, -np.inf, 1]]), "0")  # began with a loss of 0
+    assert np.exp(logs) == pytest.approx(4)
 
 
 @pytest.mark.parametrize(
