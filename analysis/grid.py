@@ -228,8 +228,10 @@ def interpolated(x: float, xs: np.ndarray, ys: np.ndarray) -> float:
     nan where there is none: `x` is nan or outside, or one of the ordinates that it takes is not finite. (np.interp answers
     nan with the value of an only point, and a point's neighbour may lack a value while the point has one.)
     """
+    if np.isnan(x):
+        return np.nan
     at = np.flatnonzero(np.abs(xs - x) < ROUNDING)
-    y = ys[at[0]] if len(at) else np.nan if np.isnan(x) else np.interp(x, xs, ys, left=np.nan, right=np.nan)
+    y = ys[at[0]] if len(at) else np.interp(x, xs, ys, left=np.nan, right=np.nan)
     return float(y) if np.isfinite(y) else np.nan
 
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import rejects
 from grids import curve, grid_of
 from matplotlib.figure import Figure
-from synthetic import LRS, sweep
+from synthetic import LRS, first_steps, sweep
 from synthetic_variants import directions, ratios
 
 from analysis import figures
@@ -181,6 +181,15 @@ def test_a_correlation_that_cannot_be_computed_is_not_a_number():
     assert "could not be computed" in dora_directions.caption(one_step)
     assert dora_directions._told(Estimate(0.5, 0.25, 0.75)) == "correlation 0.50 [0.25, 0.75]"
     assert dora_directions._told(Estimate(0.5, np.nan, np.nan)) == "correlation 0.50"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_that_is_no_number_has_no_tick(value):
+    frame = first_steps()
+    ticks = [
+        figures.draw("first_step", [f]).axes[0].get_yticks() for f in (frame, frame.replace({"grad/B": {1.0: value}}))
+    ]
+    assert np.isfinite(ticks[1]).all() and np.array_equal(*ticks)
 
 
 def test_ratios_of_language_models_are_drawn_by_their_held_out_loss():
