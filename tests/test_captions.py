@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from grids import curve, grid_of
 from matplotlib.figure import Figure
+from synthetic import sweep
 
 from analysis.figures import _caption, _curves, _message
+from analysis.grid import Grid
 from analysis.scaling import Estimate
 
 
@@ -163,6 +165,22 @@ def test_a_curve_leaves_out_steps_that_a_seed_lacks():
     [line], [band] = panel.lines, panel.collections
     assert line.get_xdata().tolist() == [1, 2] and line.get_ydata() == pytest.approx([4, 4])
     assert band.get_datalim(panel.transData).extents.tolist() == [1, 1, 2, 16]  # from the lowest seed to the highest
+
+
+def test_sizes_at_the_end_are_told_of_inits_that_have_them_all():
+    frame = sweep(widths=(128,), noise=0.0)
+    grid, size = Grid.of(frame), {"Z_A": "feature/Z_A"}
+    assert _curves.at_end(frame, grid, size) == (
+        "At n = 128 and the last step, Z_A is 1 under Init[A]; 1 under Init[B], each at its best rate."
+    )
+    both = size | {"δ1": "feature/delta_1"}
+    assert "and step 10, Z_A and δ1 are 1 and 1 under Init[A]; 1 and 1" in _curves.at_end(frame, grid, both, step=10)
+    frame.loc[frame["init.name"] == "gaussian_A", "feature/delta_1"] = np.nan
+    assert "are 1 and 1 under Init[B], each" in _curves.at_end(frame, grid, both)
+    frame["feature/delta_1"] = np.nan
+    assert _curves.at_end(frame, grid, both).endswith(
+        "no run has a learning rate at which Z_A and δ1 could be measured."
+    )
 
 
 def test_gradients_that_are_exactly_zero():

@@ -90,6 +90,15 @@ def test_runs_that_are_missing_are_no_evidence():
     assert {number for number, verdict in found.items() if verdict != UNKNOWN} == {"3b", "5b", "6b"}
 
 
+def test_rates_are_compared_at_the_widest_width_and_losses_at_all():
+    """With the names of the inits exchanged, the ratio of rates is 0.8·√(n/128), that of losses 1.5·√(128/n)."""
+    exchange = {"gaussian_A": "gaussian_B", "gaussian_B": "gaussian_A"}
+    frame = sweep({("A", "lr"): -1.0, ("B", "lr"): -0.5, ("B", "loss"): -0.5}, noise=0.0)
+    rows = {c.number: c for c in dynamics(frame.assign(**{"init.name": frame["init.name"].map(exchange)}))}
+    assert rows["2a"].value == pytest.approx(0.8 * 8**0.5) and rows["2a"].verdict == REPRODUCED
+    assert rows["4"].value == pytest.approx(1.5 / 8**0.5, rel=0.05) and rows["4"].verdict == NOT
+
+
 def test_edges_of_the_grid_are_never_used():
     found = verdicts(dynamics(sweep(lrs=tuple(lr for lr in LRS if lr >= 0.03))))
     assert found["2a"] == found["3a"] == found["4"] == UNKNOWN

@@ -7,6 +7,7 @@ from synthetic import LRS, sweep
 from synthetic_variants import BEST_RATIO, INITS, RANK_SLOPES, RATIOS, directions, named, ranks, ratios, variants, zoo
 
 from analysis import claims_variants as claims
+from analysis import theory
 from analysis.claims import DIRECTION, NOT, REPRODUCED, UNKNOWN
 from analysis.directions import correlations, quarters
 from analysis.grid import Grid
@@ -154,6 +155,14 @@ def test_claims_on_ratios_name_their_inits():
     assert [row.claim for row in rows] == [
         f"{name}: best lr of B over that of A" for name in ("gaussian_AB", "Init[B]")
     ]
+
+
+def test_predictions_for_ranks():
+    """lr ∝ r^(-(1 - γ)/2) for s = r^-γ under Init[A], r^0 under Init[B]; of two others as near, that on the measured side."""
+    predicted = {("A", -power): -(1 - power) / 2 for power in (0, 0.5, 1)} | {("B", 0): 0}
+    assert predicted == theory.RANK_POWERS
+    assert [theory.rank_alternative(-0.25, measured) for measured in (-0.3, -0.2)] == [-0.5, 0.0]
+    assert [theory.rank_alternative(power, 9.0) for power in (0.0, -0.5)] == [-0.25, -0.25]
 
 
 def test_claims_on_ranks_name_the_scale():

@@ -17,7 +17,7 @@ NOTHING = Estimate(np.nan, np.nan, np.nan)
 
 
 def test_best_losses_are_those_off_the_edge():
-    grid = grid_of([[curve(3, 1, 3)[0], curve(1, 2, 3)[0]]], widths=(1, 2))
+    grid = grid_of([[curve(3, 1, 3)[0], curve(0.5, 2, 3)[0]]], widths=(1, 2))
     assert _message.best_losses(grid, "0") == pytest.approx([1, np.nan], nan_ok=True)
     assert np.array([_rows.best_loss(grid, "0"), _rows.best_rate(grid, "0")]).ravel() == pytest.approx([1, np.log(2)])
 
@@ -80,11 +80,13 @@ def test_how_many_widths_the_seeds_decide():
 
 def test_the_curve_and_its_band_are_of_seeds_that_finished():
     panel = Figure().subplots()
-    losses = np.concatenate([curve(1, 0, 1, np.inf), curve(3, 2, np.inf, np.inf)], axis=2)
+    losses = np.concatenate([curve(1, 0, 1, np.inf), curve(3, 2.5, np.inf, np.inf)], axis=2)
     _sensitivity._curve(panel, grid_of([losses]), "0", 1)
     [line], [band] = panel.lines, panel.collections
-    assert line.get_xdata().tolist() == [1, 2, 4] and line.get_ydata() == pytest.approx(np.exp([2, 1, 1]))
-    assert band.get_datalim(panel.transData).extents == pytest.approx([1, 1, 4, np.exp(3)])
+    assert line.get_xdata().tolist() == [1, 2, 4] and line.get_ydata() == pytest.approx(np.exp([2, 1.25, 1]))
+    [path] = band.get_paths()
+    corners = {(x, round(float(np.log(y)), 9)) for x, y in path.vertices}
+    assert corners == {(1, 1), (1, 3), (2, 0), (2, 2.5), (4, 1)}
 
 
 def test_points_stand_with_their_intervals_and_a_fit():
@@ -107,6 +109,28 @@ def test_points_stand_with_their_intervals_and_a_fit():
     )
     assert np.allclose(fit, np.exp([0, 1, 2])) and np.allclose(np.diff(np.log(theory)), 0.5 * np.log(2))
     assert np.log(theory).mean() == pytest.approx(1)  # through the middle of the points
+
+
+def test_a_value_outside_its_interval_has_a_bar_on_one_side():
+    """Of a measure that is 2 on the sample and 0 or 4 on all resamples."""
+    for resampled, bar in ((0.0, [0, 2]), (4.0, [2, 4])):
+        measure = lambda g, _, r=resampled: np.full(3, 2.0 if len({*g.seeds}) == 5 else r)  # noqa: E731
+        panel = Figure().subplots()
+        _scaling.against_width(panel, grid_of(np.zeros((1, 3, 3, 5)), widths=(1, 2, 4)), {}, measure)
+        [bars] = panel.containers
+        assert np.log([s[:, 1] for s in bars[2][0].get_segments()]) == pytest.approx(np.array([bar] * 3), abs=1e-9)
+
+
+def test_an_axis_of_one_value_is_open_on_either_side():
+    for values, limits in (([4.0], (2, 8)), ([2.0, 4.0], None), ([], None)):
+        panel = Figure().subplots()
+        for value in values:
+            panel.errorbar(value, 0)
+        _rows.log_x(panel, "it")
+        low, high = panel.get_xlim()
+        assert panel.get_xscale() == ("log" if values else "linear") and (not limits or (low, high) == limits)
+        assert bool(values) or [t.get_text() for t in panel.texts] == ["no data"]
+        assert len(values) < 2 or (1.5 < low < 2 and 4 < high < 5)  # matplotlib's own margins
 
 
 def test_best_rates_that_are_not_fitted_are_drawn_hollow():

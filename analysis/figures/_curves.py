@@ -24,8 +24,7 @@ def at_best(frame: pd.DataFrame, grid: Grid, init: str, width: int) -> pd.DataFr
 
 def draw(axes: Axes, runs: pd.DataFrame, column: str, color: str, line, label: str) -> None:
     """Geometric mean over seeds with the range of the seeds as a band; steps at which it is zero or unmeasured drop out."""
-    values = runs[["step", column]].dropna()
-    values = values[values[column] > 0].groupby("step")[column]
+    values = runs[runs[column] > 0].groupby("step")[column]
     # A step enters only where every seed has a value, so that the mean is over the same seeds throughout.
     counts = values.count()
     steps = counts.index[counts == counts.max()]
