@@ -66,6 +66,8 @@ def test_panels_end_just_above_the_frozen_model():
         panel = Figure().subplots()
         _sensitivity.value_axes([panel], grid, starts)
         assert panel.get_ylim() == (0, 1)
+    _sensitivity.value_axes([panel := Figure().subplots()], grid_of([curve(np.inf)]), None)
+    assert [text.get_text() for text in panel.texts] == ["all runs diverged"]
 
 
 def test_how_many_widths_the_seeds_decide():

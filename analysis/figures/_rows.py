@@ -71,7 +71,7 @@ def rows(panel: Axes, labels: Sequence[str] | None) -> None:
 def log_x(panel: Axes, label: str) -> None:
     """Logarithmic axis of values; a panel without a positive one says so instead."""
     panel.set_xlabel(label)
-    if np.isfinite(panel.dataLim.minposx) and panel.containers:
+    if np.isfinite(panel.dataLim.minposx):
         panel.set_xscale("log")
         if panel.dataLim.x0 == panel.dataLim.x1:
             panel.set_xlim(panel.dataLim.x0 / 2, panel.dataLim.x1 * 2)
