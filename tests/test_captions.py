@@ -1,5 +1,7 @@
 """What captions and titles tell, of numbers small enough to work them out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,6 +119,21 @@ def test_seeds_of_one_mind_decide_and_others_do_not():
     assert not few.decided and "in the mean of 4 seeds" in few.sentence and "in the mean" in few.title
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "direction"), [(0, 1, 0), (-1, 0, 0), (0.1, 1, 1), (-1, -0.1, -1), (np.nan, np.nan, 0)]
+)
+def test_an_interval_that_ends_on_zero_decides_nothing(low, high, direction):
+    bounds = Estimate(0.0, low, high)
+    assert _message.Trend("0", [], bounds, 2).direction == direction
+    contest = _message.Contest(["0", "1"], 1, [1.0, 2.0], [1.0, 1.0], bounds, bounds, [], 5, False)
+    assert contest.decided == (direction == 1)
+    decided = replace(contest, gap=Estimate(1.0, 1.0, 1.0))
+    assert (
+        decided.title
+        == "0 ends 2.7 times lower" + {1: ",\nat a lower rate", -1: ",\nat a higher rate", 0: ""}[direction]
+    )
+
+
 def test_slopes_of_two_and_more_widths():
     widths, logs = np.array([2.0, 4, 8, 16]), np.array([np.nan, 1.0, np.nan, 3.0])
     assert _message.line(widths, logs) == pytest.approx(2 / np.log(4))
@@ -173,6 +190,8 @@ def test_sizes_at_the_end_are_told_of_inits_that_have_them_all():
     assert _curves.at_end(frame, grid, size) == (
         "At n = 128 and the last step, Z_A is 1 under Init[A]; 1 under Init[B], each at its best rate."
     )
+    wide = sweep(widths=(128, 512), noise=0.0)
+    assert "At n = 512 and the last step, Z_A is 2 under Init[A]" in _curves.at_end(wide, Grid.of(wide), size)
     both = size | {"δ1": "feature/delta_1"}
     assert "and step 10, Z_A and δ1 are 1 and 1 under Init[A]; 1 and 1" in _curves.at_end(frame, grid, both, step=10)
     frame.loc[frame["init.name"] == "gaussian_A", "feature/delta_1"] = np.nan

@@ -41,6 +41,18 @@ def test_a_best_rate_at_the_edge_is_none_that_is_missing():
     assert rates["0", 1].value == 0 and np.isnan(rates["2", 1].value)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "bar"), [((1, 4), [[1, 4]]), ((3, 4), [[2, 4]]), ((1, 1.5), [[1, 2]]), ((np.nan, np.nan), [])]
+)
+def test_the_best_rate_has_a_bar_from_it_to_the_ends_of_its_interval(bounds, bar):
+    panel = Figure().subplots()
+    _sensitivity._best(panel, grid_of([curve(2, 1, 2)]), "0", 1, Estimate(*np.log([2, *bounds])))
+    [container] = panel.containers
+    drawn = [segment[:, 0].tolist() for bars in container[2] for segment in bars.get_segments()]
+    assert drawn == [pytest.approx(ends) for ends in bar]
+    assert container[0].get_xydata().tolist() == [[pytest.approx(2), pytest.approx(np.e)]]
+
+
 def broken(losses, ceiling=None):
     """The rates drawn as broken down."""
     grid, panel = grid_of([losses]), Figure().subplots()

@@ -72,7 +72,7 @@ def _is(columns: Mapping[str, str]) -> str:
 def _middle(runs: pd.DataFrame, column: str, step: int | None) -> float:
     """Geometric mean over seeds at the last step at which it was measured, up to `step`."""
     known = runs[["step", column]].dropna()
-    known = known[known["step"] <= (known["step"].max() if step is None else step)]
+    known = known[known["step"] <= (np.inf if step is None else step)]
     last = known.loc[known["step"] == known["step"].max(), column]
     with np.errstate(divide="ignore"):
         return float(np.exp(np.log(last).mean())) if len(last) else np.nan
