@@ -12,9 +12,11 @@ Rules, in one place:
   edge stands as the bound that it is. Intervals count resamples without a value as lying beyond either end.
 - a comparison is *reproduced* if its interval lies on the predicted side (at every width, where it is made per width),
   *direction only* if only its value does.
-- an exact statement is *reproduced* if it holds in every run.
+- an exact statement is *reproduced* if it holds in every run; where it fails in none, but is not known of some, there is
+  *not enough data*.
 - a run breaks down if it diverges; one that is compared by its held-out loss also if it ends above where it began, which
-  is worse than not to train at all.
+  is worse than not to train at all. A run that is missing is evidence for nothing: which rate breaks down first is not known
+  where one below it was not tried, nor which of two inits does, where both do at the lowest rate or neither at the highest.
 - fewer than 5 seeds are *not enough data*; all else is *not reproduced*.
 """
 
@@ -26,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.grid import BY_HELD_OUT, Grid
+from analysis.grid import BY_HELD_OUT, Grid, logs
 from analysis.scaling import START, Estimate, best_lrs, bootstrap, exponent, features, sizes
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
@@ -80,34 +82,27 @@ def sign_verdict(estimates: list[Estimate], positive: bool) -> str:
     return DIRECTION if (values > 0).all() else NOT
 
 
-def identity_verdict(holds: np.ndarray) -> str:
-    """Verdict on an exact statement, given whether it held in each run."""
-    if not len(holds):
-        return UNKNOWN
-    return REPRODUCED if holds.all() else NOT
+def identity_claim(number: str, task: str, text: str, held: pd.Series, known: pd.Series) -> Claim:
+    """A claim on an exact statement, given whether it held in each run, where that is known; `value` is the share of these."""
+    verdict = NOT if (known & ~held).any() else REPRODUCED if known.all() else UNKNOWN
+    return Claim(number, task, text, "all runs (1)", "algebra", held[known].mean(), np.nan, np.nan, verdict)
 
 
 def first_step(frame: pd.DataFrame) -> list[Claim]:
-    """Claim 1: which factor receives a gradient at the first step. `value` is the share of runs in which it holds."""
+    """Claim 1: which factor receives a gradient at the first step."""
     start = frame[frame["step"] == 0]
     A, B = start["grad/A"], start["grad/B"]
-    family = start["init.name"].map(theory.FAMILY)
+    family, known, task = start["init.name"].map(theory.FAMILY), A.notna() & B.notna(), frame["task.name"].iloc[0]
     cases = [
         ("1a", family == "A", (A == 0) & (B > 0), "Init[A], first step: ∂L/∂A = 0 and ∂L/∂B ≠ 0"),
         ("1b", family == "B", (A > 0) & (B == 0), "Init[B], first step: ∂L/∂A ≠ 0 and ∂L/∂B = 0"),
         ("1c", start["init.name"] == "zero", (A == 0) & (B == 0), "A = 0 and B = 0: no gradient at all"),
     ]
-    claims = []
-    for number, which, holds, text in cases:
-        if not which.any():
-            continue
-        held = holds[which].to_numpy()
-        value = held.mean()
-        verdict = identity_verdict(held)
-        claims.append(
-            Claim(number, frame["task.name"].iloc[0], text, "all runs (1)", "algebra", value, np.nan, np.nan, verdict)
-        )
-    return claims
+    return [
+        identity_claim(number, task, text, holds[which], known[which])
+        for number, which, holds, text in cases
+        if which.any()
+    ]
 
 
 def dynamics(frame: pd.DataFrame) -> list[Claim]:
@@ -161,34 +156,45 @@ def _exponent_claim(number: str, task: str, text: str, slope: Estimate, predicte
 
 
 def ratio_claim(
-    number: str, task: str, text: str, prediction: str, logs: list[Estimate], source: str = theory.PAPER
+    number: str, task: str, text: str, prediction: str, ratios: list[Estimate], source: str = theory.PAPER
 ) -> Claim:
-    """A claim on ratios, given their logs; the last is shown, all are judged."""
-    verdict = sign_verdict(logs, positive=prediction == "> 1")
-    value, low, high = (float(np.exp(getattr(logs[-1], name))) for name in ("value", "low", "high"))
+    """A claim on ratios, given their logs; the last is shown, all are evaluated."""
+    verdict = sign_verdict(ratios, positive=prediction == "> 1")
+    value, low, high = (float(np.exp(getattr(ratios[-1], name))) for name in ("value", "low", "high"))
     return Claim(number, task, text, prediction, source, value, low, high, verdict)
 
 
 def breakdown_ratio(grid: Grid, a: str, b: str) -> float:
     """Mean over widths and seeds of log(lowest lr at which a breaks down / at which b does).
 
-    Where one of the two never does, the next rate beyond the grid stands for it, which is the least it can be; cells in
-    which neither does say nothing. nan if those are most.
+    Where one of the two is a bound, the ratio is the least it can be; cells in which both are, on one side, say nothing, and
+    neither do those in which one is unknown. nan if these are most.
     """
-    beyond = 2 * np.log(grid.lrs[-1]) - np.log(grid.lrs[-2]) if len(grid.lrs) > 1 else np.nan
-    lowest_a, lowest_b = lowest_breaking(grid, a), lowest_breaking(grid, b)
-    known = np.isfinite(lowest_a) | np.isfinite(lowest_b)
-    ratios = np.minimum(lowest_a, beyond) - np.minimum(lowest_b, beyond)
+    (lowest_a, side_a), (lowest_b, side_b) = lowest_breaking(grid, a), lowest_breaking(grid, b)
+    ratios = lowest_a - lowest_b
+    known = np.isfinite(ratios) & ((side_a != side_b) | (side_a == 0))
     return float(ratios[known].mean()) if known.mean() > 0.5 else np.nan
 
 
-def lowest_breaking(grid: Grid, init: str) -> np.ndarray:
-    """(W, S) log of the lowest rate at which a run breaks down, +inf where none does."""
-    i = grid.inits.index(init)
-    broken = np.isposinf(grid.log_loss[i])  # (W, L, S)
+def lowest_breaking(grid: Grid, init: str) -> tuple[np.ndarray, np.ndarray]:
+    """(W, S) log of the lowest rate at which a run breaks down, and of what it is a bound.
+
+    1: no run breaks down, and the rate after the last one tried stands for it; -1: the first one tried does already; 0: neither.
+    nan where it is not known: nothing was tried, a run before it is missing, or there is no next rate.
+    """
+    i, lrs = grid.inits.index(init), np.log(grid.lrs)
+    losses = grid.log_loss[i]  # (W, L, S)
+    broken, tried = np.isposinf(losses), ~np.isnan(losses)
     if START in grid.columns:
-        broken |= grid.log_loss[i] > np.log(grid.columns[START][i])
-    return np.where(broken, np.log(grid.lrs)[None, :, None], np.inf).min(1)
+        start = logs(grid.columns[START][i])
+        broken, tried = broken | (losses > start), tried & (broken | ~np.isnan(start))
+    first, after = tried.argmax(1), len(lrs) - tried[:, ::-1].argmax(1)
+    place = np.where(broken.any(1), broken.argmax(1), after)
+    between = np.arange(len(lrs))[None, :, None]
+    missing = ~tried & (first[:, None] < between) & (between < place[:, None])
+    rates = np.append(lrs, 2 * lrs[-1] - lrs[-2] if len(lrs) > 1 else np.nan)
+    lowest = np.where(missing.any(1) | ~tried.any(1), np.nan, rates[place])
+    return lowest, np.where(place == after, 1, np.where(place == first, -1, 0))
 
 
 def table(claims: list[Claim]) -> pd.DataFrame:

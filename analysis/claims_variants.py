@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import directions, theory
-from analysis.claims import Claim, exponent_verdict, identity_verdict, ratio_claim, sign_verdict
+from analysis.claims import Claim, exponent_verdict, identity_claim, ratio_claim, sign_verdict
 from analysis.grid import Grid, split
 from analysis.scaling import Estimate, best_lrs, best_ratios, bootstrap, exponent, learning_lrs, rank_grids, spread_gap
 from analysis.tables.load import per_run
@@ -45,10 +45,9 @@ def parameters(frame: pd.DataFrame) -> list[Claim]:
     for number, adapter, expected, text in (("9a", "lora", 2 * n * r, "2·n·r"), ("9b", "vera", n + r, "n + r")):
         of_adapter = table["adapter.name"] == adapter
         if of_adapter.any():
-            held = (trained == expected)[of_adapter].to_numpy()
             text = f"{'VeRA' if adapter == 'vera' else 'LoRA'} trains {text} numbers a layer"
-            verdict = identity_verdict(held)
-            claims.append(Claim(number, "toys", text, "all runs (1)", "algebra", held.mean(), np.nan, np.nan, verdict))
+            held, known = (trained == expected)[of_adapter], (trained + expected).notna()[of_adapter]
+            claims.append(identity_claim(number, "toys", text, held, known))
     return claims
 
 

@@ -1,6 +1,5 @@
 """How far the lengths and the directions of weights' rows have moved, layer by layer (Liu et al. 2024, DoRA)."""
 
-import numpy as np
 import pandas as pd
 
 from analysis.scaling import PerSeed
@@ -10,10 +9,10 @@ NAMES = {"lora": "LoRA", "dora": "DoRA"}
 
 
 def quarters(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of LoRA and DoRA at the ends of the quarters of training, or at the logged step before."""
+    """The rows of LoRA and DoRA at the ends of the quarters of training, or at the logged step before, if there is one."""
     frame = frame[frame["adapter.name"].isin(NAMES) & frame["change/direction"].notna()]
-    steps = np.sort(frame["step"].unique())
-    ends = [steps[steps <= steps[-1] * (i + 1) / QUARTERS][-1] for i in range(QUARTERS)] if len(steps) else []
+    steps = frame["step"].to_numpy(int)
+    ends = [steps[steps <= steps.max(initial=0) * (i + 1) / QUARTERS].max(initial=0) for i in range(QUARTERS)]
     return frame[frame["step"].isin([end for end in ends if end > 0])]
 
 

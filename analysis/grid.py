@@ -13,6 +13,8 @@ from runner.config.identity import NOT_IDENTITY
 BY_HELD_OUT = ("language_model", "classification")
 AXES = ("init.name", "task.width", "optimizer.lr", "seed")
 PLACES = tuple(name for name in NOT_IDENTITY if name != "experiment")  # where and how runs were made, on one machine
+LEAST = float(np.finfo(np.float32).tiny)  # 1e-38, the least normal number of the precision that runs are trained in
+ROUNDING = 1e-9  # two logs of one learning rate, along two ways of computing it, differ by less, and those of two rates by more
 
 
 def split(frame: pd.DataFrame, axes: Sequence[str]) -> dict[tuple, pd.DataFrame]:
@@ -22,6 +24,17 @@ def split(frame: pd.DataFrame, axes: Sequence[str]) -> dict[tuple, pd.DataFrame]
     return {
         tuple(values): part for values, part in frame.groupby(list(axes), dropna=False)
     }  # in the order of their values
+
+
+def placed(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The same table, of runs that all have a value in these columns. Raises NotShown."""
+    for column in columns:
+        if (lacking := table[column].isna()).any():
+            raise NotShown(
+                f"{table['experiment'].iloc[0]}: run {table['run_id'][lacking].iloc[0]} has no {column}, by which this figure "
+                "tells runs apart; choose others with --where FIELD=VALUE"
+            )
+    return table
 
 
 def held_out(frame: pd.DataFrame) -> pd.DataFrame:
@@ -39,6 +52,30 @@ def objective(frame: pd.DataFrame) -> str:
     """The column by which the runs of a table are compared."""
     by_held_out = frame["task.name"].iloc[0] in BY_HELD_OUT
     return "summary.final_eval_loss" if by_held_out else "summary.final_loss"
+
+
+def log_losses(table: pd.DataFrame) -> np.ndarray:
+    """(R,) log of what the runs of a table are compared by, a row each; +inf where a run diverged, nan where it is unknown.
+
+    Raises NotShown where one is below zero.
+    """
+    losses = table[objective(table)].to_numpy(float)
+    if (negative := losses < 0).any():
+        raise NotShown(
+            f"{table['experiment'].iloc[0]}: run {table['run_id'][negative].iloc[0]} ends with a loss of "
+            f"{losses[negative][0]:.3g}, and losses are compared by their logs; let the task's loss not fall below zero"
+        )
+    return np.where(table["status"] == "diverged", np.inf, logs(losses))
+
+
+def logs(losses: np.ndarray) -> np.ndarray:
+    """Of losses, where one of 0 stands as the least number above it."""
+    return np.log(np.maximum(losses, LEAST))
+
+
+def loss_name(frame: pd.DataFrame) -> str:
+    """What `objective` is of."""
+    return "held-out loss" if "eval" in objective(frame) else "training loss"
 
 
 def is_setting(column: str) -> bool:
@@ -94,8 +131,11 @@ class Grid:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
-        """From a loaded table; `columns` is indexed by run_id and gives further quantities, one row per run. Raises Mixture."""
-        table = per_run(frame)
+        """From a loaded table; `columns` is indexed by run_id and gives further quantities, one row per run.
+
+        Raises Mixture, and NotShown where a run has no place or its loss no log.
+        """
+        table = placed(per_run(frame), AXES)
         twice = table.duplicated(list(AXES), keep=False)
         if twice.any():
             raise Mixture(table[twice])
@@ -108,11 +148,8 @@ class Grid:
             array[place] = values
             return array
 
-        with np.errstate(divide="ignore"):
-            losses = np.log(table[objective(table)].to_numpy(float))
-        losses = np.where(table["status"] == "diverged", np.inf, losses)
         extra = {} if columns is None else {name: spread(columns[name].reindex(table["run_id"])) for name in columns}
-        return cls(axes[0], *map(np.array, axes[1:]), spread(losses), extra)
+        return cls(axes[0], *map(np.array, axes[1:]), spread(log_losses(table)), extra)
 
     @classmethod
     def along(cls, frame: pd.DataFrame, column: str, columns: pd.DataFrame | None = None) -> "Grid":
@@ -123,7 +160,7 @@ class Grid:
                 f"runs at widths {', '.join(map(str, widths))}, where this figure shows {column} at one; choose it with: "
                 f"--where task.width={widths[-1]}"
             )
-        return cls.of(frame.assign(**{"task.width": frame[column]}), columns)
+        return cls.of(placed(frame, [column]).assign(**{"task.width": frame[column]}), columns)
 
     def resample(self, seeds: np.ndarray) -> "Grid":
         """The same grid with the seeds at these positions (with repetition): one bootstrap sample."""
@@ -131,7 +168,8 @@ class Grid:
         return Grid(self.inits, self.widths, self.lrs, self.seeds[seeds], self.log_loss[..., seeds], columns)
 
     def at(self, init: str, width: int) -> tuple[int, int]:
-        return self.inits.index(init), int(np.searchsorted(self.widths, width))
+        """Where they stand in the arrays. Raises ValueError if they do not."""
+        return self.inits.index(init), self.widths.tolist().index(width)
 
     def scores(self, init: str, width: int) -> np.ndarray:
         """(L,) mean over seeds of log final loss; +inf where a seed diverged, nan where a seed is missing."""
@@ -152,17 +190,17 @@ class Grid:
         edge = place in (0, len(run) - 1)
         if 0 < place < len(run) - 1:
             around = run[place - 1 : place + 2]
-            lr = vertex(np.log(self.lrs[around]), scores[around], fallback=np.log(lr))
+            lr = vertex(np.log(self.lrs[around]), scores[around])
         return Best(float(lr), float(self.lrs[i]), float(scores[i]), edge)
 
     def value(self, column: str, init: str, width: int, lr: float) -> float:
         """Mean over seeds of log(column) at learning rate `lr`, linear in log lr between the grid's neighbours.
 
-        nan where `lr` lies outside the grid or a run it needs is missing or has no such value.
+        nan where `lr` is, or lies outside the grid, or a run it needs is missing or has no such value above zero.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(self.columns[column][self.at(init, width)]).mean(axis=1)
-        return float(np.interp(np.log(lr), np.log(self.lrs), logs, left=np.nan, right=np.nan))
+        return interpolated(np.log(lr), np.log(self.lrs), logs)
 
     def paired(self, init: str, other: str, width: int) -> np.ndarray:
         """(S,) log final loss of `init` minus that of `other`, seed by seed, each at the grid's best learning rate.
@@ -178,13 +216,29 @@ class Grid:
         return self.log_loss[self.at(init, width)][np.flatnonzero(self.lrs == best.grid_lr)[0]]
 
 
-def vertex(x: np.ndarray, y: np.ndarray, fallback: float) -> float:
-    """exp of the abscissa where the parabola through three points is lowest, the middle point being the lowest."""
+def interpolated(x: float, xs: np.ndarray, ys: np.ndarray) -> float:
+    """The ordinate at `x` of the line through the points beside it; at a point, to ROUNDING, that point's own.
+
+    nan where there is none: `x` is nan or outside, or one of the ordinates that it takes is not finite. (np.interp answers
+    nan with the value of an only point, and a point's neighbour may lack a value while the point has one.)
+    """
+    if np.isnan(x):
+        return np.nan
+    at = np.flatnonzero(np.abs(xs - x) < ROUNDING)
+    y = ys[at[0]] if len(at) else np.interp(x, xs, ys, left=np.nan, right=np.nan)
+    return float(y) if np.isfinite(y) else np.nan
+
+
+def vertex(x: np.ndarray, y: np.ndarray) -> float:
+    """exp of the abscissa where the parabola through three points is lowest, the middle point being the lowest.
+
+    Where there is no parabola, as a point is not finite or all are equal, that of the middle point.
+    """
     if not np.isfinite(y).all():
-        return float(np.exp(fallback))
+        return float(np.exp(x[1]))
     left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
-    if right <= left:  # three equal values
-        return float(np.exp(fallback))
+    if right <= left:
+        return float(np.exp(x[1]))
     slope_at_middle = (left * (x[2] - x[1]) + right * (x[1] - x[0])) / (x[2] - x[0])
     curvature = 2 * (right - left) / (x[2] - x[0])
     return float(np.exp(x[1] - slope_at_middle / curvature))

@@ -13,9 +13,9 @@ from analysis.grid import Grid, NotShown, split
 from analysis.tables.needs import missing_columns_told
 from analysis.tables.where import Condition
 
-Judge = Callable[[pd.DataFrame], list[Claim]]
+Evaluate = Callable[[pd.DataFrame], list[Claim]]
 ANY = "any"  # stands for an experiment of no figure: what these say may apply to any runs, and they know when it does
-CLAIMS: dict[str, tuple[Judge, ...]] = {
+CLAIMS: dict[str, tuple[Evaluate, ...]] = {
     ANY: (claims.first_step, claims.dynamics),
     "first_step": (claims.first_step,),
     "lr_vs_width": (claims.dynamics,),
@@ -38,7 +38,7 @@ def claims_of(
 ) -> list[Claim]:
     """The claims of each experiment on the table that stands for it; a claim on the same table is made once.
 
-    `conditions`: by which the runs were chosen. What a table does not let be judged is told to `say`. Raises NotShown for it
+    `conditions`: by which the runs were chosen. What a table does not let be evaluated is told to `say`. Raises NotShown for it
     where there is none to tell.
     """
     rows: list[Claim] = []
@@ -55,7 +55,7 @@ def claims_of(
         except NotShown as reason:
             if say is None:
                 raise
-            say(f"not judged: {reason}")
+            say(f"not evaluated: {reason}")
     return rows
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.special import factorial
 from scipy.stats import norm, t
 
-from analysis.grid import Grid, vertex
+from analysis.grid import Grid, logs, vertex
 from analysis.tables.records import BOTH_MOVED, EARLY
 from analysis.theory import QUANTITIES, RATIO
 
@@ -48,12 +48,12 @@ class PerSeed:
         return PerSeed(self.values[seeds])
 
 
-def exponent(widths: np.ndarray, logs: np.ndarray) -> float:
+def exponent(widths: np.ndarray, values: np.ndarray) -> float:
     """Least-squares slope of log values against log width, over the widths that have a value; nan below MIN_WIDTHS."""
-    known = np.isfinite(logs)
+    known = np.isfinite(values)
     if known.sum() < MIN_WIDTHS:
         return np.nan
-    return float(np.polyfit(np.log(widths[known]), logs[known], 1)[0])
+    return float(np.polyfit(np.log(widths[known]), values[known], 1)[0])
 
 
 def bootstrap(grid: Grid | PerSeed, statistic: Callable[[Any], np.ndarray]) -> list[Estimate]:
@@ -62,6 +62,7 @@ def bootstrap(grid: Grid | PerSeed, statistic: Callable[[Any], np.ndarray]) -> l
     All inits and widths of a seed are drawn together, so comparisons stay paired. Below MIN_SEEDS there is no interval.
     """
     values = np.atleast_1d(statistic(grid))
+    values = np.where(np.isfinite(values), values, np.nan)
     if len(grid.seeds) < MIN_SEEDS:
         return [Estimate(float(value), np.nan, np.nan) for value in values]
     draws, weights = _resamples(len(grid.seeds))
@@ -115,9 +116,10 @@ def best_lrs(grid: Grid, init: str) -> np.ndarray:
 
 def learning_lrs(grid: Grid, init: str) -> np.ndarray:
     """`best_lrs`, nan also where not even the best rate takes the loss to LEARNS times that at the start (column BEGIN)."""
-    logs = np.array([grid.best(init, width).log_loss for width in grid.widths])
-    begin = np.log(grid.columns[BEGIN][grid.inits.index(init)])
-    return np.where(logs <= np.log(LEARNS) + np.nanmean(begin, axis=(1, 2)), best_lrs(grid, init), np.nan)
+    losses = np.array([grid.best(init, width).log_loss for width in grid.widths])
+    begin = np.ma.masked_invalid(logs(grid.columns[BEGIN][grid.inits.index(init)]))
+    learned = losses <= np.log(LEARNS) + begin.mean(axis=(1, 2)).filled(np.nan)  # the mean over the runs that there are
+    return np.where(learned, best_lrs(grid, init), np.nan)
 
 
 def best_ratio(grid: Grid, init: str) -> float:
@@ -125,7 +127,7 @@ def best_ratio(grid: Grid, init: str) -> float:
     then as the best rate itself is found.
 
     Where it is the grid's lowest or highest, the true one lies there or beyond: it is a bound, on which a percentile may stand.
-    nan where the best rate of the best ratio, or of a neighbour, against which it is judged, lies at the edge.
+    nan where the best rate of the best ratio, or of a neighbour, against which it is compared, lies at the edge.
     """
     bests = [grid.best(init, ratio) for ratio in grid.widths]
     losses = np.array([np.inf if np.isnan(best.log_loss) else best.log_loss for best in bests])
@@ -135,7 +137,7 @@ def best_ratio(grid: Grid, init: str) -> float:
         return np.nan
     if i in (0, len(losses) - 1):
         return float(np.log(grid.widths[i]))
-    return float(np.log(vertex(np.log(grid.widths[around]), losses[around], fallback=np.log(grid.widths[i]))))
+    return float(np.log(vertex(np.log(grid.widths[around]), losses[around])))
 
 
 def spread_gap(grid: Grid, inits: Sequence[str]) -> Estimate:
@@ -178,12 +180,22 @@ def best_ratios(grid: Grid, init: str, other: str | None = None) -> Estimate:
 
 
 def rank_grids(frame: pd.DataFrame) -> dict[float, Grid]:
-    """Exponent of s in r -> the sweep with the rank in the place of the width."""
-    power = pd.Series(-0.5, frame.index).where(frame["adapter.name"] == "rslora", -1.0)
-    power = power.mask((frame["adapter.name"] == "lora") & (frame["adapter.alpha"] == frame["adapter.rank"]), 0.0)
-    powers = sorted(power.unique(), reverse=True)
+    """Exponent of s in r -> the sweep with the rank in the place of the width.
+
+    Where alpha follows the rank, the exponent is 1 larger than where it stays. A rank equal to an alpha that stays belongs to
+    that sweep, and to one along which alpha follows only if this has further ranks.
+    """
+    adapter, alpha, rank = (frame[f"adapter.{name}"] for name in ("name", "alpha", "rank"))
+    follows = alpha == rank
+    stays = ~follows | (rank.groupby([adapter, alpha]).transform("nunique") > 1)
+    follows &= ~stays | (rank.where(follows).groupby(adapter).transform("nunique") > 1)
+    with_fixed = pd.Series(-1.0, frame.index).mask(adapter == "rslora", -0.5)
+    parts = {
+        power: frame[(stays & (with_fixed == power)) | (follows & (with_fixed + 1 == power))]
+        for power in (0.5, 0.0, -0.5, -1.0)
+    }
     begin = frame[frame["step"] == 0].set_index("run_id")[["train/loss"]].set_axis([BEGIN], axis=1)
-    return {value: Grid.along(frame[power == value], "adapter.rank", begin) for value in powers}
+    return {power: Grid.along(part, "adapter.rank", begin) for power, part in parts.items() if len(part)}
 
 
 def sizes(grid: Grid, init: str, column: str) -> np.ndarray:
@@ -197,8 +209,8 @@ def sizes_along(grid: Grid, init: str, column: str, power: float) -> np.ndarray:
 
     The theory's exponents assume such a rule; at the tuned rates, their noise and drift enter too.
     """
-    logs = best_lrs(grid, init)
-    offset = np.nanmean(logs - power * np.log(grid.widths)) if np.isfinite(logs).any() else np.nan
+    best = best_lrs(grid, init)
+    offset = np.nanmean(best - power * np.log(grid.widths)) if np.isfinite(best).any() else np.nan
     lrs = np.exp(offset + power * np.log(grid.widths))
     return np.array([grid.value(column, init, width, lr) for width, lr in zip(grid.widths, lrs, strict=True)])
 

@@ -1,5 +1,6 @@
 """Every figure from synthetic records of many kinds, how they look, and the command line around them."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from synthetic import first_steps, layers, sweep
 from synthetic_variants import MADE, named, ranks, zoo
 
@@ -71,9 +73,11 @@ def test_many_widths_are_as_legible_as_few():
 
 
 def legible(figure):
-    """No text leaves the canvas, and no legend or title covers another panel's."""
+    """No text leaves the canvas or tells of a number that is none, and no legend or title covers another panel's."""
     FigureCanvasAgg(figure).draw()
     canvas = figure.bbox
+    numbers = [text for text in figure.findobj(Text) if re.search(r"\b(nan|inf)\b", text.get_text())]
+    assert not numbers, numbers
     boxes = []
     for axes in figure.axes:
         if (place := axes.get_subplotspec()) is not None:  # a legend that is too wide squeezes its panel

@@ -1,12 +1,13 @@
 """Best learning rates and exponents against sweeps whose answers are known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import rejects
 from synthetic import LRS, WIDTHS, sweep
 
 from analysis import scaling
-from analysis.grid import Grid
+from analysis.grid import Grid, Mixture, NotShown, interpolated, vertex
 from analysis.scaling import best_lrs, bootstrap, exponent, features, sizes, sizes_along
 
 
@@ -122,3 +123,130 @@ def test_the_bootstrap_keeps_inits_paired():
     [paired] = bootstrap(grid, lambda g: np.array([g.paired("gaussian_A", "gaussian_B", 512).mean()]))
     [single] = bootstrap(grid, lambda g: np.array([g.best("gaussian_A", 512).log_loss]))
     assert paired.high - paired.low < 1e-12 < 0.1 < single.high - single.low
+
+
+def losses_at(logs, lrs=None):
+    """A grid of one init, one width and one seed with these log losses."""
+    lrs = 2.0 ** np.arange(len(logs)) if lrs is None else np.array(lrs)
+    return Grid(["a"], np.array([1]), lrs, np.zeros(1), np.array(logs, float)[None, None, :, None], {})
+
+
+@pytest.mark.parametrize(
+    ("logs", "lr", "edge"),
+    [
+        ([1, 0, 1, 4, 9], 2.0, False),  # the second
+        ([9, 4, 1, 0, 1], 8.0, False),  # the last but one
+        ([0, 1, 4, 9, 16], 1.0, True),
+        ([16, 9, 4, 1, 0], 16.0, True),
+        ([3, 3, 3, 3, 3], 1.0, True),  # of several the first
+        ([4, 0, 0, 4], 2.0 * 2**0.5, False),  # two equal ones, between which the vertex lies
+        ([np.nan, 0, 1, 4], 2.0, True),  # the first that was tried
+        ([4, 1, 0, np.nan], 4.0, True),
+        (
+            [4, np.nan, 0, 4],
+            2.0**1.5,
+            False,
+        ),  # neighbours are those that were tried; slopes by powers of 2 are -2 and 4
+        ([4, 1, 0, np.inf], 4.0, False),
+        ([np.inf, 0, 1], 2.0, False),
+        ([5], 1.0, True),
+        ([5, np.inf], 1.0, True),
+    ],
+)
+def test_where_the_best_rate_lies(logs, lr, edge):
+    grid = losses_at(logs)
+    best = grid.best("a", 1)
+    assert best.lr == pytest.approx(lr) and best.edge == edge and best.log_loss == np.nanmin(logs)
+    assert best.grid_lr == grid.lrs[int(np.nanargmin(logs))]
+    assert best.lr != pytest.approx(1.01 * lr)
+
+
+@pytest.mark.parametrize("logs", [[np.nan] * 3, [np.inf] * 3, [np.inf, np.nan, np.inf]])
+def test_there_is_no_best_rate_where_no_run_finished(logs):
+    best = losses_at(logs).best("a", 1)
+    assert best.edge and np.isnan([best.lr, best.grid_lr, best.log_loss]).all()
+
+
+def test_three_points_on_no_parabola_have_the_middle_one():
+    x = np.log([0.1, 0.3, 0.5])
+    for y in ([1, 1, 1], [np.inf, 1, 2], [2, 1, np.inf]):
+        assert vertex(x, np.array(y, float)) == pytest.approx(0.3)
+    assert vertex(x, np.array([1, 1, 1 + 1e-9])) != pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("points", [1, 2, 4])
+def test_interpolation_refuses_what_it_cannot_answer(points):
+    xs = np.log([0.1, 0.2, 0.4, 0.8])[:points]
+    ys = np.array([1.0, 2.0, 5.0, np.nan])[:points]
+    for x in (np.nan, xs[0] - 0.1, xs[-1] + 0.1, -np.inf, np.inf):
+        assert np.isnan(interpolated(x, xs, ys))
+    for x, y in zip(xs, ys, strict=True):
+        for near in (x, np.nextafter(x, -9), np.nextafter(x, 9)):  # as exp and log leave it
+            assert interpolated(near, xs, ys) == pytest.approx(y, nan_ok=True)
+    if points > 1:
+        assert interpolated(xs[0] + 0.25 * (xs[1] - xs[0]), xs, ys) == pytest.approx(1.25)
+        assert np.isnan(interpolated(xs[0] + 0.01, xs, np.where(xs == xs[0], -np.inf, ys)))
+    if points > 2:
+        assert np.isnan(interpolated(xs[2] + 0.01, xs, ys))  # a neighbour has no value
+
+
+def test_a_value_needs_a_rate_and_runs_that_have_it():
+    """A grid of one rate answers for that rate alone; the mean is one of logs, over all seeds."""
+    sizes = np.array([1.0, 4.0])
+    grid = Grid(
+        ["a"], np.array([1]), np.array([0.3]), np.arange(2), np.zeros((1, 1, 1, 2)), {"size": sizes[None, None, None]}
+    )
+    assert grid.value("size", "a", 1, 0.3) == pytest.approx(np.log(2))
+    assert np.isnan([grid.value("size", "a", 1, lr) for lr in (np.nan, 0.29, 0.31)]).all()
+    for lacking in (np.nan, 0.0, -1.0):
+        sizes[0] = lacking
+        assert np.isnan(grid.value("size", "a", 1, 0.3))
+    with pytest.raises(ValueError):
+        grid.value("size", "a", 2, 0.3)  # no such width
+
+
+def table(losses, **columns):
+    runs = {"run_id": [f"r{i}" for i in range(len(losses))], "status": "finished", "experiment": "e", "seed": 0}
+    runs |= {
+        "task.name": "teacher_student",
+        "task.width": 8,
+        "init.name": "a",
+        "optimizer.lr": np.arange(1.0, len(losses) + 1),
+    }
+    return pd.DataFrame(runs | {"summary.final_loss": losses, "adapter.rank": 4, "step": 0} | columns)
+
+
+def test_a_loss_of_zero_is_the_lowest_and_one_below_is_refused():
+    best = Grid.of(table([2.0, 0.0, 1e-30, 3.0])).best("a", 8)
+    assert best.grid_lr == 2 and np.isfinite([best.log_loss, best.lr]).all() and best.log_loss < np.log(1e-37)
+    rows = Grid.of(table([1.0, np.nan, 0.5], status=["finished", "finished", "diverged"])).log_loss[0, 0, :, 0]
+    assert rows[0] == 0 and np.isnan(rows[1]) and np.isposinf(rows[2])
+    with pytest.raises(NotShown, match=r"e: run r1 ends with a loss of -0.25, and losses are compared by their logs"):
+        Grid.of(table([1.0, -0.25]))
+
+
+@pytest.mark.parametrize("column", ["optimizer.lr", "task.width"])
+def test_a_run_without_a_place_is_refused(column):
+    frame = table([1.0, 2.0])
+    frame[column] = [np.nan, 1.0]
+    with pytest.raises(NotShown, match=f"e: run r0 has no {column}, by which"):
+        Grid.of(frame)
+
+
+def test_along_another_column():
+    frame = table([1.0, 2.0], **{"adapter.rank": [4, 8]})
+    assert Grid.along(frame, "adapter.rank").widths.tolist() == [4, 8]
+    with pytest.raises(NotShown, match=r"e: run r1 has no adapter.rank, by which"):
+        Grid.along(frame.assign(**{"adapter.rank": [4, np.nan]}), "adapter.rank")
+    with pytest.raises(NotShown, match=r"runs at widths 8, 16, where this figure shows adapter.rank at one"):
+        Grid.along(frame.assign(**{"task.width": [8, 16]}), "adapter.rank")
+    with pytest.raises(Mixture, match=r"differ in adapter.rank, and"):
+        Grid.of(pd.concat([frame, table([3.0], **{"run_id": "other", "adapter.rank": 16})]))
+
+
+def test_a_resample_holds_the_columns_of_the_same_seeds():
+    grid = Grid(["a"], np.ones(1), np.ones(1), np.array([7, 8, 9]), np.arange(3.0)[None, None, None], {})
+    drawn = Grid(**(vars(grid) | {"columns": {"c": 10 * grid.log_loss}})).resample(np.array([2, 0, 2]))
+    assert drawn.seeds.tolist() == [9, 7, 9] and drawn.log_loss[0, 0, 0].tolist() == [2, 0, 2]
+    assert drawn.columns["c"][0, 0, 0].tolist() == [20, 0, 20]
+    assert (drawn.inits, drawn.widths, drawn.lrs) == (grid.inits, grid.widths, grid.lrs)

@@ -24,8 +24,7 @@ def at_best(frame: pd.DataFrame, grid: Grid, init: str, width: int) -> pd.DataFr
 
 def draw(axes: Axes, runs: pd.DataFrame, column: str, color: str, line, label: str) -> None:
     """Geometric mean over seeds with the range of the seeds as a band; steps at which it is zero or unmeasured drop out."""
-    values = runs[["step", column]].dropna()
-    values = values[values[column] > 0].groupby("step")[column]
+    values = runs[runs[column] > 0].groupby("step")[column]
     # A step enters only where every seed has a value, so that the mean is over the same seeds throughout.
     counts = values.count()
     steps = counts.index[counts == counts.max()]
@@ -41,7 +40,8 @@ def panels(frame: pd.DataFrame, columns: list[str], axes: np.ndarray, grid: Grid
             for init in grid.inits:
                 look = style.look(init)
                 best = grid.best(init, width)
-                label = f"{look.label}, lr {best.grid_lr:.2g}" + " (grid's edge)" * best.edge
+                rate = f"lr {best.grid_lr:.2g}" + " (grid's edge)" * best.edge
+                label = f"{look.label}, {'no rate finished' if np.isnan(best.grid_lr) else rate}"
                 draw(panel, at_best(frame, grid, init, width), column, look.color, look.line, label)
             style.log_y(panel)
             yield panel, column, width
@@ -72,7 +72,7 @@ def _is(columns: Mapping[str, str]) -> str:
 def _middle(runs: pd.DataFrame, column: str, step: int | None) -> float:
     """Geometric mean over seeds at the last step at which it was measured, up to `step`."""
     known = runs[["step", column]].dropna()
-    known = known[known["step"] <= (known["step"].max() if step is None else step)]
+    known = known[known["step"] <= (np.inf if step is None else step)]
     last = known.loc[known["step"] == known["step"].max(), column]
     with np.errstate(divide="ignore"):
         return float(np.exp(np.log(last).mean())) if len(last) else np.nan

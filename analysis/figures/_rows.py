@@ -22,6 +22,12 @@ def by_task(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(task, frame[frame["task.name"] == task]) for task in tasks]
 
 
+def lowest_first(grid: Grid) -> list[str]:
+    """The inits by their best loss at the smallest width; those without one come last."""
+    losses = {init: grid.best(init, grid.widths[0]).log_loss for init in grid.inits}
+    return sorted(losses, key=lambda init: (np.isnan(losses[init]), losses[init]))
+
+
 def best_loss(grid: Grid, init: str) -> np.ndarray:
     """Log of the best loss, at the smallest width."""
     return np.array([grid.best(init, grid.widths[0]).log_loss])
@@ -65,7 +71,7 @@ def rows(panel: Axes, labels: Sequence[str] | None) -> None:
 def log_x(panel: Axes, label: str) -> None:
     """Logarithmic axis of values; a panel without a positive one says so instead."""
     panel.set_xlabel(label)
-    if np.isfinite(panel.dataLim.minposx) and panel.containers:
+    if np.isfinite(panel.dataLim.minposx):
         panel.set_xscale("log")
         if panel.dataLim.x0 == panel.dataLim.x1:
             panel.set_xlim(panel.dataLim.x0 / 2, panel.dataLim.x1 * 2)

@@ -26,10 +26,8 @@ def figure(frame: pd.DataFrame) -> Figure:
         for panel, adapter in zip(row, NAMES, strict=True):
             part = points[(points["adapter.name"] == adapter) & (points["init.name"] == init)]
             _points(panel, part)
-            r = _correlation(part)
-            lr = part["optimizer.lr"].iloc[0] if len(part) else np.nan
-            title = f"{NAMES[adapter]}, {style.look(init).label}, lr {lr:.2g}\ncorrelation "
-            panel.set_title(title + f"{r.value:.2f}{_interval(r)}")
+            lr = f", lr {part['optimizer.lr'].iloc[0]:.2g}" if len(part) else ""
+            panel.set_title(f"{NAMES[adapter]}, {style.look(init).label}{lr}\n{_told(_correlation(part))}")
         row[0].set_ylabel("change of length, $|\\,\\|v\\| - \\|w\\|\\,|$")
     for panel in axes[-1]:
         panel.set_xlabel("change of direction, $1 - \\cos(v, w)$")
@@ -67,7 +65,13 @@ def _points(panel: Axes, part: pd.DataFrame) -> None:
 
 
 def _correlation(part: pd.DataFrame) -> Estimate:
+    if part.empty:
+        return Estimate(np.nan, np.nan, np.nan)
     return bootstrap(correlations(part), lambda seeds: np.array([seeds.values.mean()]))[0]
+
+
+def _told(r: Estimate) -> str:
+    return "no correlation can be computed" if np.isnan(r.value) else f"correlation {r.value:.2f}{_interval(r)}"
 
 
 def _interval(r: Estimate) -> str:

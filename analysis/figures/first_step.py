@@ -18,6 +18,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, axes = style.wrapped(len(grid.inits), height=2.1, columns=3, extra=0.25, sharey=True)
     start = frame[frame["step"] == 0]
     norms = start[list(style.FACTORS)].to_numpy()
+    norms = norms[np.isfinite(norms)]
     smallest = norms[norms > 0].min(initial=1.0)
     for panel, init in zip(axes, grid.inits, strict=True):
         panel.set_yscale("symlog", linthresh=smallest / 3)

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from analysis import style
 from analysis.figures import _caption
 from analysis.figures._needs import TWO_RATES
-from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, row_height, rows
+from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, lowest_first, row_height, rows
 from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import START, bootstrap, features
 from analysis.tables.records import BOTH_MOVED
@@ -71,14 +71,14 @@ def caption(frame: pd.DataFrame) -> str:
 def _lowest(task: str, frame: pd.DataFrame) -> str:
     """Which init ends lowest on a task, and how far the best rates of all lie apart."""
     grid = Grid.of(frame)
-    bests = {init: grid.best(init, grid.widths[0]) for init in grid.inits}
-    finite = sorted((best.log_loss, init) for init, best in bests.items() if np.isfinite(best.log_loss))
-    if not finite:
+    bests = {init: grid.best(init, grid.widths[0]) for init in lowest_first(grid)}
+    losses = [(best.log_loss, init) for init, best in bests.items() if np.isfinite(best.log_loss)]
+    if not losses:
         return ""
-    loss, init = finite[0]
+    loss, init = losses[0]
     rates = [best.lr for best in bests.values() if not best.edge]
     among = f", best rates {_caption.number(min(rates))} to {_caption.number(max(rates))}" if len(rates) > 1 else ""
-    return f"{init} on {task} ({np.exp(loss):.3g} of {_caption.counted(len(finite), 'init')}{among})"
+    return f"{init} on {task} ({np.exp(loss):.3g} of {_caption.counted(len(losses), 'init')}{among})"
 
 
 def _kind(init: str) -> str:
@@ -99,7 +99,7 @@ def _task(frame: pd.DataFrame, row: np.ndarray) -> None:
     step = frame.loc[frame["step"] > 0, "step"].min()  # 1, where every step was logged
     grid = _grid(frame, step)
     task, width = frame["task.name"].iloc[0], grid.widths[0]
-    inits = sorted(grid.inits, key=lambda init: grid.best(init, width).log_loss)
+    inits = lowest_first(grid)
     looks = [style.KINDS[_kind(init)] for init in inits]
     colors, markers = [look.color for look in looks], [look.marker for look in looks]
     edges = [grid.best(init, width).edge for init in inits]

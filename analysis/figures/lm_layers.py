@@ -108,8 +108,8 @@ def _range(frame: pd.DataFrame, quantity: str, name: str) -> str:
 
 
 def _means(runs: pd.DataFrame, quantity: str, layers: list[str]) -> pd.DataFrame:
-    """Layer × step: geometric mean over seeds; nan where it is zero or not measured."""
-    logs = np.log(runs[quantity].where(runs[quantity] > 0))
+    """Layer × step: geometric mean over seeds; nan where it is zero, over zero, or not measured."""
+    logs = np.log(runs[quantity].where((runs[quantity] > 0) & np.isfinite(runs[quantity])))
     table = logs.groupby([runs["layer"], runs["step"]]).mean().unstack().reindex(layers)
     return np.exp(table.dropna(axis=1, how="all"))
 

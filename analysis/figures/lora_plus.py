@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from analysis import style
 from analysis.figures import _caption
 from analysis.figures._needs import TWO_RATES, Need
-from analysis.grid import Grid, split
+from analysis.grid import Grid, log_losses, loss_name, split
 from analysis.scaling import MIN_SEEDS, Estimate, best_ratio, best_ratios
 from analysis.tables.load import per_run
 
@@ -86,8 +86,7 @@ def told(best: Estimate, grid: Grid) -> str:
 def _means(frame: pd.DataFrame) -> pd.Series:
     """Mean over seeds of the log of the final loss, by init and rates; +inf where a seed diverged."""
     table = per_run(frame)
-    losses = np.where(table["status"] == "diverged", np.inf, table["summary.final_loss"])
-    cells = table.assign(log=np.log(losses), lr_B=table["optimizer.lr"] * table["optimizer.lr_ratio"])
+    cells = table.assign(log=log_losses(table), lr_B=table["optimizer.lr"] * table["optimizer.lr_ratio"])
     return cells.groupby(["init.name", "lr_B", "optimizer.lr"])["log"].mean()
 
 
@@ -116,7 +115,7 @@ def _map(panel: Axes, fig: Figure, frame: pd.DataFrame, norm: LogNorm | None) ->
     if np.isfinite(cells).any():
         (lr_B, lr_A) = cells.idxmin()
         panel.plot(lr_A, lr_B, "*", color=style.STAR, markersize=9, markeredgecolor="black", markeredgewidth=0.6)
-        bar = fig.colorbar(mesh, ax=panel, location="bottom", label="final training loss", extend="max", pad=0.02)
+        bar = fig.colorbar(mesh, ax=panel, location="bottom", label=f"final {loss_name(frame)}", extend="max", pad=0.02)
         style.few_ticks(bar.ax.xaxis)
     low, high = float(means.columns.min()), float(means.columns.max())
     panel.plot([low, high], [low, high], color="0.2", linestyle="--", linewidth=0.8)

@@ -8,7 +8,7 @@ from analysis.figures import _caption
 from analysis.figures._message import best_losses, trends
 from analysis.figures._needs import OFF_THE_EDGE, TWO_WIDTHS
 from analysis.figures._scaling import against_width, not_fitted
-from analysis.grid import Grid, objective
+from analysis.grid import Grid, loss_name
 from analysis.scaling import best_lrs
 from analysis.theory import exponents, setting
 
@@ -23,7 +23,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     not_fitted(rate, grid, best_lrs, " (at the grid's edge)")
     rate.set_ylabel("best learning rate")
     against_width(loss, grid, {}, best_losses)
-    loss.set_ylabel(f"final {_kind(frame)} loss")
+    loss.set_ylabel(f"final {loss_name(frame)}")
     style.heading(fig, _caption.short(frame, _caption.short_bars(frame)))
     return fig
 
@@ -33,12 +33,8 @@ def caption(frame: pd.DataFrame) -> str:
     theory = "dotted ones have the predicted exponents" if setting(frame) else "there is no prediction for this task"
     return _caption.lines(
         trends(grid, best_lrs, "the best learning rate"),
-        trends(grid, best_losses, f"the final {_kind(frame)} loss there"),
+        trends(grid, best_losses, f"the final {loss_name(frame)} there"),
         f"Solid and dashed lines are fits, and {theory}; best rates at the grid's edge are hollow and not fitted.",
         _caption.runs(frame),
         _caption.bars(frame),
     )
-
-
-def _kind(frame: pd.DataFrame) -> str:
-    return "held-out" if "eval" in objective(frame) else "training"

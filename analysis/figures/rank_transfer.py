@@ -19,7 +19,7 @@ AXES = ("adapter.name", "adapter.rank", "adapter.alpha")
 NEEDS = (Need("adapter.rank", MIN_WIDTHS, "adapter.rank=2,4,8,16"), TWO_RATES)
 MEASURED = ("train/loss",)
 HOLLOW = "not fitted: learns less than a tenth of the loss, or lr at the grid's edge"
-LABELS = {0.0: "$s = 1$", -0.5: "$s = r^{-1/2}$", -1.0: "$s = r^{-1}$"}
+LABELS = {0.5: "$s = r^{1/2}$", 0.0: "$s = 1$", -0.5: "$s = r^{-1/2}$", -1.0: "$s = r^{-1}$"}
 
 
 def figure(frame: pd.DataFrame) -> Figure:

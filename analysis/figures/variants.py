@@ -130,16 +130,16 @@ def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
 
 
 def _edge(grid: Grid, init: str) -> np.ndarray:
-    """Mean over seeds of the log of the lowest rate that breaks down; the next beyond those tried where none breaks a seed."""
-    tried = np.log(grid.lrs[~np.isnan(grid.scores(init, grid.widths[0]))])
-    beyond = 2 * tried[-1] - tried[-2] if len(tried) > 1 else np.nan
-    return np.array([np.minimum(lowest_breaking(grid, init)[0], beyond).mean()])
+    """Mean over seeds of the log of the lowest rate that breaks down."""
+    lowest, _ = lowest_breaking(grid, init)
+    return lowest[:1].mean(1)
 
 
 def _open(measure: Callable[[Grid, str], np.ndarray], grid: Grid, init: str) -> bool:
     """Whether the true value may lie beyond the grid."""
     if measure is _edge:
-        return bool(np.isposinf(lowest_breaking(grid, init)).any())
+        _, side = lowest_breaking(grid, init)
+        return bool(side.any())
     return grid.best(init, grid.widths[0]).edge
 
 
