@@ -13,7 +13,12 @@ A *run* is one resolved configuration. A *stack* is K runs trained in lockstep o
 belongs to runs leads with K: A (K, r, n_in), B (K, n_out, r), loss (K,), lr (K,). A single run is a stack with K = 1.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before any library loads OpenMP: threads that wait for each other sleep rather than spin. On cores that are busy with other
+# work, spinning threads keep those from running for whom they wait, and training takes ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from runner.config import ConfigError
