@@ -120,6 +120,7 @@ def test_diverged_runs_stand_at_the_top():
     narrow = (frame["task.width"] == 128) & (frame["init.name"] == "gaussian_A") & (frame["status"] == "diverged")
     assert set(marks.get_xdata()) == set(frame.loc[narrow, "optimizer.lr"])
     assert set(marks.get_ydata()) == {1.0}  # in axes coordinates
+    assert figure.get_suptitle() == "feature_regression, n = 128…1024, 5 seeds, bands: range over seeds"
     assert "some seeds diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
     assert [axes.get_title() for axes in figure.axes] == [f"$n = {width}$" for width in WIDTHS]
 

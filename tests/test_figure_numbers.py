@@ -127,12 +127,19 @@ def test_points_stand_with_their_intervals_and_a_fit():
 
 def test_a_value_outside_its_interval_has_a_bar_on_one_side():
     """Of a measure that is 2 on the sample and 0 or 4 on all resamples."""
+    grid = grid_of(np.zeros((1, 3, 3, 5)), widths=(1, 2, 4))
     for resampled, bar in ((0.0, [0, 2]), (4.0, [2, 4])):
-        measure = lambda g, _, r=resampled: np.full(3, 2.0 if len({*g.seeds}) == 5 else r)  # noqa: E731
+        measure = lambda g, _, r=resampled: np.full(3, 2.0 if g is grid else r)  # noqa: E731
         panel = Figure().subplots()
-        _scaling.against_width(panel, grid_of(np.zeros((1, 3, 3, 5)), widths=(1, 2, 4)), {}, measure)
+        _scaling.against_width(panel, grid, {}, measure)
         [bars] = panel.containers
         assert np.log([s[:, 1] for s in bars[2][0].get_segments()]) == pytest.approx(np.array([bar] * 3), abs=1e-9)
+
+
+def test_rows_stand_from_the_top_half_a_row_from_the_edges():
+    panel = Figure().subplots()
+    _rows.rows(panel, ["a", "b", "c"])
+    assert panel.get_ylim() == (2.5, -0.5) and [t.get_text() for t in panel.get_yticklabels()] == ["a", "b", "c"]
 
 
 def test_an_axis_of_one_value_is_open_on_either_side():
