@@ -23,11 +23,12 @@ from analysis.grid import AXES, is_setting, objective
 from analysis.tables.load import load, per_run
 from analysis.tables.records import BOTH_MOVED, LAYERS, MissingRecords, read, rounded
 from analysis.tables.schema import is_measured
-from runner.config import Config, ConfigError
+from runner.config import Config, ConfigError, command
 from runner.config.identity import run_id, with_values
 from runner.config.options import described
 from runner.config.registry import GROUPS
 from runner.config.resources import resolve_engine
+from runner.core import streams
 from runner.sweeps.compose import compose_sweep
 from runner.sweeps.execute import execute
 
@@ -76,7 +77,7 @@ def verify(outputs: Path, share: float, seed: int, names: Iterable[str], bases: 
     if not records:
         raise MissingRecords(f"{outputs}: holds no records; make them with `make reproduce`")
     with tempfile.TemporaryDirectory() as folder:
-        template = compose_sweep([f"outputs={folder}", f"bases={bases}"])[0]
+        template = compose_sweep(command.read([f"outputs={folder}", f"bases={bases}"]))[0]
         chosen = {name: drawn(record, share, seed) for name, record in records.items()}
         configs = [config_of(row, template) for table in chosen.values() for _, row in table.iterrows()]
         fused = {run_id(config) for config in configs if resolve_engine(config) == "fused"}
@@ -125,9 +126,10 @@ def _value(value: Any, kind: Any) -> Any:
     kinds = get_args(kind) or (kind,)
     if not isinstance(value, str) and pd.isna(value):
         return None
-    if get_origin(kind) is list or (kind is Any and ", " in value):
+    value = value.item() if isinstance(value, np.generic) else value
+    if get_origin(kind) is list or (kind is Any and isinstance(value, str) and ", " in value):
         return value.split(", ")
-    if kind is Any or str in kinds:
+    if Any in kinds or str in kinds:
         return value
     return next(convert(value) for convert in (bool, int, float) if convert in kinds)
 
@@ -198,4 +200,5 @@ def _share(text: str) -> float:
 
 
 if __name__ == "__main__":
+    streams.prepare()
     sys.exit(main())

@@ -49,7 +49,8 @@ TARGETS = {  # what is mutated, and the test files that may see it
     ),
     "analysis": (
         "analysis/**/*.py",
-        "blocks claims claims_variants figure_contents figure_messages figures grid load report where",
+        "blocks captions claims claims_variants figure_contents figure_messages figure_numbers figures grid load report "
+        "scaling verdicts where",
     ),
 }
 

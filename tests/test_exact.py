@@ -57,12 +57,13 @@ def test_zeros_and_what_is_not_finite_pass():
 TOYS = """
 import hashlib, sys
 import torch
+from runner.config.command import read
 from runner.sweeps.compose import compose_sweep
 from runner.training.train import train
 sizes = ["task.width=160", "task.train_points=150", "steps=12"]
 other = "task=feature_regression"
 for more in (["init=gaussian_B"], ["init=pissa"], [other, "init=lora_one"], [other, "engine=autograd"]):
-    steps = train(compose_sweep([*sizes, *more]))[0].steps
+    steps = train(compose_sweep(read([*sizes, *more])))[0].steps
     print(hashlib.sha256(steps.to_numpy().tobytes()).hexdigest())
 """
 

@@ -215,7 +215,7 @@ def test_what_may_share_a_stack():
         assert stack_key(configure(override)) == stack_key(configure()), override
 
 
-@pytest.mark.parametrize("override", [*NOT_SHARED, "init=pissa", "init=loftq", "device=cpu"])
+@pytest.mark.parametrize("override", [*NOT_SHARED, "init=loftq", "device=cpu"])
 def test_runs_that_may_not_share_a_stack_are_not_trained_in_one(override):
     """In silence the second would get the first one's width, data or steps."""
     assert stack_key(configure(override)) != stack_key(configure())

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ["runner/__main__.py", "runner/export.py", "runner/push.py", "analysis/__main__.py", "bench/__main__.py"]
+COMMANDS = [
+    "runner/__main__.py",
+    "runner/export.py",
+    "runner/push.py",
+    "analysis/__main__.py",
+    "analysis/verify.py",
+    "bench/__main__.py",
+]
 PREPARED, UNPREPARED = "from runner.core import streams; streams.prepare()", "pass"
 
 

@@ -76,16 +76,16 @@ def test_teacher_student_is_the_network_written_out(residual):
 
 @pytest.mark.parametrize("name", [*SMALL, "sine"])
 def test_the_frozen_weight_gives_the_frozen_output(name):
-    """y0 = W0·Z, and what is added to it; of sine it is zero. To the rounding of float32."""
+    """y0 = W0·Z, and what is added to it; of sine it is zero. To the slices of exact products."""
     task = build(configure(f"task={name}", *SMALL.get(name, ["task.width=32"])))
 
     def check(W0):
         for batch in (task.train, task.test):
             added = 0 if batch.added is None else batch.added
-            torch.testing.assert_close(batch.y0, batch.Z @ W0.T + added, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(batch.y0, batch.Z.double() @ W0.double().T + added, rtol=0, atol=1e-10)
 
     check(task.W0)
-    rejects(check, task.W0 + 1e-3)
+    rejects(check, task.W0 + 1e-6)
 
 
 def has_variance(x, variance):

@@ -14,8 +14,9 @@ from runner.config.registry import INITS, TASKS
 
 
 def stack_key(config: Config) -> str:
-    """Equal for two runs exactly when they can be trained in one stack."""
-    return json.dumps(_shared(config), sort_keys=True)
+    """Equal for two runs when they can be trained in one stack, and it pays: a frozen weight of its own costs a run a second
+    pair of factors, which its neighbours would have to carry, too."""
+    return json.dumps([_shared(config), INITS[config.init.name].residual(config.init)], sort_keys=True)
 
 
 def check_stack(configs: Sequence[Config]) -> None:
@@ -40,6 +41,7 @@ def _shared(config: Config) -> dict[str, Any]:
     if TASKS[config.task.name].seeds_share_base:
         del fields["seed"]
     init = INITS[config.init.name]
-    # A frozen weight of its own costs a run a second pair of factors; other base weights, or other ranks, are for all.
-    fields["init"] = as_dict(config.init) if init.replaces or init.ranks else init.residual(config.init)
+    fields["init"] = (
+        as_dict(config.init) if init.replaces or init.ranks else None
+    )  # other base weights or ranks are for all
     return fields
