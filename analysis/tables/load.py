@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from analysis import files
 from analysis.tables import blocks, schema
+from runner.store.files import read_file
 
 STEPS, LAYERS = "steps.parquet", "layers.parquet"
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError, pa.ArrowException)
@@ -92,7 +92,7 @@ def per_run(frame: pd.DataFrame) -> pd.DataFrame:
 def record(path: Path) -> pd.DataFrame:
     """The table of a record. Raises DamagedTable, also where it is no file."""
     try:
-        file = pq.ParquetFile(pa.BufferReader(files.contents(path)))
+        file = pq.ParquetFile(pa.BufferReader(read_file(path)))
         schema.check_columns(file, schema.NEEDED)
         frame = file.read().to_pandas()
         for row in per_run(frame)[[name for name in schema.RULES if name in frame]].to_dict("records"):
@@ -167,7 +167,7 @@ def _reason(error: Exception) -> str:
 
 def _meta(folder: Path) -> dict[str, Any]:
     """A run's meta.json. Raises ValueError where it is another run's."""
-    meta = json.loads(files.contents(folder / "meta.json"))
+    meta = json.loads(read_file(folder / "meta.json"))
     if meta["run_id"] != folder.name:
         raise ValueError(f"holds run {meta['run_id']}")
     return meta
@@ -175,7 +175,7 @@ def _meta(folder: Path) -> dict[str, Any]:
 
 def _checked(folder: Path, name: str, meta: dict[str, Any]) -> bytes:
     """A file's contents. Raises ValueError where they differ from the checksum in meta.json."""
-    contents = files.contents(folder / name)
+    contents = read_file(folder / name)
     if hashlib.sha256(contents).hexdigest() != meta["sha256"][name]:
         raise ValueError(f"{name} differs from its checksum")
     return contents

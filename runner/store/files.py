@@ -1,4 +1,4 @@
-"""Files of runs, read with care: others may have put anything in their places."""
+"""Files of runs and records, read with care: others may have put anything in their places."""
 
 import errno
 import os
@@ -8,21 +8,23 @@ from typing import Any
 
 import yaml
 
-MOST = 2**20  # bytes of a file of text, which has thousands
+# Bytes of a file that can be meant. Configurations and summaries have thousands; YAML takes 20 seconds a megabyte to read.
+MOST = {".yaml": 2**16, ".json": 2**20, ".parquet": 2**30}
 
 
 def read_file(path: Path) -> bytes:
-    """A file's contents. Raises OSError also where it is a folder, a pipe or a device, or too large for a file of text.
+    """A file's contents. Raises OSError, with its name, also where it is a folder, a pipe or a device, or too large.
 
     It is opened without waiting: a pipe that nobody writes to would not let go.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is no regular file", str(path))
-        if path.suffix in (".json", ".yaml") and status.st_size > MOST:
-            raise OSError(errno.EFBIG, f"has {status.st_size} bytes, more than {MOST}", str(path))
-        return file.read()
+        most = MOST.get(path.suffix, status.st_size)
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"has {status.st_size} bytes, more than {most}", str(path))
+        return file.read(most)
 
 
 def read_fields(text: bytes) -> dict[str, Any]:
