@@ -32,7 +32,7 @@ def test_every_axis_that_varies_has_rows_of_its_own():
     of_8 = rows({0.1: [3.0], 0.2: [2.0], 0.4: [0.5]}, "adapter.rank=8")
 
     def check(table):
-        assert dict(zip(table["adapter.rank"], table["best lr"], strict=True)) == {2: "0.1", 8: "0.4"}
+        assert dict(zip(table["adapter.rank"], table["best lr"], strict=True)) == {"2": "0.1", "8": "0.4"}
 
     check(best_learning_rates([*of_8, *of_2]))
     rejects(check, best_learning_rates([*of_2, *({**row, "loss": 1.0} for row in of_8)]))
@@ -97,8 +97,8 @@ def test_a_rate_with_a_run_that_has_no_loss_does_not_compete():
 
 def test_edges_are_flagged_and_zeros_printed():
     assert only(rows({0.1: [1.0], 0.2: [2.0]}))[""] == "edge of the grid"
-    row = only(rows({0.1: [2.0, 2.0], 0.2: [0.0, 0.0], 0.4: [3.0, 3.0]}))
-    assert (row["best lr"], row["training loss"], row["95% interval"]) == ("0.2", "0", "")
+    row = only(rows({0.1: [2.0, 2.0], 0.2: [0.0, 0.0], 0.4: [0.0, 0.0], 0.8: [3.0, 3.0]}))
+    assert (row["best lr"], row["as good"], row["training loss"], row["95% interval"]) == ("0.2", "0.2 to 0.4", "0", "")
 
 
 def test_numbers_have_the_digits_that_tell_them_apart():
@@ -120,3 +120,14 @@ def test_a_start_from_a_folder_is_named_by_it():
     config: Config = configure("task=language_model")
     config.adapter.start_from = "some/adapter"
     assert only([{"config": config, "loss": 1.0, "start": None}])["init"] == "adapter"
+
+
+def test_fields_of_any_kind_are_shown_as_they_are_typed():
+    """Lists, too, which no table sorts; and gaps do not turn integers into decimals."""
+    model = "task=language_model"
+    table = best_learning_rates([*rows({0.1: [1.0]}, model, "task.targets=[v_proj]"), *rows({0.1: [1.0]}, model)])
+    assert list(table["task.targets"]) == ["[v_proj]", "all-linear"]
+    ranks = [*rows({0.1: [1.0]}, "adapter.rank=10"), *rows({0.1: [1.0]}, "adapter.rank=9")]
+    assert list(best_learning_rates(ranks)["adapter.rank"]) == ["9", "10"]
+    keys = [rows({0.1: [1.0]}, "adapter=vera", f"adapter.projection_key={key}") for key in ("null", "3")]
+    assert list(best_learning_rates([*keys[0], *keys[1]])["adapter.projection_key"]) == ["3", "null"]

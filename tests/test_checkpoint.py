@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import configure, rejects
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sweeps import contents
 
 from runner.training.checkpoint import Checkpoint, forget, resumable
+from runner.training.measure.layer import columns_of
 from runner.training.train import train
 
 TOY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=30", "checkpoint.minutes=0"]
@@ -81,7 +83,7 @@ def test_what_a_checkpoint_holds_matters(tmp_path):
         configs = stack(tmp_path / name.replace("/", "-"), *CASES["fused"])
         with pytest.raises(Killed):
             trained(configs, 13)
-        checkpoint = Checkpoint(configs)
+        checkpoint = Checkpoint(configs, columns_of(configs[0]))
         with safe_open(checkpoint.path, "pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}
         state[name] = state[name] + 1
@@ -135,6 +137,16 @@ def test_a_damaged_checkpoint_costs_only_time(damage, tmp_path, undamaged):
 @pytest.fixture(scope="module")
 def undamaged(tmp_path_factory):
     return trained(stack(tmp_path_factory.mktemp("undamaged") / "a", *CASES["fused"]))
+
+
+def test_a_checkpoint_of_code_that_measured_otherwise_is_not_used(tmp_path):
+    """Rows of two kinds must not stand in one column, nor tensors be filled in part."""
+    configs, state = stack(tmp_path, *CASES["fused"]), {"a": torch.ones(2), "b": torch.ones(3)}
+    Checkpoint(configs, ["weight/fro"]).save(7, state)
+    wider = {"a": torch.zeros(2), "b": torch.zeros(4)}
+    assert Checkpoint(configs, ["weight/fro"]).restore({name: t.clone() for name, t in state.items()}) == 7
+    assert Checkpoint(configs, ["weight/spectral"]).restore(state) == 0
+    assert Checkpoint(configs, ["weight/fro"]).restore(wider) == 0 and not wider["a"].any()
 
 
 def test_checkpoints_come_at_their_cadence(tmp_path):

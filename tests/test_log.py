@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import configure, rejects
 
 from runner.config.identity import with_values
-from runner.training.log import summarise
+from runner.training.log import Log, count_rows, summarise
 from runner.training.train import train
 
 SUMMARIES = [  # losses, diverged at -> expected entries
@@ -55,3 +56,10 @@ def test_rows_while_training_are_those_of_the_final_table():
         streamed = pd.concat(rows, ignore_index=True)
         pd.testing.assert_frame_equal(streamed, outcome.steps[:-1], check_dtype=False)
         rejects(pd.testing.assert_frame_equal, streamed, outcome.steps)
+
+
+@pytest.mark.parametrize(("every", "evals"), [(1, 1), (1, 5), (4, 6), (7, 3), (100, 100), (20, 100), (5, 10)])
+def test_the_rows_of_a_log_are_counted_without_making_it(every, evals):
+    for steps in (1, 19, 20, 24):
+        config = configure(f"steps={steps}", f"log.every={every}", f"eval.every={evals}")
+        assert count_rows(config) == len(Log([config], [], [], [], torch.device("cpu")).rows)

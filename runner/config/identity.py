@@ -4,8 +4,10 @@ import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from runner.config.options import described
 from runner.config.schema import Config
 
 IDENTITY_VERSION = 5  # raise it when the same configuration would produce other numbers than before
@@ -16,6 +18,11 @@ NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers",
 def as_dict(config: Any) -> dict[str, Any]:
     """Plain nested dictionary of all fields."""
     return {name: as_dict(value) if dataclasses.is_dataclass(value) else value for name, value in vars(config).items()}
+
+
+def defining(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """(dotted name, value, declaration) of every field that can change a run's numbers."""
+    return (each for each in described(config) if each[0].partition(".")[0] not in NOT_IDENTITY)
 
 
 def run_id(config: Config) -> str:

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy.stats import t as student
 
 from runner.config import Config
-from runner.config.identity import NOT_IDENTITY
-from runner.config.options import described
+from runner.config.identity import defining
+from runner.config.options import shown
 from runner.config.registry import TASKS
 
 WITHIN = ("optimizer.lr", "seed")  # what differs within a row of the table
@@ -33,7 +33,8 @@ def best_learning_rates(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     if not best:
         return pd.DataFrame()
     columns = _columns([config for config, _ in best])
-    table = pd.DataFrame([{name: show(config) for name, show in columns.items()} for config, _ in best])
+    best.sort(key=lambda each: [_order(value(each[0])) for value in columns.values()])
+    table = pd.DataFrame([{name: shown(value(config)) for name, value in columns.items()} for config, _ in best])
     numbers = pd.DataFrame([numbers for _, numbers in best])
     table["best lr"], table["as good"] = _texts(numbers["lr"]), _ranges(numbers[["first", "last"]], "{} to {}")
     held_out = ["held-out" if is_held_out(config) else "training" for config, _ in best]
@@ -48,7 +49,7 @@ def best_learning_rates(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         table["loss is"] = held_out
     table["at start"], table["seeds"] = _texts(numbers["start"]), numbers["seeds"]
     table["lrs"], table[""] = numbers["lrs"], numbers["edge"]
-    return table.sort_values(list(columns), kind="stable")
+    return table
 
 
 def is_held_out(config: Config) -> bool:
@@ -58,8 +59,14 @@ def is_held_out(config: Config) -> bool:
 
 def _setting(config: Config) -> dict[str, Any]:
     """Dotted name -> value of everything that tells the rows of the table apart; experiments stay apart, too."""
-    fields = {name: value for name, value, _ in described(config) if name not in WITHIN}
-    return {n: v for n, v in fields.items() if n == "experiment" or n.partition(".")[0] not in NOT_IDENTITY}
+    fields = {name: value for name, value, _ in defining(config) if name not in WITHIN}
+    return {"experiment": config.experiment} | fields
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """A place for values of any kind: numbers by size, then all others by what they look like."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, value, "") if number else (1, 0.0, shown(value))
 
 
 def _columns(configs: Sequence[Config]) -> dict[str, Callable[[Config], Any]]:
@@ -104,7 +111,9 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         found = []
         for rate in some:
             both = seeds.keys() & logs.get(rate, {}).keys()
-            low, _ = _interval([logs[rate][seed] - seeds[seed] for seed in both])
+            # two losses of 0 are equal, which the difference of their logs does not know
+            differences = [logs[rate][seed] - seeds[seed] if logs[rate][seed] != seeds[seed] else 0.0 for seed in both]
+            low, _ = _interval(differences)
             if not low <= 0:  # nan, where fewer than two seeds can be compared, is no tie
                 break
             found.append(rate)

@@ -15,7 +15,8 @@ from runner.store.runs import DamagedRun, Store
 from runner.tasks.base import pairs
 from runner.tasks.toy import ToyTask, padded
 from runner.training.checkpoint import forget, resumable
-from runner.training.measure.layer import columns_of, ordered
+from runner.training.log import count_rows
+from runner.training.measure.layer import columns_of
 from runner.training.stack import stack_key
 
 ITEM_SIZE = {"float32": 4, "float64": 8}
@@ -108,7 +109,8 @@ def bytes_per_run(config: Config) -> int:
     shapes = task.shapes(config.task)
     factors = 16 * padded(config.adapter.rank) * pairs(config) * sum(map(sum, shapes.values()))
     activations = task.activations(config, resolve_engine(config) == "fused")
-    log = 8 * len(ordered()) * (1 + len(shapes) * config.log.layers) * (config.steps // config.log.every + 2)
+    columns = len(task.evals) + len(columns_of(config)) * (1 + len(shapes) * config.log.layers)
+    log = 8 * (columns * count_rows(config) + config.steps + 1)
     return int((factors + activations) * ITEM_SIZE[config.dtype]) + log
 
 

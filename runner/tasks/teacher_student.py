@@ -39,11 +39,11 @@ class TeacherStudent(Readout):
 
     @classmethod
     def frozen(cls, config: Config) -> float:
-        """The teacher, too: its hidden weight as it is drawn (float32), and float64 of what its points become."""
-        task = config.task
-        width = task.teacher_width if task.teacher == "separate" else task.width
+        """The teacher, too: a hidden weight of its own as it is drawn (float32), and float64 of what its points become."""
+        task, own = config.task, config.task.teacher == "separate"
+        width = task.teacher_width if own else task.width
         points = task.train_points + task.test_points
-        return super().frozen(config) + 4.0 * width**2 + 8.0 * width * (2 * task.teacher_rank + 3 * points)
+        return super().frozen(config) + 4.0 * own * width**2 + 8.0 * width * (2 * task.teacher_rank + 3 * points)
 
     def __init__(self, config: TeacherStudentOptions, seed: int):
         n, d, rank = config.width, config.input_dim, config.teacher_rank

@@ -98,11 +98,11 @@ class ToyTask(Task):
 
     @classmethod
     def frozen(cls, config: Config) -> float:
-        """W0 and the weights before it in float32, and of each point, in float64, Z, y0 and what it is made of."""
+        """W0, which inits see in float64, and the weights before it, and of each point, in float64, Z, y0 and what it is made of."""
         (n_out, n_in), task = config.task.layer_shape(), config.task
         inputs = getattr(task, "input_dim", 0)
         points = task.train_points + task.test_points
-        return 4.0 * n_in * (n_out + inputs) + 8.0 * points * (n_in + n_out + inputs)
+        return 4.0 * n_in * (3 * n_out + inputs) + 8.0 * points * (n_in + n_out + inputs)
 
     @classmethod
     def check(cls, config: Config) -> None:

@@ -25,9 +25,10 @@ from runner.core.messages import say
 
 
 class Checkpoint:
-    """Of the stack of these runs."""
+    """Of the stack of these runs, which measures these `columns`."""
 
-    def __init__(self, configs: Sequence[Config]):
+    def __init__(self, configs: Sequence[Config], columns: Sequence[str] = ()):
+        self.columns = columns
         self.ids = [run_id(config) for config in configs]
         name = hashlib.sha256("".join(self.ids).encode()).hexdigest()[:16]
         self.path = _folder(configs[0]) / f"{name}.safetensors"
@@ -46,7 +47,7 @@ class Checkpoint:
             shutil.rmtree(self.new, ignore_errors=True)
             self.new.mkdir(parents=True)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-            digest = _digest(self.ids, step, tensors)
+            digest = _digest(self.ids, step, self.columns, tensors)
             metadata = {"runs": json.dumps(self.ids), "step": str(step), "sha256": digest}
             save_file(tensors, self.new / self.path.name, metadata=metadata)
             (self.new / self.path.name).replace(self.path)
@@ -61,8 +62,9 @@ class Checkpoint:
             return 0
         header = _header(self.path)
         saved = load_file(self.path) if header else {}
-        if not header or header.digest != _digest(self.ids, header.step, saved) or saved.keys() != state.keys():
-            say(f"damaged checkpoint, training its {len(self.ids)} runs from the start: {self.path}")
+        fits = {name: t.shape for name, t in saved.items()} == {name: t.shape for name, t in state.items()}
+        if not header or not fits or header.digest != _digest(self.ids, header.step, self.columns, saved):
+            say(f"checkpoint damaged or of other code, training its {len(self.ids)} runs from the start: {self.path}")
             return 0
         with torch.no_grad():
             for name, tensor in state.items():
@@ -130,10 +132,10 @@ def _runs(path: Path) -> list[str]:
     return header.runs if header else []
 
 
-def _digest(runs: list[str], step: int, tensors: dict[str, Tensor]) -> str:
-    """Of runs, step, and the tensors' names, shapes and contents: a power cut may leave a file of the right length without
-    them."""
-    digest = hashlib.sha256(f"{json.dumps(runs)} {step}".encode())
+def _digest(runs: list[str], step: int, columns: Sequence[str], tensors: dict[str, Tensor]) -> str:
+    """Of runs, step, what is measured, and the tensors' names, shapes and contents: a power cut may leave a file of the right
+    length without them."""
+    digest = hashlib.sha256(json.dumps([runs, step, list(columns)]).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())

@@ -1,5 +1,6 @@
 """What a stack remembers of its training: buffers on the device, turned into one table and one summary per run."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,6 +109,13 @@ class Log:
                 )
             tables.append((frame, layers))
         return tables
+
+
+def count_rows(config: Config) -> int:
+    """How many rows the log of a run has."""
+    steps, every, evals = config.steps, config.log.every, config.eval.every
+    among = steps // every + steps // evals - steps // math.lcm(every, evals) + 1  # step 0 has one
+    return among + (steps % every != 0 and steps % evals != 0)  # and so has the last
 
 
 def summarise(losses: np.ndarray, evals: dict[str, np.ndarray], diverged_step: int | None) -> dict[str, Any]:

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.config import Config, ConfigError
-from runner.config.identity import as_dict
-from runner.config.options import described
+from runner.config.identity import as_dict, defining
 from runner.config.registry import INITS, TASKS
 
 
 def stack_key(config: Config) -> str:
-    """Equal for two runs when they can be trained in one stack, and it pays: a frozen weight of its own costs a run a second
-    pair of factors, which its neighbours would have to carry, too."""
-    return json.dumps([_shared(config), INITS[config.init.name].residual(config.init)], sort_keys=True)
+    """Equal for two runs of a sweep when they can be trained in one stack, are kept together, and it pays: a frozen weight of
+    its own costs a run a second pair of factors, which its neighbours would have to carry, too."""
+    kept = config.experiment, config.checkpoint.minutes
+    return json.dumps([kept, _shared(config), INITS[config.init.name].residual(config.init)], sort_keys=True)
 
 
 def check_stack(configs: Sequence[Config]) -> None:
@@ -36,8 +36,8 @@ def check_stack(configs: Sequence[Config]) -> None:
 
 
 def _shared(config: Config) -> dict[str, Any]:
-    fields = {name: value for name, value, field in described(config) if not field.metadata.get("per_run")}
-    fields = {name: value for name, value in fields.items() if not name.startswith(("tracker.", "init."))}
+    fields = {name: value for name, value, field in defining(config) if not field.metadata.get("per_run")}
+    fields = {name: value for name, value in fields.items() if not name.startswith("init.")}
     if TASKS[config.task.name].seeds_share_base:
         del fields["seed"]
     init = INITS[config.init.name]

@@ -59,7 +59,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> li
     state = {f"parameter{i}": p for i, p in enumerate(parameters)}
     for part, tensors in (("optimizer", optimizer.state), ("log", log.state), ("stability", stability.state)):
         state |= {f"{part}/{name}": tensor for name, tensor in tensors.items()}
-    checkpoint = Checkpoint(configs)
+    checkpoint = Checkpoint(configs, log.columns)
     if device.type == "cpu" and not compiled.measure.signatures:
         announce("compiling kernels (or loading them)")
     for step in range(checkpoint.restore(state), shared.steps + 1):
