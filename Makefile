@@ -44,9 +44,9 @@ reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models
 figures: $(SETUP)  ## draw all figures and evaluate all claims from the records, without training
 	@$(BIN)/python -m analysis --publish docs/claims.md
 
-VERIFY ?= 0.01
+
 verify: $(SETUP)  ## train a random 1% of the recorded runs again and compare them (VERIFY=all: every one)
-	@$(BIN)/python -m analysis.verify --share $(VERIFY)
+	@$(BIN)/python -m analysis.verify $(if $(VERIFY),--share $(VERIFY))
 
 test: $(SETUP) lint  ## lint, then every test
 	@$(BIN)/pytest

@@ -10,7 +10,8 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -19,22 +20,24 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from analysis.grid import AXES, is_setting, objective
+from analysis.grid import AXES, is_setting, log_losses
 from analysis.tables.load import load, per_run
 from analysis.tables.records import BOTH_MOVED, LAYERS, MissingRecords, read, rounded
 from analysis.tables.schema import is_measured
 from runner.config import Config, ConfigError, command
-from runner.config.identity import run_id, with_values
-from runner.config.options import described
+from runner.config.identity import defining, run_id, with_values
 from runner.config.registry import GROUPS
 from runner.config.resources import resolve_engine
 from runner.core import streams
+from runner.core.messages import first_line
 from runner.sweeps.compose import compose_sweep
 from runner.sweeps.execute import execute
 
 SHARE = 0.01
 EARLY_TOLERANCE = 0.02  # relative, of losses and gradient norms, up to the step before which both factors have moved
 CONFIDENCE = 0.999  # of the interval for one more seed: of a thousand sound runs, one is outside
+LOSSES = ("train/loss", "eval/loss")
+OWN = ("task", "adapter", "init", "optimizer")  # groups of fields that a record holds
 SAME, CLOSE, DIFFERENT = "to the bit", "within tolerance", "different"
 
 
@@ -56,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
         found = list(verify(options.outputs, options.share, options.seed, options.experiment, options.bases))
     except (ConfigError, MissingRecords) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -103,31 +109,38 @@ def drawn(record: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
 
 def config_of(row: pd.Series, template: Config) -> Config:
     """The configuration of a recorded run; where it is kept is the template's. Raises ConfigError if its id is not the run's."""
-    chosen = {group: parts.options[row[f"{group}.name"]] for group, parts in GROUPS.items() if f"{group}.name" in row}
-    groups = {}
-    for group, options in chosen.items():
-        own = {field.name: field.type for field in fields(options) if f"{group}.{field.name}" in row}
-        groups[group] = options(**{name: _value(row[f"{group}.{name}"], kind) for name, kind in own.items()})
-    plain = [
-        (name, field) for name, _, field in described(template) if name in row and name.partition(".")[0] not in groups
-    ]
-    others = {name: _value(row[name], field.type) for name, field in plain if name.partition(".")[0] not in groups}
-    config = with_values(template, groups | others)
-    if run_id(config) != row["run_id"]:
-        raise ConfigError(
-            f"{row['experiment']} {row['run_id']}: another version of this project recorded it, under which the same "
-            "configuration may have given other numbers; make the record again"
-        )
-    return config
+    what = f"{row['run_id']} of {row.get('experiment')}"
+    try:
+        for listed in (False, True):
+            groups = {
+                group: _group(row, group, parts.options, listed) for group, parts in GROUPS.items() if group in OWN
+            }
+            plain = {name: field.type for name, _, field in defining(template) if name.partition(".")[0] not in OWN}
+            others = {name: _value(row[name], kind, listed) for name, kind in plain.items()}
+            config = with_values(template, groups | others | {"experiment": row["experiment"]})
+            if run_id(config) == row["run_id"]:
+                return config
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{what}: the record does not say how it was configured ({first_line(error)})") from error
+    raise ConfigError(
+        f"{what}: another version of this project recorded it, under which the same configuration may have given other "
+        "numbers; make the record again"
+    )
 
 
-def _value(value: Any, kind: Any) -> Any:
-    """A cell of a record as the field's type has it: a table has no integers beside gaps, and lists as texts."""
+def _group(row: pd.Series, group: str, known: Mapping[str, type], listed: bool) -> Any:
+    options = known[row[f"{group}.name"]]
+    return options(**{f.name: _value(row[f"{group}.{f.name}"], f.type, listed) for f in fields(options)})
+
+
+def _value(value: Any, kind: Any, listed: bool) -> Any:
+    """A cell of a record as the field's type has it: a table has no integers beside gaps, and of a list its texts, so that
+    `listed` decides whether a single one stands for itself."""
     kinds = get_args(kind) or (kind,)
     if not isinstance(value, str) and pd.isna(value):
         return None
     value = value.item() if isinstance(value, np.generic) else value
-    if get_origin(kind) is list or (kind is Any and isinstance(value, str) and ", " in value):
+    if get_origin(kind) is list or (kind is Any and isinstance(value, str) and (listed or ", " in value)):
         return value.split(", ")
     if Any in kinds or str in kinds:
         return value
@@ -136,46 +149,52 @@ def _value(value: Any, kind: Any) -> Any:
 
 def compare(experiment: str, run: str, record: pd.DataFrame, again: pd.DataFrame, fused: bool) -> Comparison:
     """`again`: the rows of the run in the table of those that were trained again."""
+
+    def differs(reason: str, by: float = math.inf) -> Comparison:
+        return Comparison(experiment, run, DIFFERENT, by, reason)
+
     before = record[record["run_id"] == run].set_index("step")
     after = rounded(again[again["step"].isin(before.index)]).set_index("step")
-    both = [name for name in before.columns if name in after and (is_measured(name) or name.startswith("summary."))]
+    numbers = [name for name in before.columns if is_measured(name) or name.startswith("summary.")]
+    if lacking := [name for name in numbers if name not in after]:
+        return differs(f"it has no {lacking[0]}")
     if not before.index.equals(after.index):
-        return Comparison(experiment, run, DIFFERENT, math.inf, "it has other steps")
-    x, y = (table[both].apply(pd.to_numeric).to_numpy(float) for table in (before, after))
+        return differs("it has other steps")
+    x, y = (table[numbers].apply(pd.to_numeric).to_numpy(float) for table in (before, after))
     equal = (x == y) | (np.isnan(x) & np.isnan(y))
     with np.errstate(all="ignore"):
-        relative = np.where(equal, 0.0, np.abs(y / x - 1))
-    losses = [name.endswith("loss") for name in both]
-    difference = float(np.nanmax(relative[:, losses], initial=0.0))
-    if equal.all():
+        relative = np.where(
+            equal, 0.0, np.nan_to_num(np.abs(y / x - 1), nan=np.inf)
+        )  # a number that is gone is far off
+    losses = [name.endswith("loss") for name in numbers]
+    difference = float(relative[:, losses].max(initial=0.0))
+    same_end = before["status"].iloc[0] == after["status"].iloc[0]
+    if equal.all() and same_end:
         return Comparison(experiment, run, SAME)
-    if fused and equal[0, [is_measured(name) for name in both]].all():
-        wrong = both[int(np.argmin(equal.all(0)))]
-        return Comparison(
-            experiment, run, DIFFERENT, difference, f"it starts as the record does, and {wrong} differs later"
-        )
-    early = relative[before.index < BOTH_MOVED][
-        :, [name in ("train/loss", "eval/loss", "grad/A", "grad/B") for name in both]
-    ]
-    if not np.nanmax(early, initial=0.0) <= EARLY_TOLERANCE:
-        return Comparison(experiment, run, DIFFERENT, difference, f"its first steps are off by {np.nanmax(early):.2g}")
+    if fused and equal[0, [is_measured(name) for name in numbers]].all():
+        wrong = "status" if equal.all() else numbers[int(np.argmin(equal.all(0)))]
+        return differs(f"it starts as the record does, and {wrong} differs later", difference)
+    gone = ((np.isnan(x) != np.isnan(y)) & [is_measured(name) for name in numbers]).any(0)
+    if gone.any():
+        return differs(f"{numbers[int(np.argmax(gone))]} is known in one of the two only", difference)
+    first = relative[before.index < BOTH_MOVED][:, [name in LOSSES or name.startswith("grad/") for name in numbers]]
+    if (early := first.max(initial=0.0)) > EARLY_TOLERANCE:
+        return differs(f"its first steps are off by {early:.2g}", difference)
     if not _expected(record, before.iloc[-1], after.iloc[-1]):
-        return Comparison(experiment, run, DIFFERENT, difference, "it ends where no seed of its setting would")
+        return differs("it ends where no seed of its setting would", difference)
     return Comparison(experiment, run, CLOSE, difference)
 
 
 def _expected(record: pd.DataFrame, before: pd.Series, after: pd.Series) -> bool:
     """Whether the end is one that another seed of the same setting could have had: always, if some of them diverged."""
-    column = objective(before.to_frame().T)
     runs = per_run(record)
     settings = [name for name in runs.columns if name != "seed" and (is_setting(name) or name in AXES)]
     setting = runs.groupby(settings, dropna=False).ngroup()
-    alike = setting == setting[runs["run_id"] == before["run_id"]].iloc[0]
-    logs = np.log(runs.loc[alike, column].to_numpy(float))
-    if np.isnan(logs).any() or len(logs) < 2:
+    seen = log_losses(runs[setting == setting[runs["run_id"] == before["run_id"]].iloc[0]])
+    if len(seen) < 2 or not np.isfinite(seen).all():
         return True
-    reach = student.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / len(logs))
-    return bool(abs(np.log(after[column]) - logs.mean()) <= reach)
+    reach = student.ppf((1 + CONFIDENCE) / 2, len(seen) - 1) * seen.std(ddof=1) * math.sqrt(1 + 1 / len(seen))
+    return bool(abs(log_losses(after.to_frame().T)[0] - seen.mean()) <= reach)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -185,18 +204,27 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--bases", type=Path, default=Path("outputs/bases"), help="where small language models are kept"
     )
-    parser.add_argument("--share", default=SHARE, type=_share, help=f"of each record's runs, or all; default: {SHARE}")
+    parser.add_argument(
+        "--share", default=SHARE, type=share_of, help=f"of each record's runs, or all; default: {SHARE}"
+    )
     parser.add_argument("--seed", type=int, default=0, help="draws them; default: 0")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if layered := [name for name in options.experiment if name.endswith(LAYERS)]:
+        parser.error(
+            f"{layered[0]}: is of runs that another record holds; name that one, {layered[0].removesuffix(LAYERS)}"
+        )
+    if options.seed < 0:
+        parser.error(f"--seed {options.seed}: must be 0 or above")
+    return options
 
 
-def _share(text: str) -> float:
-    if text == "all":
-        return 1.0
-    share = float(text)
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be all, or a number above 0 and up to 1")
-    return share
+def share_of(text: str) -> float:
+    """Of `--share`."""
+    with suppress(ValueError):
+        share = 1.0 if text == "all" else float(text)
+        if 0 < share <= 1:
+            return share
+    raise argparse.ArgumentTypeError(f"{text}: must be all, or a number above 0 and up to 1")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ KINDS = [
     ["task=feature_regression", "init=corda", "init.examples=7", "optimizer.clip=0.5", "log.weights=true"],
     ["task=sine", "adapter=rslora", "init=gaussian_AB", "optimizer=signsgd", "optimizer.schedule=cosine"],
     ["task=language_model", "task.targets=[q_proj,v_proj]", "task.text_columns=[a,b]", "task.width=32"],
+    ["task=language_model", "task.targets=[q_proj]", "task.width=32"],
     ["task=linear", "adapter=dora", "adapter.rank=2", "task.outputs=5", "init.scale=2"],
 ]
 
@@ -69,6 +70,10 @@ def test_a_record_that_is_not_its_runs_is_told(recorded, capsys):
 
 
 def changed(table, column, factor, steps):
+    if factor == "dropped":
+        return table.drop(columns=column)
+    if isinstance(factor, str):
+        return table.assign(**{column: table[column].where(~table["step"].isin(steps), factor)})
     return table.assign(**{column: table[column].where(~table["step"].isin(steps), table[column] * factor)})
 
 
@@ -88,6 +93,10 @@ def changed(table, column, factor, steps):
         ("summary.final_loss", 1e6, range(13), False, DIFFERENT),
         ("summary.final_loss", np.nan, range(13), False, DIFFERENT),
         ("step", 2, [12], True, DIFFERENT),
+        ("train/loss", np.nan, [1], False, DIFFERENT),  # a number that is gone is no small difference
+        ("param/A", np.nan, range(13), False, DIFFERENT),
+        ("status", "diverged", range(13), True, DIFFERENT),
+        ("param/A", "dropped", [], False, DIFFERENT),
     ],
 )
 def test_what_differs_is_weighed(recorded, column, factor, steps, fused, verdict):
@@ -111,6 +120,23 @@ def test_the_end_of_a_run_whose_setting_breaks_down_at_times_says_nothing(record
     rejects(check, record)
 
 
+def test_first_steps_of_any_adapter_are_compared(recorded):
+    """VeRA's gradients are of d and b."""
+    _, runs = recorded
+    vera = runs.rename(columns={"grad/A": "grad/d", "grad/B": "grad/b"})
+    record, run = distill(vera), vera["run_id"].iloc[0]
+    again = changed(vera[vera["run_id"] == run], "grad/b", 1.05, [0])
+    assert compare("scratch", run, record, again, False).verdict == DIFFERENT
+
+
+def test_runs_that_end_at_zero_are_compared(recorded):
+    _, runs = recorded
+    nothing = runs.assign(**{"summary.final_loss": 0.0})
+    record, run = distill(nothing), nothing["run_id"].iloc[0]
+    again = changed(nothing[nothing["run_id"] == run], "param/A", 1 + 1e-4, range(13))
+    assert compare("scratch", run, record, again, False).verdict == CLOSE
+
+
 def test_the_share_is_drawn_by_the_seed(recorded):
     _, runs = recorded
     record = distill(runs)
@@ -122,5 +148,15 @@ def test_the_share_is_drawn_by_the_seed(recorded):
 def test_there_must_be_records(tmp_path, capsys):
     assert main(["--outputs", str(tmp_path)]) == 2
     assert "holds no records" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--share", "0"])
+    for wrong in (["--share", "0"], ["--share", "x"], ["--seed", "-1"], ["variants.layers"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+        assert "must be" in (err := capsys.readouterr().err) or "name that one" in err
+
+
+@pytest.mark.parametrize(("column", "value"), [("init.name", "foo"), ("task.name", None), ("experiment", "dropped")])
+def test_a_record_that_does_not_say_how_its_runs_were_configured(recorded, column, value):
+    _, runs = recorded
+    row = runs.iloc[0].drop(column) if value == "dropped" else runs.iloc[0].mask(runs.columns == column, value)
+    with pytest.raises(ConfigError, match="does not say how it was configured"):
+        config_of(row, configure())

@@ -98,7 +98,7 @@ class ToyTask(Task):
 
     @classmethod
     def frozen(cls, config: Config) -> float:
-        """W0, which inits see in float64, and the weights before it, and of each point, in float64, Z, y0 and what it is made of."""
+        """W0, once more in float64 for inits, the weights before it, and in float64 of each point Z, y0 and what they are of."""
         (n_out, n_in), task = config.task.layer_shape(), config.task
         inputs = getattr(task, "input_dim", 0)
         points = task.train_points + task.test_points
