@@ -15,7 +15,7 @@ def product(X: Tensor, Y: Tensor) -> Tensor:
     Libraries add in orders of their own, and round differently. Here no sum is rounded: every row of X and column of Y is
     written in units of its largest entry as a sum of two slices of b-bit integers, and b is so small that sums of q of
     their products are integers that float64 holds. What lies beyond 2b bits is dropped: b = 21 for q <= 1024, so that the
-    result is good to about q·2^-41 of the largest entries' product, and rounds to the nearest float32 (Ozaki et al. 2012,
+    result is good to about q·2^-40 of the largest entries' product, and rounds to the nearest float32 (Ozaki et al. 2012,
     "Error-free transformations of matrix multiplication by using fast routines of matrix multiplication").
     """
     if Y.dim() == 1:
