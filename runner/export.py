@@ -25,6 +25,7 @@ from runner.adapters import Dense
 from runner.config import ConfigError
 from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
 from runner.core import streams
+from runner.core.messages import first_line
 from runner.inits import Layer
 from runner.store.files import read_fields, read_file
 from runner.store.runs import CONFIG, WEIGHTS, DamagedRun, read_verified
@@ -72,7 +73,7 @@ def export(run: Path, out: Path) -> str:
         sentence = _write(new, out, config, task, weights)
         new.rename(out)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         place = getattr(error, "filename", None) or out
         raise ConfigError(f"{out}: cannot be made ({place}: {reason}); mend that, or name another folder") from error
     finally:
@@ -161,8 +162,7 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{error}, so it is damaged or was edited; delete the folder and train the run again"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{run}: is not the folder of a run, or is damaged ({reason})") from error
+        raise ConfigError(f"{run}: is not the folder of a run, or is damaged ({first_line(error)})") from error
     if status != "finished":
         raise ConfigError(f"{run}: its run is {status}; only finished ones have an adapter to export")
     if task not in list(TASKS) or not TASKS[task].exports:

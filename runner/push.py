@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import Config, ConfigError
 from runner.config.compose import CONF
+from runner.config.options import check_value, described
 from runner.config.registry import GROUPS, TRACKERS
 from runner.core import streams
 from runner.store.files import read_fields, read_file
@@ -47,6 +48,8 @@ def push(options: argparse.Namespace) -> int:
             f"EXPERIMENT={options.experiment!r}: is not there; name a folder of {runs} with finished runs"
         )
     choice = TRACKERS.options["wandb"](name="wandb", project=options.project, entity=options.entity, mode=options.mode)
+    for field, value, declared in described(choice):
+        check_value(f"--{field}", value, declared)
     tracker, before, failed, unfinished = None, 0, 0, 0
     for run in sorted(path.parent for path in folder.glob("*/meta.json")):
         try:

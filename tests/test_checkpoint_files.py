@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from runner.config import ConfigError
 from runner.config.registry import TASKS
-from runner.tasks.models import bases, hub, spec
+from runner.tasks.models import bases, checkpoints, hub, spec
 
 INDEX = "model.safetensors.index.json"
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -270,6 +270,27 @@ def test_what_was_downloaded_is_used_without_a_network_and_by_the_same_rules(tmp
     with pytest.raises(ConfigError, match="pickled weights are not loaded"):
         TASKS["language_model"].prepare(config)
     hub.ask.cache_clear()
+
+
+def test_trouble_of_the_moment_is_not_blamed_on_the_checkpoint(prepared, monkeypatch, tmp_path):
+    """Before training it is one line; while a run trains it is no ConfigError, which would forbid a second try."""
+
+    def fails(*arguments):
+        raise OSError(28, "No space left on device")
+
+    task = prepared(lambda folder: None)
+    for model, where in (("some/llama", (hub, "files")), (task.model, (checkpoints, "_tensors"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "folder", lambda model: tmp_path / "llama")
+            patch.setattr(*where, fails)
+            network = spec.skeleton(task.model, None, None, None)
+            told = (
+                rf"^task\.model={model}: its weights cannot be had \(.*No space left.*\); the same command tries again$"
+            )
+            with pytest.raises(ConfigError, match=told):
+                checkpoints.check(model, network, None)
+            with pytest.raises(OSError, match="No space left"):
+                checkpoints.load(model, network, None, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["./nope", "checkpoints/of/mine", "~/llama", "/nowhere", "a b", "models//x"])

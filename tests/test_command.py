@@ -119,6 +119,13 @@ def test_a_run_that_does_not_fit_names_the_field_that_is_too_large(field):
         check_fits([configs])
 
 
+@pytest.mark.parametrize("width", [32, 224])  # of which half gives no model, in two ways
+def test_what_cannot_be_halved_is_not_the_field_that_is_too_large(width):
+    config = configure("task=language_model", f"task.width={width}", "task.batch_size=16777216")
+    with pytest.raises(ConfigError, match=r"^task\.batch_size=16777216: a run takes about"):
+        check_fits([[config]])
+
+
 def test_a_run_that_does_not_fit_is_refused_before_anything_is_trained(cli, outputs):
     code, out, err = cli("-m", *TINY[1:], "task.width=16,16777216")
     assert code == 2 and out == "" and err.startswith("error: task.width=16777216: ") and err.count("\n") == 1
@@ -190,6 +197,13 @@ def test_configurations_that_break_the_promise_are_found():
     rejects(fuzz.check, [], [], config)
     config.log.layers, config.optimizer.lr = False, float("inf")
     rejects(fuzz.check, [], [], config)
+
+
+@pytest.mark.parametrize("axis", ["glob(*)", "range(1,3)", "interval(0,1)"])
+def test_experiments_are_swept_as_a_list(axis):
+    with pytest.raises(ConfigError, match=r"^experiment=\w+\(.*\): .*; name them as a list, experiment=a,b$"):
+        read([f"experiment={axis}"])
+    assert read(["experiment=a,b"]).values("experiment") == read(["experiment=choice(a,b)"]).values("experiment")
 
 
 def test_arguments_are_read_as_hydra_wants_them():

@@ -9,7 +9,7 @@ from models import checkpoint, sentences
 
 from runner.config import ConfigError
 from runner.config.registry import TASKS
-from runner.tasks.models import hub
+from runner.tasks.models import corpora, hub
 from runner.tasks.models.text import labelled
 
 TEXTS = sentences(40)
@@ -56,6 +56,7 @@ SAME = {
     "CRLF": ("d.jsonl", lines(GOOD).replace("\n", "\r\n")),
     "byte order mark": ("d.jsonl", b"\xef\xbb\xbf" + lines(GOOD).encode()),
     "an array": ("d.json", json.dumps(GOOD)),
+    "csv, a column that is called like a second one": ("d.csv", CSV.replace("text,label", "text,text.1")),
     "csv, byte order mark": ("d.csv", b"\xef\xbb\xbf" + CSV.encode()),
     "text": ("d.txt", "\n".join(TEXTS)),
     "text, byte order mark": ("d.txt", b"\xef\xbb\xbf" + "\n".join(TEXTS).encode()),
@@ -87,6 +88,8 @@ TOLD = {
     "a list": (LM, "d.jsonl", lines([{"text": ["a"]}] * 40), "holds ['a'], which is no text"),
     "an object": (LM, "d.jsonl", lines([{"text": {"a": "b"}}] * 40), "holds {'a': 'b'}, which is no text"),
     "a column twice": (LM, "d.csv", CSV.replace("text,label", "text,text"), "FILE has this column twice"),
+    "a column twice, upper case": (LM, "d.CSV", "\n" + CSV.replace("text,label", "label,label"), "twice: 'label'"),
+    "no names of columns": (LM, "d.csv", "the cat " * 20000, "d.csv has no first row with the names of its columns"),
     "semicolons": (LM, "d.csv", CSV.replace(",", ";"), "has no such column; it has text;label"),
     "no text to classify": (
         CLS,
@@ -142,11 +145,41 @@ def test_held_out_text_that_is_too_short_is_not_blamed_on_the_other_files(read, 
         read(LM, "d.jsonl", lines(GOOD), f"task.eval_dataset={tmp_path / 'e.jsonl'}")
 
 
+def test_a_column_is_looked_for_twice_in_every_file_of_a_pattern(read, tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    with pytest.raises(ConfigError, match=r"b\.csv has this column twice: 'text'"):
+        read(LM, "b.csv", CSV.replace("text,label", "text,text"), f"task.dataset='{tmp_path}/*'")
+
+
 @pytest.mark.parametrize("field", ["subset=x", "train_split=test", "eval_split=test"])
 def test_what_files_do_not_have_cannot_be_chosen(field, read, tmp_path):
     """It would be ignored, and yet make another run of the same one."""
     with pytest.raises(ConfigError, match=f"task.{field}: is for data sets on the hub or in a folder"):
         read(LM, "d.jsonl", lines(GOOD), f"task.{field}")
+
+
+IGNORED = {
+    ("task.eval_dataset=e.txt",): "task.eval_dataset=e.txt: is for data of your own; .*; set task.eval_dataset=null",
+    (
+        "task.text_columns=[a,b]",
+    ): r"task.text_columns=\[a,b\]: is for data of your own; .*; set task.text_columns=\[text\]",
+    ("task.eval_split=test", "task.eval_dataset=e.txt", "task.dataset=some/data"): (
+        "task.eval_split=test: is not used, because .* task.eval_dataset=e.txt are held out; set task.eval_split=validation"
+    ),
+}
+
+
+@pytest.mark.parametrize("overrides", IGNORED, ids=" ".join)
+def test_what_other_data_do_not_have_cannot_be_chosen_either(overrides):
+    with pytest.raises(ConfigError, match=IGNORED[overrides]):
+        configure("task=language_model", *overrides)
+    configure("task=language_model", *overrides[1:])
+
+
+def test_a_file_of_defaults_is_read_once_for_all_runs(monkeypatch):
+    task = configure("task=language_model").task
+    monkeypatch.setattr(corpora.OmegaConf, "load", lambda path: pytest.fail(f"read {path} again"))
+    corpora.check_fields(task)
 
 
 def test_labels_that_are_never_trained_on_are_said(read, capsys):

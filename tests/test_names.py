@@ -38,6 +38,22 @@ def test_a_folder_of_ones_own_is_not_forgotten(cli, tmp_path, monkeypatch):
     assert code == 2 and "experiment=own: mine/experiment/own.yaml is not read without --config-dir mine" in err
 
 
+@pytest.mark.parametrize("name", ["o'hara", "a'b\\'c"])
+def test_a_folder_of_ones_own_has_any_name(cli, outputs, tmp_path, name):
+    (tmp_path / name / "experiment").mkdir(parents=True)
+    (tmp_path / name / "experiment" / "own.yaml").write_text("# @package _global_\nexperiment: own\nseed: 5\n")
+    code, out, err = cli("--config-dir", str(tmp_path / name), "experiment=own", "--help")
+    assert code == 0 and "seed: 5  # " in out, err
+    code, _, err = cli("-m", "--config-dir", str(tmp_path / name), "experiment=own,gradient_norms", "steps=0")
+    assert code == 2 and err.startswith("error: steps=0: must be"), err
+
+
+def test_a_new_name_has_help_and_a_misspelled_one_a_suggestion(cli):
+    code, out, err = cli("experiment=my_name", "--help")
+    assert code == 0 and "\nexperiment: my_name  # " in out, err
+    assert "did you mean first?" in cli("experiment=frist", "--help")[2]
+
+
 def test_help_tells_of_every_field_its_meaning_and_what_it_takes(cli):
     code, out, _ = cli("init=etf", "adapter=dora", "--help")
     assert code == 0

@@ -13,6 +13,7 @@ from stored import seal
 
 from runner.config import ConfigError
 from runner.export import main
+from runner.tasks.models import peft
 
 MISMATCHES = {
     "adapter.rank=3": "adapter.rank=3: ",
@@ -91,6 +92,15 @@ def test_a_damaged_folder_is_refused(said, folder, shared):
         configured(shared, "llama", "lora", "task.targets=[q_proj,v_proj]", f"adapter.start_from={folder}")
 
 
+def test_an_error_without_a_text_is_told_by_its_type(folder, monkeypatch):
+    def silent(*arguments):
+        raise OSError
+
+    monkeypatch.setattr("runner.tasks.models.peft.load_file", silent)
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors cannot be read \(OSError\)"):
+        peft.read(folder)
+
+
 def test_a_head_of_another_size_and_dropout_that_a_product_would_miss_are_refused(shared, tmp_path):
     run, *_ = stored(configured(shared, "roberta", "lora"), tmp_path)
     main([str(run), str(tmp_path / "out")])
@@ -146,10 +156,14 @@ def test_an_export_that_fails_leaves_nothing_and_can_be_tried_again(shared, tmp_
     def full(*arguments):
         raise SafetensorError("I/O error: File too large (os error 27)")
 
-    with monkeypatch.context() as patch:
-        patch.setattr("runner.tasks.models.peft.save_file", full)
-        assert main([str(run), str(tmp_path / "out")]) == 2
-    assert "cannot be made (" in capsys.readouterr().err
+    def silent(*arguments):
+        raise SafetensorError
+
+    for trouble, said in ((full, "I/O error: File too large"), (silent, "SafetensorError")):
+        with monkeypatch.context() as patch:
+            patch.setattr("runner.tasks.models.peft.save_file", trouble)
+            assert main([str(run), str(tmp_path / "out")]) == 2
+        assert f"cannot be made ({tmp_path / 'out'}: {said}" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "out" in path.name and path.name != "outputs"]
     assert main([str(run), str(tmp_path / "out")]) == 0
 

@@ -56,6 +56,13 @@ def test_a_damaged_run_is_skipped_and_a_missing_folder_refused(cli, outputs, cap
         assert "is not there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("bad", ["--project=a/b", "--project=", "--entity=a b"])
+def test_what_w_and_b_takes_for_no_name_is_refused_as_in_a_sweep(cli, outputs, capsys, bad):
+    cli(*TINY)
+    assert main(["scratch", "--outputs", str(outputs), bad]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {bad.removesuffix('=')}") and not (outputs / "wandb").exists()
+
+
 def test_no_report_says_why(cli, outputs, capsys):
     cli("-m", *TINY, "seed=0,1")
     for meta in outputs.glob("runs/scratch/*/meta.json"):

@@ -37,13 +37,14 @@ def test_what_an_encoding_lacks_is_written_as_an_escape(encoding):
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_lead_nowhere_and_no_file_takes_their_numbers(closed, tmp_path):
-    """A file that did would be written to by whatever a library says on stderr."""
+    """A file that did would be written to by whatever a library says on stderr, here or in a process that is started here."""
     path = tmp_path / "file"
 
     def goes_nowhere(first):
         code = (
             f"import os, sys; {first}; file = open({str(path)!r}, 'w'); print('result'); sys.stderr.write('note')\n"
-            "assert sys.stdin.read() == '' and file.fileno() > 2; os.write(2, b'from C')"
+            "assert sys.stdin.read() == '' and file.fileno() > 2; os.write(2, b'from C')\n"
+            "assert all(map(os.get_inheritable, range(3)))"
         )
         return shell(code, f"</dev/null {closed}").returncode == 0 and path.read_bytes() == b""
 

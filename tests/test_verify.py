@@ -17,7 +17,7 @@ KINDS = [
     ["adapter=vera", "adapter.rank=8", "optimizer=sgd", "optimizer.momentum=0.5"],
     ["task=feature_regression", "init=corda", "init.examples=7", "optimizer.clip=0.5", "log.weights=true"],
     ["task=sine", "adapter=rslora", "init=gaussian_AB", "optimizer=signsgd", "optimizer.schedule=cosine"],
-    ["task=language_model", "task.targets=[q_proj,v_proj]", "task.text_columns=[a,b]", "task.width=32"],
+    ["task=language_model", "task.targets=[q_proj,v_proj]", "task.dataset=some/data", "task.text_columns=[a,b]"],
     ["task=language_model", "task.targets=[q_proj]", "task.width=32"],
     ["task=linear", "adapter=dora", "adapter.rank=2", "task.outputs=5", "init.scale=2"],
 ]

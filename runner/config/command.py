@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, RangeSweep
 
 from runner.config.errors import unreadable
 from runner.config.options import ConfigError, shown
@@ -36,7 +36,8 @@ class Command:
     @property
     def search_path(self) -> list[str]:
         """An override that makes the further folder known; none where there is none."""
-        return [f"hydra.searchpath=['file://{folder.resolve()}']" for folder in self.folders]
+        folders = [QuotedString(f"file://{folder.resolve()}", Quote.single).with_quotes() for folder in self.folders]
+        return [f"hydra.searchpath=[{folder}]" for folder in folders]
 
     def values(self, key: str) -> list[Any]:
         """What the command line gives for a key: none, one, or those of a list that is swept."""
@@ -128,6 +129,10 @@ def _count(override: Override) -> int:
 def _check_choice(override: Override) -> None:
     """Raise ConfigError unless every value is like the name of a file; whether there is one, Hydra knows."""
     group = override.key_or_group
+    if group == "experiment" and override.is_sweep_override() and not isinstance(override.value(), ChoiceSweep):
+        raise ConfigError(
+            f"{override.input_line}: each experiment has axes of its own; name them as a list, experiment=a,b"
+        )
     for value in _values(override):
         if group == "experiment":
             if not (isinstance(value, str) and EXPERIMENT.accepts(value)):

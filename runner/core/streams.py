@@ -10,13 +10,16 @@ def prepare() -> None:
     """To be called first by every command.
 
     What an encoding lacks is written as an escape. A closed stream (`2>&-`) becomes one to nowhere, and its number is taken, so
-    that no file that is opened later gets it, in which libraries would then write their messages.
+    that no file that is opened later gets it, in which libraries would then write their messages; nor in a process started here.
     """
+    for number in range(len(NAMES)):
+        if not _is_open(number):
+            os.set_inheritable(
+                os.open(os.devnull, os.O_RDWR), True
+            )  # it gets the lowest free number, which is this one
     for number, name in enumerate(NAMES):
         stream = getattr(sys, name)
         if stream is None:
-            if not _is_open(number):
-                os.dup2(os.open(os.devnull, os.O_RDWR), number)
             stream = open(os.devnull, "w" if number else "r")
             setattr(sys, name, stream)
         if number:

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from runner.config import Config, ConfigError
 from runner.config.command import read
 from runner.config.errors import explain, is_about_input
+from runner.config.experiments import register_new_names
 from runner.config.identity import run_id
 from runner.sweeps.compose import compose_sweep
 from runner.sweeps.execute import execute
@@ -83,7 +84,9 @@ def sweep(*overrides: str, **values: Any) -> SweepResult:
             )
     arguments = [*overrides, *(f"{name}={_text(name, value)}" for name, value in _flat(values))]
     try:
-        configs = compose_sweep(read(arguments))
+        command = read(arguments)
+        register_new_names(command)
+        configs = compose_sweep(command)
         results = execute(configs)
     except Exception as error:
         if not is_about_input(error):

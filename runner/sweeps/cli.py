@@ -48,13 +48,13 @@ def main() -> None:
     with clear_errors():
         command = read(sys.argv[1:])
         sys.argv[1:] = command.arguments
+        register_new_names(command)
         if command.flags.get("help"):
             with printing("the fields"):
                 print(help_text(command))
         elif len(command.values("experiment")) > 1:  # sweeps, each with axes of its own
             train(compose_sweep(command))
         else:
-            register_new_names(command)
             run()
 
 

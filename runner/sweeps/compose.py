@@ -11,12 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from runner.config import Config, ConfigError
 from runner.config.command import Command
 from runner.config.compose import CONF, register
-from runner.config.experiments import register_new_names
 
 
 def compose_sweep(command: Command) -> list[Config]:
     """The checked configurations, as `python -m runner -m` composes them; of several experiments (experiment=a,b), one after
-    the other, each with axes of its own. Raises ConfigError."""
+    the other, each with axes of its own. New names are registered before. Raises ConfigError."""
     register()
     if others := sorted(command.flags.keys() - {"multirun"}):
         flag = f"--{others[0].replace('_', '-')}"
@@ -26,7 +25,6 @@ def compose_sweep(command: Command) -> list[Config]:
             raise ConfigError(
                 f"{override.input_line}: launches single runs from the command line, of one experiment; leave it out here"
             )
-    register_new_names(command)
     configs: list[Config] = []
     for name in command.values("experiment") or [None]:
         own = [

@@ -117,11 +117,6 @@ class ModelTask(Task):
     @classmethod
     def check(cls, config: Config) -> None:
         task = config.task
-        if task.model == spec.LLAMA_TINY and (task.width % spec.HEAD_DIM or task.width > spec.WIDEST):
-            raise ConfigError(
-                f"task.width={task.width}: {task.model} takes multiples of {spec.HEAD_DIM}, its heads' size, up to "
-                f"{spec.WIDEST}"
-            )
         corpora.check_fields(task)
         if not task.text_columns:
             raise ConfigError("task.text_columns=[]: must name at least one column")

@@ -94,7 +94,10 @@ def _is_meant(name: str, value: Any, text: str) -> bool:
 
 
 def weights(model: str) -> dict[str, Any]:
-    """Name -> tensor in the checkpoint's files, of which nothing but the headers is read. Raises ConfigError."""
+    """Name -> tensor in the checkpoint's files, of which nothing but the headers is read.
+
+    Raises ConfigError for what the checkpoint is, and OSError for trouble of the moment, which another try may not have.
+    """
     place = folder(model)
     if not Path(model).is_dir():
         place = _downloaded(model, place)
@@ -106,7 +109,7 @@ def weights(model: str) -> dict[str, Any]:
         return {name: shards[file][name] for name, file in files.items()}
     except KeyError as error:
         raise _without(model, f"{INDEX} names {error} in a file that lacks it") from error
-    except (OSError, SafetensorError) as error:
+    except (FileNotFoundError, SafetensorError) as error:
         raise _without(model, first_line(error)) from error
 
 
@@ -114,8 +117,8 @@ def _downloaded(model: str, place: Path) -> Path:
     names = set(_index(model, place).values()) if (place / INDEX).is_file() else {WEIGHTS}
     try:
         return hub.files(model, sorted(names), place.name)
-    except Exception as error:  # the hub's and the network's
-        raise _without(model, first_line(error)) from error
+    except Exception as error:  # the hub's, the network's and the disk's; what the hub does not have is none
+        raise OSError(f"downloading: {first_line(error)}") from error
 
 
 def _tensors(path: Path) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def _index(model: str, place: Path) -> dict[str, str]:
         files = json.loads((place / INDEX).read_bytes())["weight_map"]
         if not isinstance(files, dict) or not files:
             raise TypeError("weight_map names nothing")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _without(model, f"{INDEX} cannot be read: {first_line(error)}") from error
     for file in files.values():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
@@ -148,7 +151,12 @@ def _without(model: str, reason: str) -> ConfigError:
 
 def check(model: str, network: nn.Module, labels: int | None) -> None:
     """Raise ConfigError unless the weights fill the network, which was built of the configuration on the meta device."""
-    found = weights(model)
+    try:
+        found = weights(model)
+    except OSError as error:
+        raise ConfigError(
+            f"task.model={model}: its weights cannot be had ({first_line(error)}); the same command tries again"
+        ) from error
     if odd := [name for name, t in found.items() if name.endswith("weight") and t.get_dtype() not in FLOATS]:
         raise ConfigError(
             f"task.model={model}: its {odd[0]} is of type {found[odd[0]].get_dtype()}; weights must be floating-point numbers "
@@ -159,7 +167,7 @@ def check(model: str, network: nn.Module, labels: int | None) -> None:
 
 
 def load(model: str, network: nn.Module, labels: int | None, dtype: torch.dtype) -> nn.Module:
-    """A network like this one with the checkpoint's weights. Raises ConfigError."""
+    """A network like this one with the checkpoint's weights. Raises ConfigError, and OSError as `weights` does."""
     filled = fill(model, network, labels, weights(model), dtype=dtype)
     for name, p in filled.named_parameters():
         if not p.isfinite().all():

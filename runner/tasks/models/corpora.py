@@ -1,11 +1,13 @@
 """Where text comes from: Python's own sources, or a data set that `datasets` loads."""
 
+import csv
 import glob
 import hashlib
 import logging
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from omegaconf import OmegaConf
 
 from runner.config import ConfigError
 from runner.config.compose import CONF
+from runner.config.options import shown
 from runner.core.messages import first_line
 from runner.tasks.models import hub
 from runner.tasks.models.options import ModelOptions
@@ -90,16 +93,30 @@ def texts(part: Part, column: str) -> list[str]:
 
 
 def check_fields(task: ModelOptions) -> None:
-    """Raise ConfigError for fields that say which part of a data set to take where there are only files."""
-    if task.dataset != PYTHON_STDLIB and not _files(task.dataset):
-        return
-    usual = OmegaConf.load(CONF / "task" / f"{task.name}.yaml")
-    for field in ("subset", "train_split", "eval_split"):
-        if (value := getattr(task, field)) != usual[field]:
-            raise ConfigError(
-                f"task.{field}={value}: is for data sets on the hub or in a folder, and task.dataset={task.dataset} is neither; "
-                f"set task.{field}={'null' if usual[field] is None else usual[field]}"
-            )
+    """Raise ConfigError for fields that the data have no use for: set, they would be ignored, and yet make another run."""
+    for field, reason in _unused(task).items():
+        if (value := getattr(task, field)) != (usual := _usual(task.name)[field]):
+            raise ConfigError(f"task.{field}={shown(value)}: {reason}; set task.{field}={shown(usual)}")
+
+
+def _unused(task: ModelOptions) -> dict[str, str]:
+    """Field -> why it says nothing about these data."""
+    unused = {}
+    if task.eval_dataset is not None:
+        unused["eval_split"] = f"is not used, because all rows of task.eval_dataset={task.eval_dataset} are held out"
+    if task.dataset == PYTHON_STDLIB or _files(task.dataset):
+        reason = f"is for data sets on the hub or in a folder, and task.dataset={task.dataset} is neither"
+        unused |= dict.fromkeys(("subset", "train_split", "eval_split"), reason)
+    if task.dataset == PYTHON_STDLIB:
+        reason = f"is for data of your own; task.dataset={PYTHON_STDLIB} has no columns, and a tenth of its files is held out"
+        unused |= dict.fromkeys(("eval_dataset", "text_columns"), reason)
+    return unused
+
+
+@cache
+def _usual(task: str) -> Any:
+    """The fields of the task as its YAML file has them, which takes longer to read than all checks of a run."""
+    return OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{task}.yaml"))
 
 
 def rows(task: ModelOptions, columns: Sequence[str]) -> tuple[Part, Part]:
@@ -119,13 +136,11 @@ def rows(task: ModelOptions, columns: Sequence[str]) -> tuple[Part, Part]:
         held_out = held_out or _load(field, task.dataset, task.subset, split=task.eval_split)
     for part in (training, held_out):
         for column in columns:
-            names = part.table.column_names
-            twice = part.field.endswith(".csv") and f"{column}.1" in names  # so the library calls the second
-            if column not in names or twice:
+            if column not in (names := part.table.column_names):
                 is_label = column == getattr(task, "label_column", None)
                 raise ConfigError(
-                    f"task.{'label_column' if is_label else 'text_columns'}={column}: {part.field} has "
-                    f"{'this column twice' if twice else 'no such column'}; it has {', '.join(names)}"
+                    f"task.{'label_column' if is_label else 'text_columns'}={column}: {part.field} has no such "
+                    f"column; it has {', '.join(names)}"
                 )
     return training, held_out
 
@@ -165,11 +180,24 @@ def _load_files(field: str, files: Sequence[str]) -> Part:
     if empty := [file for file in files if not Path(file).stat().st_size]:
         raise ConfigError(f"{field}: {empty[0]} is empty; give files with rows")
     [kind] = kinds
+    for file in files if kind == "csv" else ():
+        _check_header(field, file)
     marks = (
         {"encoding": "utf-8-sig"} if kind == "text" else {}
     )  # of the byte order, which other kinds leave out themselves
     # escaped, because the library takes names for patterns
     return _load(field, kind, data_files={"train": [glob.escape(file) for file in files]}, split="train", **marks)
+
+
+def _check_header(field: str, file: str) -> None:
+    """Raise ConfigError where a CSV file names a column twice; the library would give the second another name."""
+    try:
+        with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
+            names = next((row for row in csv.reader(lines) if len(row) > 1 or "".join(row).strip()), [])
+    except csv.Error as error:
+        raise ConfigError(f"{field}: {file} has no first row with the names of its columns ({error})") from error
+    if twice := [name for i, name in enumerate(names) if name and name in names[:i]]:
+        raise ConfigError(f"{field}: {file} has this column twice: {twice[0]!r:.60}; give one of them another name")
 
 
 def _load(field: str, *arguments: Any, **options: Any) -> Part:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from runner.config import ConfigError
 from runner.config.registry import ADAPTERS
+from runner.core.messages import first_line
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -72,6 +73,4 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _damaged(folder: Path, name: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"adapter.start_from={folder}: {name} cannot be read ({str(error).splitlines()[0]}); it is damaged"
-    )
+    return ConfigError(f"adapter.start_from={folder}: {name} cannot be read ({first_line(error)}); it is damaged")

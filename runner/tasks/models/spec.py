@@ -50,6 +50,10 @@ def configuration(model: str, width: int | None = None, depth: int | None = None
     """The transformers configuration of llama_tiny, of a checkpoint's folder or of a hub id. Raises ConfigError."""
     transformers = library()
     if model == LLAMA_TINY:
+        if width % HEAD_DIM or width > WIDEST:
+            raise ConfigError(
+                f"task.width={width}: {model} takes multiples of {HEAD_DIM}, its heads' size, up to {WIDEST}"
+            )
         return transformers.LlamaConfig(
             vocab_size=256,  # bytes
             hidden_size=width,
