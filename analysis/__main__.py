@@ -21,9 +21,8 @@ from analysis.tables.records import LAYERS, DamagedRecord, MissingRecords
 from analysis.tables.settings import LeftOut
 from analysis.tables.tables import Tables
 from analysis.tables.where import Condition, NoSuchRuns, none_anywhere
+from runner.config.schema import EXPERIMENT
 from runner.core import streams
-
-NAME = r"\w[\w.-]{0,99}"  # of an experiment, as the runner takes it
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,26 +52,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build(options: argparse.Namespace, console: Console) -> None:
-    """Draws and judges what the options name. Raises MissingRecords and NotShown where there is nothing of it."""
+    """Draws and evaluates what the options name. Raises MissingRecords and NotShown where there is nothing of it."""
     tables = Tables(options.outputs, options.where, console.say)
-    judged: dict[str, pd.DataFrame] = {}
+    gathered: dict[str, pd.DataFrame] = {}
     left_out: dict[str, MissingRecords | NotShown] = {}
     if options.experiment and not options.figures:  # raises here rather than at each figure
-        judged[report.ANY] = get(report.ANY, options.experiment, (), tables)
+        gathered[report.ANY] = get(report.ANY, options.experiment, (), tables)
     for name in sorted(options.figures or figures.NAMES, key=figures.sources):
+        found = {}
         try:
             found = gather(name, options.experiment, tables)
-            if not options.experiment:
-                judged |= {source: table for source, (_, table) in found.items()}
             draw(name, found, options, console)
-            judged |= {source: table for source, (_, table) in found.items()}
         except (MissingRecords, NotShown) as reason:
             if options.figures:
                 raise
             left_out[name] = reason
-    conclude(left_out, bool(judged), options, console)
+            if options.experiment:  # whose runs stand for those of a figure only where they can fill it
+                continue
+        gathered |= {source: table for source, (_, table) in found.items()}
+    conclude(left_out, bool(gathered), options, console)
     if not options.figures:
-        judge(judged, options, console)
+        evaluate(gathered, options, console)
 
 
 def get(what: str, experiment: str, axes: Sequence[str], tables: Tables) -> pd.DataFrame:
@@ -127,11 +127,11 @@ def conclude(
     raise MissingRecords(f"{options.outputs} holds neither runs nor records of any figure")
 
 
-def judge(judged: dict[str, pd.DataFrame], options: argparse.Namespace, console: Console) -> None:
+def evaluate(gathered: dict[str, pd.DataFrame], options: argparse.Namespace, console: Console) -> None:
     """Prints the claims that apply to the tables, and writes them to files."""
     chosen = options.experiment or options.where
-    not_judged = console.say if chosen else console.fail
-    if not (rows := report.claims_of(judged, options.outputs, options.where, not_judged)):
+    tell = console.say if chosen else console.fail
+    if not (rows := report.claims_of(gathered, options.outputs, options.where, tell)):
         return
     table, path = report.markdown(rows), (destination(options) if chosen else options.outputs) / "claims.md"
     with files.written(path) as new:
@@ -175,11 +175,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.figures if name not in figures.NAMES]:
         parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(figures.NAMES)}")
-    if options.experiment is not None and not re.fullmatch(NAME, options.experiment):
-        parser.error(
-            f"--experiment {options.experiment!r}: names a folder in {options.outputs / 'runs'}; such a name has up to 100 "
-            "letters, digits, '_', '-' and '.', and does not begin with '-' or '.'"
-        )
+    if options.experiment is not None and not EXPERIMENT.accepts(options.experiment):
+        parser.error(f"--experiment {options.experiment!r}: must be {EXPERIMENT.text}; see {options.outputs / 'runs'}")
     try:
         options.where = [Condition.parse(argument) for argument in options.where]
     except ValueError as error:

@@ -21,9 +21,8 @@ def split(frame: pd.DataFrame, axes: Sequence[str]) -> dict[tuple, pd.DataFrame]
     """The parts of a sweep that differ along further axes than AXES, by their values there; one part without a name for none."""
     if not axes:
         return {(): frame}
-    return {
-        tuple(values): part for values, part in frame.groupby(list(axes), dropna=False)
-    }  # in the order of their values
+    # In the order of their values.
+    return {tuple(values): part for values, part in frame.groupby(list(axes), dropna=False)}
 
 
 def placed(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -55,17 +54,8 @@ def objective(frame: pd.DataFrame) -> str:
 
 
 def log_losses(table: pd.DataFrame) -> np.ndarray:
-    """(R,) log of what the runs of a table are compared by, a row each; +inf where a run diverged, nan where it is unknown.
-
-    Raises NotShown where one is below zero.
-    """
-    losses = table[objective(table)].to_numpy(float)
-    if (negative := losses < 0).any():
-        raise NotShown(
-            f"{table['experiment'].iloc[0]}: run {table['run_id'][negative].iloc[0]} ends with a loss of "
-            f"{losses[negative][0]:.3g}, and losses are compared by their logs; let the task's loss not fall below zero"
-        )
-    return np.where(table["status"] == "diverged", np.inf, logs(losses))
+    """(R,) log of what the runs of a table are compared by, a row each; +inf where a run diverged, nan where it is unknown."""
+    return np.where(table["status"] == "diverged", np.inf, logs(table[objective(table)].to_numpy(float)))
 
 
 def logs(losses: np.ndarray) -> np.ndarray:
@@ -133,9 +123,9 @@ class Grid:
     def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
         """From a loaded table; `columns` is indexed by run_id and gives further quantities, one row per run.
 
-        Raises Mixture, and NotShown where a run has no place or its loss no log.
+        Raises Mixture.
         """
-        table = placed(per_run(frame), AXES)
+        table = per_run(frame)
         twice = table.duplicated(list(AXES), keep=False)
         if twice.any():
             raise Mixture(table[twice])
@@ -199,8 +189,8 @@ class Grid:
         nan where `lr` is, or lies outside the grid, or a run it needs is missing or has no such value above zero.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log(self.columns[column][self.at(init, width)]).mean(axis=1)
-        return interpolated(np.log(lr), np.log(self.lrs), logs)
+            means = np.log(self.columns[column][self.at(init, width)]).mean(axis=1)
+        return interpolated(np.log(lr), np.log(self.lrs), means)
 
     def paired(self, init: str, other: str, width: int) -> np.ndarray:
         """(S,) log final loss of `init` minus that of `other`, seed by seed, each at the grid's best learning rate.

@@ -5,12 +5,12 @@ import numpy as np
 from analysis.grid import Grid
 
 
-def grid_of(losses, widths=(1,), columns=None):
-    """Log losses of (init, width, lr, seed), at the rates 1, 2, 4, …"""
+def grid_of(losses, widths=(1,), columns=None, lrs=None):
+    """Log losses of (init, width, lr, seed), at the rates 1, 2, 4, … where none are given."""
     losses = np.array(losses, float)
     names = [f"{i}" for i in range(len(losses))]
-    axes = names, np.array(widths), 2.0 ** np.arange(losses.shape[2]), np.arange(losses.shape[3])
-    return Grid(*axes, losses, columns or {})
+    lrs = 2.0 ** np.arange(losses.shape[2]) if lrs is None else np.array(lrs)
+    return Grid(names, np.array(widths), lrs, np.arange(losses.shape[3]), losses, columns or {})
 
 
 def curve(*logs, seeds=1):

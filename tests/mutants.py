@@ -21,16 +21,8 @@ PAIRS = (
 )
 NAMES = {a: b for pair in PAIRS.split(", ") for a, b in (pair.split(), pair.split()[::-1])}
 SAID = {"ConfigError", "announce", "say", "option", "print", "isinstance"}  # calls that hold no numbers
-HOW = {
-    "strict",
-    "device",
-    "cache",
-    "parallel",
-    "forceinline",
-    "encoding",
-    "cpu",
-    "numpy",
-}  # and such keywords and methods
+# And such keywords and methods.
+HOW = {"strict", "device", "cache", "parallel", "forceinline", "encoding", "cpu", "numpy"}
 BESIDE = {"cost", "activations", "check", "resolve", "prepare"}  # and functions: plans, and what can be asked for
 WITHOUT = ast.JoinedStr | ast.Raise | ast.Assert | ast.Import | ast.ImportFrom
 

@@ -1,11 +1,11 @@
 """Mutation runs: do the tests see a small mistake in the code?
 
     python -m tests.mutate runner --count 150 --seed 0
-    python -m tests.mutate analysis --leave-out tests/test_docs.py::test_the_claims
+    python -m tests.mutate analysis --leave-out tests/test_report.py::test_committed_claims_are_those_of_the_committed_records
 
 One mutant (`mutants`) after another is written into a copy of the tree, where a test that runs its line must fail, or take
 too long. Each has a process of its own, forked with the libraries loaded. Which tests run a line is recorded first. Survivors
-are printed as diffs: either such a mutant does what the code does, or a test is missing.
+are printed as diffs: either such a mutant does what the code does, or a test is missing, as it is where NO TEST runs it.
 """
 
 import argparse
@@ -49,8 +49,8 @@ TARGETS = {  # what is mutated, and the test files that may see it
     ),
     "analysis": (
         "analysis/**/*.py",
-        "blocks captions claims claims_variants figure_contents figure_messages figure_numbers figures grid load report "
-        "scaling verdicts where",
+        "adhoc analysis_command blocks captions claims claims_variants damage figure_contents figure_messages figure_numbers "
+        "figures grid load needs report scaling schema verdicts verify where",
     ),
 }
 
@@ -121,6 +121,11 @@ def imports(text: str, module: str) -> bool:
     """Whether a module's text has an import of the other."""
     package, _, name = module.removesuffix(".py").replace("/", ".").rpartition(".")
     return bool(re.search(rf"from {package}(\.{name} import| import .*\b{name}\b)", text))
+
+
+def outcome(tests: Sequence[str], code: int | None) -> str:
+    """What became of a mutant, by pytest's exit code on these tests."""
+    return {0: "SURVIVED", None: "killed, by time"}.get(code, "killed") if tests else "NO TEST"
 
 
 class Tree:
@@ -208,10 +213,9 @@ def main(
             code = tree.with_mutant(mutant, source, selected, limit, mutant.path in known.compiled) if selected else 0
             if code == pytest.ExitCode.USAGE_ERROR and "not found: " in tree.log.read_text():
                 sys.exit(f"{record} is of other tests; remove it")
-            outcome = {0: "SURVIVED", None: "killed, by time"}.get(code, "killed")
             seconds = f"{time.monotonic() - start:.0f} s"
             print(
-                f"{i + 1}/{count} {outcome}: {mutant.path}:{mutant.lines[0]}, {len(selected)} tests, {seconds}",
+                f"{i + 1}/{count} {outcome(selected, code)}: {mutant.path}:{mutant.lines[0]}, {len(selected)} tests, {seconds}",
                 flush=True,
             )
             if code == 0:

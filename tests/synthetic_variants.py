@@ -4,12 +4,8 @@ import numpy as np
 import pandas as pd
 from synthetic import layers, sweep
 
-INITS = {
-    "gaussian_A": (0.0, 0.0),
-    "kaiming_A": (0.1, 0.5),
-    "pissa": (-0.1, -1.0),
-    "eva": (0.2, 1.0),
-}  # shifts of log loss, log lr
+# Shifts of log loss and of log lr.
+INITS = {"gaussian_A": (0.0, 0.0), "kaiming_A": (0.1, 0.5), "pissa": (-0.1, -1.0), "eva": (0.2, 1.0)}
 RATIOS = tuple(4.0**k for k in range(-2, 6))
 BEST_RATIO = {"A": 4.0, "B": 32.0}
 RANKS = (2, 4, 8, 16)

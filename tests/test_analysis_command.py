@@ -7,10 +7,39 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from stored import store
-from synthetic import first_steps, sweep
+from synthetic import first_steps, layers, sweep
 
 from analysis import figures, files, style
 from analysis.__main__ import main
+from analysis.tables import load, schema
+from analysis.tables.tables import Tables
+from runner.config.schema import EXPERIMENT
+
+
+def test_a_record_is_checked_once(tmp_path, monkeypatch):
+    """For the size that fresh runs must have, for the table, and beside the record of its layers; changed, it is read anew."""
+    records, fields = tmp_path / "records", {"experiment": "lr_vs_width", "adapter.name": "lora"}
+    records.mkdir()
+    model = sweep(task="language_model", noise=0.019)
+    tables = {
+        "lr_vs_width": sweep(noise=0.019),
+        "lm_lr_sensitivity": model,
+        "lm_lr_sensitivity.layers": layers(noise=0.019),
+    }
+    for name, table in tables.items():
+        table.to_parquet(records / f"{name}.parquet")
+    store(tmp_path / "runs" / "lr_vs_width", sweep(widths=(128,), seeds=(0,), lrs=(0.03125, 0.0625)).assign(**fields))
+    checked, said = [], []
+    monkeypatch.setattr(schema, "changes", lambda frame: checked.append(len(frame)) or {})
+    read = Tables(tmp_path, say=said.append)
+    for name in tables:
+        assert len(read.get(name, figures.axes(name))) == len(tables[name])
+    assert sorted(checked) == sorted(map(len, tables.values())) and "kept" in said[0]
+    path = records / "lr_vs_width.parquet"
+    load.record(path).insert(0, "mine", 1)  # the reader's own
+    assert "mine" not in load.record(path) and len(checked) == 3
+    tables["lr_vs_width"].assign(seed=8).to_parquet(path)
+    assert set(load.record(path)["seed"]) == {8} and len(checked) == 4
 
 
 def test_an_empty_folder_is_one_line(tmp_path, capsys):
@@ -23,7 +52,7 @@ def test_an_empty_folder_is_one_line(tmp_path, capsys):
 def test_a_name_that_no_experiment_has_is_refused_with_the_rule(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main([f"--experiment={name}"])
-    assert stop.value.code == 2 and "has up to 100 letters, digits" in capsys.readouterr().err
+    assert stop.value.code == 2 and EXPERIMENT.text in capsys.readouterr().err
 
 
 def piped(monkeypatch, path, reader_goes):

@@ -111,6 +111,5 @@ def test_what_the_runner_writes_is_read_block_by_block(overrides):
     assert blocks.parse(text) == yaml.safe_load(text)
     other = text.replace(b"\nseed: 0\n", b"\nseed: 1\n")
     assert other != text and blocks.parse(other) == yaml.safe_load(other)
-    assert (
-        blocks._parse_block.cache_info().misses == blocks._parse_block.cache_info().hits + 2
-    )  # all but the seed again
+    # All but the seed again.
+    assert blocks._parse_block.cache_info().misses == blocks._parse_block.cache_info().hits + 2

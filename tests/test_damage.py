@@ -1,4 +1,4 @@
-"""Whatever stands in the place of a stored file: it is named in a line, and the rest is drawn and judged."""
+"""Whatever stands in the place of a stored file: it is named in a line, and the rest is drawn and evaluated."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def analyse(outputs, capsys):
         code = main([*arguments, "--outputs", str(outputs)])
         out, err = capsys.readouterr()
         drawn = {name for name in DRAWN if f"figures/{name}.pdf" in out}
-        amiss = [line for line in (out + err).splitlines() if line.startswith(("skipped", "left out", "not judged"))]
+        amiss = [line for line in (out + err).splitlines() if line.startswith(("skipped", "left out", "not evaluated"))]
         return code, drawn, amiss + [line for line in err.splitlines() if line not in amiss]
 
     return run
@@ -135,7 +135,7 @@ def test_forged_steps_are_damage(outputs, damage):
 
 
 @pytest.mark.parametrize("place", ["records", "runs"])
-def test_the_rest_is_drawn_and_judged(analyse, outputs, place):
+def test_the_rest_is_drawn_and_evaluated(analyse, outputs, place):
     """One line names what is damaged, the exit code is 1, and figures of other runs are there."""
     rng, in_records = random.Random(place), place == "records"
     run = outputs / "runs" / "lr_vs_width" / VICTIM / "steps.parquet"

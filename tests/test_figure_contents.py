@@ -217,9 +217,8 @@ def test_variants_draws_the_rates_that_break_and_what_trains():
     assert dot(rate, 1).get_xdata()[0] == pytest.approx(grid.best("gaussian_B", 128).lr)
     breaks = part[(part["init.name"] == "gaussian_B") & (part["status"] == "diverged")]["optimizer.lr"].min()
     assert dot(edge, 1).get_xdata()[0] == pytest.approx(breaks) and dot(edge, 1).get_fillstyle() == "full"
-    assert (
-        dot(edge, 0).get_xdata()[0] == pytest.approx(1.0) and dot(edge, 0).get_fillstyle() == "none"
-    )  # 1/2 breaks none
+    # 1/2 breaks none.
+    assert dot(edge, 0).get_xdata()[0] == pytest.approx(1.0) and dot(edge, 0).get_fillstyle() == "none"
     assert dot(count, 0).get_xdata()[0] == pytest.approx(2 * 128 * 4)
     assert dot(count, 7).get_xdata()[0] == pytest.approx(128 + 4)
 

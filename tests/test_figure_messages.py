@@ -208,8 +208,6 @@ def test_looks_of_a_role_are_distinct_in_greyscale_and_no_inits(role):
     assert len({look.marker for look in looks}) == len(looks)
     distinct(style.QUARTERS)
     distinct([style.INITS["gaussian_A"], style.INITS["gaussian_B"]])
-    alike = [
-        style.Look("", "#009E73", "o", "-"),
-        style.Look("", "#CC79A7", "s", "-"),
-    ]  # green and rose of one lightness
+    # Green and rose of one lightness.
+    alike = [style.Look("", "#009E73", "o", "-"), style.Look("", "#CC79A7", "s", "-")]
     rejects(distinct, alike)

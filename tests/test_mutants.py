@@ -1,5 +1,12 @@
-"""Which small mistakes a mutation run makes."""
+"""Which small mistakes a mutation run makes, and who is to see them."""
 
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
 from conftest import rejects
 from mutants import mutants
 
@@ -38,3 +45,24 @@ def test_mistakes_are_in_what_has_numbers_alone():
     ]
     are(expected)
     rejects(are, expected[1:])
+
+
+@pytest.fixture
+def mutate(monkeypatch):
+    """The command's module, which sets the environment of its process when it is imported."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    return importlib.import_module("tests.mutate")
+
+
+def test_the_tests_that_it_names_are_there(mutate):
+    for _, names in mutate.TARGETS.values():
+        assert all((mutate.ROOT / "tests" / f"test_{name}.py").exists() for name in names.split())
+    [(file, test)] = re.findall(r"(tests/\w+\.py)::(\w+)", mutate.__doc__)
+    assert f"def {test}(" in (mutate.ROOT / file).read_text()
+    assert Path(file).stem.removeprefix("test_") in mutate.TARGETS["analysis"][1].split()
+
+
+def test_what_no_test_runs_has_not_survived_one(mutate):
+    outcomes = {(("a",), 0): "SURVIVED", (("a",), None): "killed, by time", (("a",), 1): "killed", ((), 0): "NO TEST"}
+    assert {given: mutate.outcome(*given) for given in outcomes} == outcomes

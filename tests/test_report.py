@@ -6,20 +6,25 @@ import pytest
 from conftest import rejects
 from synthetic import sweep
 
-from analysis import report
-from analysis.tables.records import read, record_path
+from analysis import figures, report
+from analysis.tables.records import record_path
+from analysis.tables.tables import Tables
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def same_claims(outputs, text):
-    tables = {name: read(outputs, name) for name in report.CLAIMS if record_path(outputs, name).exists()}
-    assert report.markdown(report.claims_of(tables, outputs)) == text.strip(), "run `make figures`"
+    """By the tables of the command, of the records alone: fresh runs would renew them."""
+    tables, names = Tables(outputs), [name for name in report.CLAIMS if record_path(outputs, name).exists()]
+    assert not (outputs / "runs").exists()
+    claims = report.claims_of({name: tables.get(name, figures.axes(name)) for name in names}, outputs)
+    assert report.markdown(claims) == text.strip(), "run `make figures`"
 
 
 @pytest.mark.parametrize("folder", ["outputs", "outputs/full"])
-def test_committed_claims_are_those_of_the_committed_records(folder):
-    same_claims(ROOT / folder, (ROOT / folder / "claims.md").read_text())
+def test_committed_claims_are_those_of_the_committed_records(folder, tmp_path):
+    (tmp_path / "records").symlink_to(ROOT / folder / "records")
+    same_claims(tmp_path, (ROOT / folder / "claims.md").read_text())
 
 
 def test_the_published_table_is_the_committed_one():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import rejects
+from grids import grid_of
 from synthetic import sweep
 from synthetic_variants import named, ranks
 
@@ -16,11 +17,10 @@ from analysis.scaling import BEGIN, Estimate, PerSeed, bootstrap, features, lear
 RATES = 2.0 ** np.arange(-6, 3)
 
 
-def parabolas(rates: np.ndarray, losses: np.ndarray, lrs: np.ndarray = RATES) -> Grid:
+def parabolas(rates: np.ndarray, losses: np.ndarray) -> Grid:
     """A grid of one width: log losses are parabolas of curvature 1 in log lr, around and above those of (init, seed)."""
-    logs = losses[:, None] + (np.log(lrs)[None, :, None] - rates[:, None]) ** 2
-    names = [f"{i}" for i in range(len(rates))]
-    return Grid(names, np.array([1]), lrs, np.arange(rates.shape[1]), logs[:, None], {})
+    logs = losses[:, None] + (np.log(RATES)[None, :, None] - rates[:, None]) ** 2
+    return grid_of(logs[:, None], lrs=RATES)
 
 
 def spreads(x: np.ndarray, seeds: int, noise: float = 1.0) -> tuple[float, np.ndarray]:
@@ -134,10 +134,10 @@ def test_a_rate_counts_only_where_runs_learn_a_tenth_of_the_loss():
 
 
 def ratio_grid(best: float, ratios: np.ndarray, rate: float = 4) -> Grid:
-    """Of two rates: log loss is a parabola in each, around `best` (a log) and the grid's rate number `rate`."""
+    """Of two rates, for five seeds: log loss is a parabola in each, around `best` (a log) and the grid's rate number `rate`."""
     of_ratio = (np.log(ratios) - best) ** 2
     logs = of_ratio[:, None] + (np.arange(len(RATES)) - rate) ** 2
-    return Grid(["0"], ratios, RATES, np.arange(5), np.repeat(logs[None, :, :, None], 5, axis=3), {})
+    return grid_of([np.repeat(logs[:, :, None], 5, axis=2)], widths=ratios, lrs=RATES)
 
 
 def test_the_best_of_two_rates_ratios():
@@ -165,7 +165,7 @@ def test_a_best_ratio_is_compared_with_its_neighbours_alone(at, known):
 def test_the_best_ratio_of_one_init_over_that_of_another():
     ratios = 4.0 ** np.arange(-1, 4)
     first, second = ratio_grid(2.0, ratios), ratio_grid(0.5, ratios)
-    grid = Grid(["0", "1"], ratios, RATES, np.arange(5), np.concatenate([first.log_loss, second.log_loss]), columns={})
+    grid = grid_of(np.concatenate([first.log_loss, second.log_loss]), widths=ratios, lrs=RATES)
     assert scaling.best_ratios(grid, "0").value == pytest.approx(2.0)
     assert scaling.best_ratios(grid, "0", "1").value == pytest.approx(1.5)
     grid.log_loss[1] = ratio_grid(9.0, ratios).log_loss

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import rejects
+from grids import grid_of
 
 from analysis.claims import (
     DIRECTION,
@@ -17,7 +18,6 @@ from analysis.claims import (
     ratio_claim,
     sign_verdict,
 )
-from analysis.grid import Grid
 from analysis.scaling import START, Estimate
 
 
@@ -99,10 +99,9 @@ def test_a_claim_on_ratios_shows_the_last_and_evaluates_all():
 
 def runs(*cells, start=None):
     """A grid of one init a cell, at the rates 1, 2, 4, 16: a letter a run, `f`inished, `b`roken down, `.` missing."""
-    losses = np.array([[[{"f": 0.0, "b": np.inf, ".": np.nan}[run]] for run in cell] for cell in cells])
+    losses = np.array([[{"f": 0.0, "b": np.inf, ".": np.nan}[run] for run in cell] for cell in cells])
     columns = {} if start is None else {START: np.exp(np.array(start)[:, None, :, None])}
-    names = [f"{i}" for i in range(len(cells))]
-    return Grid(names, np.ones(1), np.array([1.0, 2, 4, 16])[: len(cells[0])], np.zeros(1), losses[:, None], columns)
+    return grid_of(losses[:, None, :, None], columns=columns, lrs=[1.0, 2, 4, 16][: len(cells[0])])
 
 
 @pytest.mark.parametrize(
@@ -178,5 +177,5 @@ def test_a_ratio_takes_the_majority_of_widths_and_seeds(known, decided):
     losses = np.broadcast_to(grid.log_loss, (2, 2, 4, 2)).copy()
     for width, seed in [(0, 0), (0, 1), (1, 0), (1, 1)][known:]:
         losses[:, width, :, seed] = 0.0
-    ratio = breakdown_ratio(Grid(grid.inits, np.ones(2), grid.lrs, np.zeros(2), losses, {}), "0", "1")
+    ratio = breakdown_ratio(grid_of(losses, widths=(1, 2), lrs=grid.lrs), "0", "1")
     assert ratio == pytest.approx(np.log(8)) if decided else np.isnan(ratio)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from analysis.tables import blocks, schema
+from runner.config.options import LARGEST_INTEGER
 from runner.store.files import read_file
 
 STEPS, LAYERS = "steps.parquet", "layers.parquet"
@@ -92,15 +94,21 @@ def per_run(frame: pd.DataFrame) -> pd.DataFrame:
 def record(path: Path) -> pd.DataFrame:
     """The table of a record. Raises DamagedTable, also where it is no file."""
     try:
-        file = pq.ParquetFile(pa.BufferReader(read_file(path)))
-        schema.check_columns(file, schema.NEEDED)
-        frame = file.read().to_pandas()
-        for row in per_run(frame)[[name for name in schema.RULES if name in frame]].to_dict("records"):
-            schema.check_run(row)
-        if bad := schema.faults(frame) | schema.changes(frame):
-            raise ValueError("run {}: {}".format(*next(iter(bad.items()))))
+        return _checked_record(read_file(path)).copy()
     except DAMAGE as error:
         raise DamagedTable(f"{path} is damaged ({_reason(error)})") from error
+
+
+@lru_cache(maxsize=16)  # a command asks several times for the same record
+def _checked_record(contents: bytes) -> pd.DataFrame:
+    """The table in a record's bytes; shared, so it is not to be changed. Raises what DAMAGE lists."""
+    file = pq.ParquetFile(pa.BufferReader(contents))
+    schema.check_columns(file, schema.NEEDED)
+    frame = file.read().to_pandas()
+    for row in per_run(frame)[[name for name in schema.RULES if name in frame]].to_dict("records"):
+        schema.check_run(row)
+    if bad := schema.faults(frame) | schema.changes(frame):
+        raise ValueError("run {}: {}".format(*next(iter(bad.items()))))
     return frame
 
 
@@ -197,7 +205,11 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flat |= _flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list):
             flat[f"{prefix}{key}"] = ", ".join(map(str, value))
-        elif value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63):
+        elif (
+            value is None
+            or isinstance(value, str | float)
+            or (isinstance(value, int) and abs(value) <= LARGEST_INTEGER)
+        ):
             flat[f"{prefix}{key}"] = value
         else:
             raise ValueError(f"{prefix}{key} is no number and no text, or too large a number")

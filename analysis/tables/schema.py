@@ -4,9 +4,8 @@ Figures and claims rely on it and check none of this again. A column that not ev
 """
 
 import re
-import sys
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,66 +14,45 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-LARGEST = sys.float_info.max
+from runner.config.options import AT_LEAST_0, LARGEST, NOT_NEGATIVE, POSITIVE, SIZE, Allowed, integers
+
 OVERFLOWS = 1e100  # with its square, and that of what it is divided by
 MOST_NUMBERS = 2**28  # of a table: 2 GiB, where a small file may claim any size
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What a run-level column holds, in words and as a test of one value that is not null."""
-
-    text: str
-    holds: Callable[[Any], bool]
+def of_type(kind: type, allowed: Allowed) -> Allowed:
+    """The same, of a value whose type is not known; True and False are no numbers."""
+    return Allowed(allowed.text, lambda x: isinstance(x, kind) and not isinstance(x, bool) and allowed.accepts(x))
 
 
-def whole(low: int, high: int) -> Rule:
-    """Integers from low to high."""
-    return Rule(f"an integer from {low} to {high}", lambda x: _is(x, Integral) and low <= x <= high)
-
-
-def finite(low: float, text: str) -> Rule:
-    """Numbers from low on."""
-    return Rule(text, lambda x: _is(x, Real) and low <= x <= LARGEST)
-
-
-def _is(value: Any, kind: type) -> bool:
-    """Whether a value is a number of this kind; True and False are none."""
-    return isinstance(value, kind) and not isinstance(value, bool | np.bool_)
-
-
-TEXT = Rule("a text of printable letters", lambda x: isinstance(x, str) and x != "" and x.isprintable())
-POSITIVE = finite(5e-324, "a finite number above 0")
-NOT_NEGATIVE = finite(0.0, "a finite number, 0 or above")
-FINITE = finite(-LARGEST, "a finite number")
-SIZE, STEP = whole(1, 2**24), whole(0, 2**24)
+# What run-level columns hold where they are not null. Fields of tasks, adapters and optimizers are declared beside code that
+# trains, which is not imported here; the wider range is taken where an older version may have recorded more.
+TEXT = of_type(str, Allowed("a text of printable letters", lambda x: x != "" and x.isprintable()))
+FINITE = of_type(Real, Allowed("a finite number", isfinite))
 RULES = {
     "run_id": TEXT,
-    "status": Rule("finished or diverged", lambda x: isinstance(x, str) and x in ("finished", "diverged")),
+    "status": of_type(str, Allowed("finished or diverged", lambda x: x in ("finished", "diverged"))),
     "experiment": TEXT,
     "task.name": TEXT,
-    "task.width": SIZE,
+    "task.width": of_type(Integral, SIZE),
     "task.out_exponent": FINITE,
     "adapter.name": TEXT,
-    "adapter.rank": SIZE,
-    "adapter.alpha": POSITIVE,
+    "adapter.rank": of_type(Integral, SIZE),
+    "adapter.alpha": of_type(Real, POSITIVE),
     "init.name": TEXT,
     "optimizer.name": TEXT,
-    "optimizer.lr": POSITIVE,
-    "optimizer.lr_ratio": POSITIVE,
-    "steps": SIZE,
-    "seed": whole(0, 2**63 - 1),
-    "summary.final_loss": NOT_NEGATIVE,
-    "summary.final_eval_loss": NOT_NEGATIVE,
+    "optimizer.lr": of_type(Real, POSITIVE),
+    "optimizer.lr_ratio": of_type(Real, POSITIVE),
+    "steps": of_type(Integral, SIZE),
+    "seed": of_type(Integral, AT_LEAST_0),
+    "summary.final_loss": of_type(Real, NOT_NEGATIVE),
+    "summary.final_eval_loss": of_type(Real, NOT_NEGATIVE),
 }
-NEEDED = ("run_id", "status", "init.name", "task.width", "optimizer.lr", "seed")  # never null, in any table
-IN_A_FOLDER = (
-    "experiment",
-    "task.name",
-    "adapter.name",
-    "optimizer.name",
-    "steps",
-)  # nor these, of a run in its own folder
+STEP = integers(0, LARGEST)
+# Never null, in any table.
+NEEDED = ("run_id", "status", "init.name", "task.width", "optimizer.lr", "seed")
+# Nor these, of a run in its own folder.
+IN_A_FOLDER = ("experiment", "task.name", "adapter.name", "optimizer.name", "steps")
 RESULT = "summary.final_loss"  # never null in a run that finished
 SIZES = ["train/loss", "eval/loss", "grad/A", "grad/B", "feature/Z_A", "feature/Z_B"]  # never negative
 SIZES += [f"feature/delta_{i}" for i in (1, 2, 3)]
@@ -99,7 +77,7 @@ def check_run(row: Mapping[str, Any], needed: Collection[str] = NEEDED) -> None:
     for column, value in row.items():
         rule = RULES.get(column) or (FINITE if column.startswith("summary.") else None)
         null = value is None or (isinstance(value, float) and np.isnan(value))
-        if rule and not null and not rule.holds(value):
+        if rule and not null and not rule.accepts(value):
             raise ValueError(f"{column}={_shown(value)} must be {rule.text}")
         if null and (finished if column == RESULT else column in needed):
             raise ValueError(f"{column} has no value")
@@ -130,12 +108,12 @@ def check_columns(file: pq.ParquetFile, needed: Collection[str] = ()) -> None:
 def faults(frame: pd.DataFrame) -> dict[str, str]:
     """Run -> what is wrong with its rows, of a table whose runs and columns are right by themselves."""
     step = frame["step"]
-    found = {f"step must be {STEP.text}": step.isna() | (step < 0) | (step > 2**24)}
+    found = {f"step must be {STEP.text}": step.isna() | (step < 0) | (step > LARGEST)}
     if "layer" in frame:
         found["it has a layer twice at one step"] = frame.duplicated(["run_id", "step", "layer"])
     else:
         found["its steps do not go forward"] = step <= step.groupby(frame["run_id"]).shift()
-    for name in set(SIZES) & set(frame.columns):
+    for name in [name for name in SIZES if name in frame]:
         found[f"{name} is negative"] = frame[name] < 0
     return {run: why for why, where in found.items() if where.any() for run in frame.loc[where, "run_id"].unique()}
 

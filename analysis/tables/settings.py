@@ -9,13 +9,8 @@ from analysis.grid import AXES, is_setting, split
 from analysis.tables import where
 from analysis.tables.load import per_run
 
-TRAINING = (
-    "steps",
-    "dtype",
-    "optimizer.",
-    "stability.",
-)  # fields that no kind of adapter or task needs to have otherwise
-
+# Fields that no kind of adapter or task needs to have otherwise.
+TRAINING = ("steps", "dtype", "optimizer.", "stability.")
 SHOWN = 6  # fields that a message names
 
 
