@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import pandas as pd
 import pytest
@@ -23,7 +24,10 @@ def histories(outputs) -> dict[str, list[dict]]:
     """Run id -> rows that W&B has of it."""
     found = {}
     for file in outputs.glob("wandb/offline-run-*/run-*.wandb"):
-        parts = list(records(file))
+        parts, deadline = list(records(file)), time.monotonic() + 60
+        while not any(part.HasField("exit") for part in parts) and time.monotonic() < deadline:
+            time.sleep(0.05)  # W&B's own process writes the file, and may be late on a busy machine
+            parts = list(records(file))
         [run] = [part.run for part in parts if part.HasField("run")]
         rows = [values(part.history.item) for part in parts if part.HasField("history")]
         found.setdefault(run.run_id.removeprefix("scratch-"), []).extend(rows)

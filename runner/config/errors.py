@@ -19,6 +19,7 @@ from omegaconf.errors import (
 )
 
 from runner.config.options import ConfigError, refusal, shown
+from runner.core.messages import first_line
 
 READERS = ("hydra", "omegaconf", "yaml", "antlr4")  # libraries that read what the user asked for
 
@@ -88,7 +89,7 @@ def _of_field(error: OmegaConfBaseException, override: Override | None) -> str:
     fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
     if isinstance(error, ValidationError) and (declared := [field for field in fields if field.name == error.key]):
         return str(refusal(key, value, declared[0]))
-    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error.msg).splitlines()[0]).strip('"')
+    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error)).strip('"')
     return f"{key}={shown(value)}: {reason}"
 
 
