@@ -27,14 +27,18 @@ def read_file(path: Path) -> bytes:
         return file.read(most)
 
 
-def read_fields(text: bytes) -> dict[str, Any]:
-    """What a config.yaml holds. Raises ValueError and yaml.YAMLError.
+class _Loader(yaml.SafeLoader):
+    """Knows no aliases, with which a short text may stand for any number of values; the runner writes none."""
 
-    The runner writes no aliases, with which a short text may stand for any number of values.
-    """
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-        raise ValueError("config.yaml has aliases")
-    tree = yaml.safe_load(text)
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("config.yaml has aliases")
+        return super().compose_node(parent, index)
+
+
+def read_fields(text: bytes) -> dict[str, Any]:
+    """What a config.yaml holds. Raises ValueError, yaml.YAMLError, and RecursionError where it is nested too deeply."""
+    tree = yaml.load(text, _Loader)
     if not isinstance(tree, dict):
         raise ValueError("config.yaml holds no fields")
     return tree
