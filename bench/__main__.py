@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 
 import runner.training.train
 from analysis.report import put_between
-from bench import ceilings, contestants, language, loading, overhead, variants
+from bench import ceilings, contestants, language, loading, overhead, variants, waiting
 from bench.memory import peak, resident
 from bench.report import report
 from runner.config import Config
@@ -71,6 +71,7 @@ def main() -> None:
         "variants": variants.measure(race, max(2, options.rounds // 2), 2 * options.seconds),
         "overhead": overhead.measure(),
         "loading": loading.measure(),
+        "waiting": waiting.measure(),
     }
     options.outputs.mkdir(exist_ok=True)
     (options.outputs / "bench.json").write_text(json.dumps(result, indent=1) + "\n")

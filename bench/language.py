@@ -1,7 +1,7 @@
 """Language models: our stacks and the loop that one would write with PEFT and torch.optim, on the same model and batches.
 
-`python -m bench.language CONTESTANT WIDTH STEPS` times one contestant in a process of its own, which is how two are timed
-side by side with a thread each.
+`python -m bench.language CONTESTANT WIDTH STEPS THREADS` times one contestant in a process of its own, which is how two are
+timed side by side with a thread each.
 """
 
 import json
@@ -102,7 +102,7 @@ CONTESTANTS = {"PEFT": peft, "stack": engine}
 
 def side_by_side(name: str, width: int, steps: int) -> float:
     """Milliseconds per run and step of two processes with a thread each, together."""
-    command = [sys.executable, "-m", "bench.language", name, str(width), str(steps)]
+    command = [sys.executable, "-m", "bench.language", name, str(width), str(steps), "1"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     seconds = [json.loads(process.communicate()[0]) for process in processes]
     runs = RUNS if name == "stack" else 1
@@ -160,9 +160,9 @@ def table(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Seconds per step of a contestant, from the end of the first step to the end of the last."""
-    name, width, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    name, (width, steps, threads) = sys.argv[1], map(int, sys.argv[2:])
     register()
-    use_threads(1)
+    use_threads(threads)
     keep_freed_memory()
     ticks: list[float] = []
     runs = configs(width)[: RUNS if name == "stack" else 1]

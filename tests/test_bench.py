@@ -1,12 +1,14 @@
 """The bench compares like with like: every contestant trains the same runs, to the same losses."""
 
+import subprocess
+
 import numba
 import pytest
 import torch
 from conftest import rejects
 
 import analysis
-from bench import ceilings, contestants, language, loading, overhead, variants
+from bench import ceilings, contestants, language, loading, overhead, variants, waiting
 from bench.__main__ import configs, off, turn
 from bench.report import report
 from runner.config.identity import with_values
@@ -86,6 +88,7 @@ def test_the_report_shows_the_best_of_the_rounds():
         "stacks": [stack],
         "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
         "loading": [{"read by": "a reader", "seconds": 1.25}],
+        "waiting": [{"work": "some", "machine": "idle", "spin / sleep": 0.75}],
         "variants": {
             "steps": {"a place": {"lora": [2.0, 3.0], "dora": [4.0, 3.0], "vera": [1.0], "PEFT, dora": [12.0]}},
             "memory": {"dense": 1000.0, "lora": 10.0, "dora": 20.0},
@@ -101,6 +104,7 @@ def test_the_report_shows_the_best_of_the_rounds():
     assert places["dora / LoRA"] == 1.5 and places["vera / LoRA"] == 0.5 and places["PEFT / stack, DoRA"] == 4
     assert "10 MB for LoRA, 20 MB for DoRA" in text
     assert "| a reader | 1.25 |" in " ".join(text.split())
+    assert "| some | idle | 0.75 |" in " ".join(text.split())
     assert "2 (7)" in text and "| 64 | – |" in " ".join(text.split())
 
 
@@ -109,6 +113,18 @@ def test_a_sweep_of_every_kind_can_be_timed(name, tmp_path):
     overrides, _ = overhead.SWEEPERS[name]
     assert overhead.seconds(str(tmp_path), 2, overrides) > 0
     assert len(list(tmp_path.glob("runs/scratch/*/meta.json"))) == 2
+
+
+def test_threads_are_timed_that_spin_and_that_sleep(monkeypatch):
+    """The same command, but for what the OpenMP runtime reads."""
+    shown = ["-c", "import os, sys; sys.exit(os.environ.get(sys.argv[1]) != sys.argv[2])"]
+    for policy, name, value in (("spin", "GOMP_SPINCOUNT", "300000"), ("sleep", "OMP_WAIT_POLICY", "passive")):
+        assert waiting.seconds([*shown, name, value], waiting.POLICIES[policy]) > 0
+        with pytest.raises(subprocess.CalledProcessError):
+            waiting.seconds([*shown, name, value], {})
+    monkeypatch.setattr(waiting, "WORKS", {"nothing": ["-c", ""]})
+    rows = waiting.measure(rounds=1)
+    assert [row["machine"] for row in rows] == ["idle", "loaded"] and all(row["spin / sleep"] > 0 for row in rows)
 
 
 def test_the_store_that_is_read_is_one_of_distinct_runs_without_damage(tmp_path):

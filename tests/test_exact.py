@@ -1,14 +1,16 @@
-"""Products whose bits depend on neither library, processor nor threads, and the toys that are built of them."""
+"""Products and roots whose bits depend on neither library, processor nor threads, and the toys that are built of them."""
 
+import math
 import os
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
 from conftest import rejects
 
-from runner.core.exact import COLUMNS, product
+from runner.core.exact import COLUMNS, product, sqrt_
 
 # rows, inner, columns: at the borders of a chunk of columns, one of each, and inner sizes at a power of two
 SHAPES = [(7, 128, 5), (3, 1, 2), (1, 513, COLUMNS + 1), (20, 1024, 3), (2, 4097, 2)]
@@ -52,6 +54,32 @@ def test_zeros_and_what_is_not_finite_pass():
     X = torch.tensor([[0.0, 0.0], [1.0, -2.0], [torch.inf, 1.0]])
     assert product(X, torch.eye(2))[:2].equal(X[:2].double())
     assert not product(X, torch.eye(2))[2].isfinite().all()
+
+
+def test_roots_are_the_nearest_numbers():
+    """Of float32 the nearest is the root in float64, rounded: 53 >= 2·24 + 2 bits (Figueroa 1995). Of float64 exact fractions
+    tell. MKL's roots are not: the control, where torch has it."""
+    x = torch.rand(20_000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 30, 20_000)
+    x[:4] = torch.tensor([0.0, torch.inf, 1.0, torch.finfo(torch.float32).tiny / 8])
+    nearest = torch.tensor([math.sqrt(number) for number in x.double().tolist()]).float()
+
+    def check(roots):
+        assert roots.equal(nearest)
+
+    check(sqrt_(x.clone()))
+    if torch.backends.mkl.is_available():
+        rejects(check, x.sqrt())
+    strided = x.repeat(2, 1).T
+    assert sqrt_(strided) is strided
+    check(strided[:, 1])
+    assert sqrt_(torch.tensor([-1.0])).isnan().all()
+
+    for number in x[x > 0].double()[1:200].tolist():
+        root = sqrt_(torch.tensor([number], dtype=torch.float64)).item()
+        below, above = (Fraction(root) + Fraction(math.nextafter(root, end)) for end in (0.0, math.inf))
+        assert (below / 2) ** 2 <= Fraction(number) <= (above / 2) ** 2
+    half = torch.tensor([2.0, 3.0], dtype=torch.bfloat16)
+    torch.testing.assert_close(sqrt_(half.clone()), half.sqrt(), rtol=0, atol=0)
 
 
 TOYS = """

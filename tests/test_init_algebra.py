@@ -12,6 +12,7 @@ from test_inits import DOUBLE, N_IN, N_OUT, RANK, has_moments, site
 
 from runner.config import ConfigError
 from runner.config.registry import INITS
+from runner.core.rng import generator, normal, orthonormal
 from runner.inits import Calibration
 from runner.inits.etf import frame, has_frame
 from runner.inits.spectral import NF4, nf4
@@ -175,6 +176,21 @@ def test_frames_are_in_random_positions():
     close(grams, grams[0].expand_as(grams))  # all angles of a simplex are the same, whatever the order
     frames = drawn("columns", (8, r))  # of an orthonormal basis it is the order that rotations leave out
     assert len({tuple(a.argmax(1).tolist()) for a in frames}) > 1
+
+
+def test_orthonormal_columns_lie_in_uniformly_random_positions():
+    """Entries of Haar's measure have mean 0 and variance 1/n: within 5 standard errors. LAPACK's own Q is the control: its
+    first entry is never positive."""
+    seeds, n, r = 400, 5, 3
+
+    def is_uniform(Q):
+        close(Q.mT @ Q, torch.eye(r, dtype=DOUBLE).expand(seeds, r, r))
+        assert (Q.mean(0).abs() < 5 * (1 / n / seeds) ** 0.5).all()
+        assert ((Q.square().mean(0) - 1 / n).abs() < 5 * (Q.square().std(0) / seeds**0.5)).all()
+
+    is_uniform(torch.stack([orthonormal(n, r, generator=generator(seed, "init")) for seed in range(seeds)]))
+    drawn = [normal(n, r, variance=1, generator=generator(seed, "init")).double() for seed in range(seeds)]
+    rejects(is_uniform, torch.linalg.qr(torch.stack(drawn)).Q)
 
 
 @pytest.mark.parametrize("std", [0.3, 2.0])

@@ -10,7 +10,7 @@ from typing import Any
 from runner.config.options import described
 from runner.config.schema import Config
 
-IDENTITY_VERSION = 5  # raise it when the same configuration would produce other numbers than before
+IDENTITY_VERSION = 6  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
 NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "retrain", "checkpoint")
 

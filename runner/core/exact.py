@@ -1,7 +1,8 @@
-"""Matrix products whose bits depend on neither the library, nor the processor, nor the number of threads."""
+"""Arithmetic whose bits depend on neither the library, nor the processor, nor the number of threads."""
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,3 +39,16 @@ def _slices(X: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     scaled = X / unit
     high = scaled.round()
     return high, ((scaled - high) * 2.0**bits).round(), unit
+
+
+def sqrt_(x: Tensor) -> Tensor:
+    """√x in place, the nearest number to it; x is no part of a graph.
+
+    On the CPU torch takes MKL's, which is one unit off in places that differ from processor to processor (0.6% of float32 on
+    one, 19% on another); the processor's own instruction, which NumPy takes, rounds as IEEE 754 asks. So do those of GPUs.
+    """
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return x.sqrt_()
+    with np.errstate(invalid="ignore"):
+        np.sqrt(x.numpy(), out=x.numpy())
+    return x

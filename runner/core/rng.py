@@ -23,3 +23,13 @@ def normal(*shape: int, variance: float, generator: torch.Generator) -> torch.Te
 def uniform(*shape: int, variance: float, generator: torch.Generator) -> torch.Tensor:
     """U(-b, b) entries of the given variance: b = √(3·variance)."""
     return (2 * torch.rand(*shape, generator=generator) - 1) * (3 * variance) ** 0.5
+
+
+def orthonormal(n: int, r: int, generator: torch.Generator) -> torch.Tensor:
+    """(n, r), float64, n >= r: orthonormal columns in a uniformly random position (Haar's measure).
+
+    Q of a normal matrix' QR where R's diagonal is positive: as LAPACK gives it, Q's signs follow from its algorithm, and its
+    position is not uniform (Mezzadri 2007, "How to generate random matrices from the classical compact groups").
+    """
+    Q, R = torch.linalg.qr(normal(n, r, variance=1, generator=generator).double())
+    return Q * torch.where(R.diagonal() < 0, -1.0, 1.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from runner.config.options import choices, option
 from runner.config.schema import InitOptions
-from runner.core.rng import normal
+from runner.core.rng import orthonormal
 from runner.inits.base import Layer, Start, init
 
 
@@ -74,9 +74,9 @@ def etf(layer: Layer, vectors: str) -> Start:
     n_out, n_in = layer.W0.shape
     r, g = layer.rank, layer.generator
     if vectors == "rows":
-        basis, _ = torch.linalg.qr(normal(n_in, r, variance=1, generator=g).double())
-        A = frame(r - 1, r).T @ basis.T[: r - 1]
+        A = frame(r - 1, r).T @ orthonormal(n_in, r - 1, generator=g).T
     else:
-        rotation, _ = torch.linalg.qr(normal(r, r, variance=1, generator=g).double())
-        A = (rotation @ frame(r, n_in) * math.sqrt(r / n_in))[:, torch.randperm(n_in, generator=g)]
+        A = (orthonormal(r, r, generator=g) @ frame(r, n_in) * math.sqrt(r / n_in))[
+            :, torch.randperm(n_in, generator=g)
+        ]
     return Start(A, torch.zeros(n_out, r))

@@ -6,7 +6,7 @@ import torch
 
 from runner.config.options import POSITIVE, SWITCH, Switch, choices, option
 from runner.config.schema import InitOptions
-from runner.core.rng import normal, uniform
+from runner.core.rng import normal, orthonormal, uniform
 from runner.inits.base import Layer, Start, init
 
 
@@ -87,7 +87,7 @@ def orthogonal(layer: Layer) -> Start:
     """
     n_out, n_in = layer.W0.shape
     half, g = layer.rank // 2, layer.generator
-    Q, _ = torch.linalg.qr(normal(layer.rank, layer.rank, variance=1, generator=g).double())
+    Q = orthonormal(layer.rank, layer.rank, generator=g)
     G1, G2 = normal(n_in, half, variance=1, generator=g), normal(half, n_out, variance=1, generator=g)
     return Start((G1.double() @ Q[0::2]).T / 10, G2.double().T @ Q[1::2] / 10)
 

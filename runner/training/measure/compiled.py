@@ -1,7 +1,8 @@
 """Columns of `metrics` by Numba, for factors on the CPU: one pass over each run's factors, runs in parallel.
 
 A run's numbers depend on that run alone, to the bit, which batched library products do not promise; and 40 small tensor
-operations a step would cost more than a fused training step of a narrow model.
+operations a step would cost more than a fused training step of a narrow model. All kernels that call each other live in
+this file, because Numba's cache looks at one file's age only.
 """
 
 import math

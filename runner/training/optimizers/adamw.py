@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from runner.config.options import FRACTION, POSITIVE, option
+from runner.core.exact import sqrt_
 from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer, per_run
 
 
@@ -43,7 +44,7 @@ class AdamW(Optimizer):
         for p, g, lr, m, v in zip(self.parameters, gradients, lrs, self.m, self.v, strict=True):
             m.mul_(per_run(self.beta1, p)).add_(g * per_run(1 - self.beta1, p))
             v.mul_(per_run(self.beta2, p)).add_((g * g).mul_(per_run(1 - self.beta2, p)))
-            denominator = (v / per_run(1 - self.power2, p)).sqrt_().add_(per_run(self.eps, p))
+            denominator = sqrt_(v / per_run(1 - self.power2, p)).add_(per_run(self.eps, p))
             if self.decays:
                 p.mul_(per_run(1 - lr * self.weight_decay, p))
             p.sub_((m * per_run(lr / (1 - self.power1), p)).div_(denominator))

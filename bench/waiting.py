@@ -1,0 +1,71 @@
+"""Threads that wait for each other spin or sleep: what either takes on an idle machine, and on one that does other work.
+
+libgomp spins for a while unless it is told not to, and `runner` tells it where it is imported before torch. Every command is
+timed in a process of its own, with all threads in one worker; the other work is a process for every core that only counts.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from tempfile import TemporaryDirectory
+
+POLICIES = {
+    "spin": {"GOMP_SPINCOUNT": "300000"},  # libgomp's own number where nothing is set; goes before any policy
+    "sleep": {"OMP_WAIT_POLICY": "passive"},
+}
+MACHINES = ("idle", "loaded")
+ROUNDS = 3
+LRS = ",".join(f"{k}e-3" for k in range(1, 10))
+TOYS = ["workers=1", "task.width=64", "init=gaussian_A,gaussian_B", f"optimizer.lr={LRS}"]
+WORKS = {  # command; {outputs}: an empty folder
+    "18 toy runs, n = 64": ["-m", "runner", "--multirun", *TOYS, "outputs={outputs}"],
+    "language model, n = 64, a stack of 16": ["-m", "bench.language", "stack", "64", "20", "2"],
+    "language model, n = 64, PEFT": ["-m", "bench.language", "PEFT", "64", "100", "2"],
+}
+
+
+def measure(rounds: int = ROUNDS) -> list[dict[str, str | float]]:
+    """One row per work and machine: seconds of the whole command by policy, the best of the rounds."""
+    rows = []
+    for machine, (work, command) in product(MACHINES, WORKS.items()):
+        times: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+        with load(os.cpu_count() or 1 if machine == "loaded" else 0):
+            for _, policy in product(range(rounds), POLICIES):
+                times[policy].append(seconds(command, POLICIES[policy]))
+        best = {f"seconds, threads {policy}": min(taken) for policy, taken in times.items()}
+        rows.append(
+            {"work": work, "machine": machine, **best, "spin / sleep": min(times["spin"]) / min(times["sleep"])}
+        )
+    return rows
+
+
+def seconds(command: list[str], environment: dict[str, str]) -> float:
+    """Wall time of a Python command (its start and imports and all)."""
+    unset = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    plain = {name: value for name, value in os.environ.items() if name not in unset}
+    with TemporaryDirectory() as outputs:
+        filled = [part.format(outputs=outputs) for part in command]
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *filled], check=True, capture_output=True, env=plain | environment)
+        return time.perf_counter() - start
+
+
+@contextmanager
+def load(processes: int) -> Iterator[None]:
+    """That many processes that do nothing but count."""
+    counting = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in counting:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    for row in measure():
+        print(row)
