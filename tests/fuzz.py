@@ -12,7 +12,9 @@ import io
 import math
 import os
 import random
+import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -98,6 +100,9 @@ ODD = [
     ),
 ]
 USUAL = ["1", "2", "4", "8", "16", "0.1", "0.5", "1e-3", "64", "1.0"]
+# What only a whole command can be given, besides values of fields: choices that are none, and fields of Hydra's own.
+WHOLE = ["{group}={value}", "~{group}", "hydra.{hydra}={value}", "experiment={value}"]
+HYDRA = "run.dir sweep.dir sweeper.params.seed mode verbose job.chdir job.name output_subdir".split()
 TOGETHER = 8  # configurations of the same choices, which take longest to compose
 CHEAP = 2**20  # entries of a layer's output over all steps, up to which a configuration is trained
 
@@ -125,6 +130,11 @@ def draw_values(rng: random.Random, chosen: dict[str, str]) -> list[str]:
     for group, name in chosen.items():
         known |= dict(fields(GROUPS[group].options[name], f"{group}."))
     return [_override(rng, name, known[name]) for name in rng.sample(sorted(known), rng.choice((1, 1, 1, 2, 3)))]
+
+
+def draw_whole(rng: random.Random) -> str:
+    """An override that is about the command, rather than a field of a run."""
+    return rng.choice(WHOLE).format(group=rng.choice(sorted(GROUPS)), value=rng.choice(ODD), hydra=rng.choice(HYDRA))
 
 
 def _override(rng: random.Random, name: str, field: dataclasses.Field) -> str:
@@ -204,49 +214,51 @@ def check(choices: Sequence[str], values: Sequence[str], result: Config | str) -
 
 
 def check_message(overrides: Sequence[str], message: str) -> None:
-    """One printable line that begins with a field as it would be typed, and with one that was set, or names one."""
+    """One printable line in our words that names a field, or a choice, that was set."""
     assert message.isprintable() and message, "not one printable line"
     assert "Traceback" not in message and "full_key" not in message and "Error" not in message, "not in our words"
-    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
-    known = {name for name, _ in fields(Config)} | {
-        f"{group}.{name}"
-        for group, parts in GROUPS.items()
-        for kind in parts.options.values()
-        for name, _ in fields(kind)
-    }
-    begins = message.partition("=")[0].partition(":")[0]
-    assert begins in {*known, *GROUPS} or any(key in message for key in keys), "names no field"
+    parts = [override.lstrip("+~").partition("=") for override in overrides]
+    ends = {key: r"(?!\w)" if "{" in value else r"(?![\w.])" for key, _, value in parts}  # {…} is of fields below
+    named = (re.search(rf"(?<![\w.]){re.escape(key)}{end}", message) for key, end in ends.items())
+    assert any(named) or "has no value; set it" in message, "names no field that was set"
 
 
 def check_value(field: str, value: object, declared: dataclasses.Field) -> None:
-    """That a value is one of its field's type, finite and printable."""
-    texts = value if isinstance(value, list) else [value]
+    """That a value is one of its field's type, that the field takes, finite and printable."""
+    texts, allowed = value if isinstance(value, list) else [value], declared.metadata.get("allowed")
     if value is None:
         assert "None" in str(declared.type), f"{field} is null"
-    elif getattr(declared.metadata.get("allowed"), "text", "") == "true or false":
+        return
+    if allowed and allowed.text == "true or false":
         assert isinstance(value, bool), f"{field}={value}"
     elif isinstance(value, int | float):
         assert not isinstance(value, bool) and math.isfinite(value), f"{field}={value}"
     else:
         assert all(isinstance(text, str) and text.isprintable() for text in texts), f"{field}={value!r}"
+    assert allowed is None or allowed.accepts(value), f"{field}={value!r}"
 
 
 def fuzz(count: int, seed: int, tasks: Sequence[str], command_line: int) -> tuple[Counter, dict[str, list[str]]]:
     """(what became of so many configurations, problem -> the overrides that have it); every `command_line`-th by `main`."""
     register()
     rng, ends, problems = random.Random(seed), Counter(), {}
-    for number in range(count):
-        if number % TOGETHER == 0:
-            chosen = draw_choices(rng, tasks)
-            choices = [f"{group}={name}" for group, name in chosen.items()]
-        values = draw_values(rng, chosen)
-        try:
+    with tempfile.TemporaryDirectory() as root, contextlib.chdir(root):  # Hydra makes folders, ../x too
+        os.makedirs("a/b")
+        os.chdir("a/b")
+        for number in range(count):
+            if number % TOGETHER == 0:
+                chosen = draw_choices(rng, tasks)
+                choices = [f"{group}={name}" for group, name in chosen.items()]
+            values = draw_values(rng, chosen)
             by_main = number % command_line == 0
-            result = by_command_line([*choices, *values]) if by_main else by_sweep(choices, values)
-            ends[check(choices, values, result)] += 1
-        except Exception as error:
-            shown = result if isinstance(error, AssertionError) and isinstance(result, str) else ""
-            problems.setdefault(f"{type(error).__name__}: {error} {shown}"[:300], [*choices, *values])
+            if by_main and rng.random() < 0.5:
+                values = [draw_whole(rng), *values[1:]]
+            try:
+                result = by_command_line([*choices, *values]) if by_main else by_sweep(choices, values)
+                ends[check(choices, values, result)] += 1
+            except Exception as error:
+                shown = result if isinstance(error, AssertionError) and isinstance(result, str) else ""
+                problems.setdefault(f"{type(error).__name__}: {error} {shown}"[:300], [*choices, *values])
     return ends, problems
 
 

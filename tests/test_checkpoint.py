@@ -134,6 +134,22 @@ def test_a_damaged_checkpoint_costs_only_time(damage, tmp_path, undamaged):
     same(undamaged, trained(configs))
 
 
+@pytest.mark.parametrize(
+    "damage", [empty, Path.unlink, metadata(step="5"), metadata(runs="[1"), metadata(runs='["a"]')]
+)
+def test_a_damaged_checkpoint_ends_no_command_in_its_folder(damage, cli, outputs):
+    """Of a sweep that is to be finished, which names it, and of one that has finished, which has no use for it."""
+    configs = stack(outputs, *CASES["fused"])
+    with pytest.raises(Killed):
+        trained(configs, 13)
+    damage(Checkpoint(configs).path)
+    sweep = [*CASES["fused"], "log.layers=true", "optimizer.schedule=cosine", "-m", "init=gaussian_A,gaussian_B"]
+    code, out, err = cli(*sweep, "optimizer.lr=1e-2,1e-3")
+    assert code == 0 and "4 finished" in out and "Traceback" not in err, err
+    code, out, err = cli(*sweep, "optimizer.lr=1e-2,1e-3")
+    assert code == 0 and "4 skipped" in out and err == ""
+
+
 @pytest.fixture(scope="module")
 def undamaged(tmp_path_factory):
     return trained(stack(tmp_path_factory.mktemp("undamaged") / "a", *CASES["fused"]))

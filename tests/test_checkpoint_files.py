@@ -146,6 +146,7 @@ FIELDS = [
     ({"hidden_act": "swishy"}, "its config.json cannot be used (KeyError: 'swishy'); it has hidden_act='swishy'"),
     ({"vocab_size": 10**12}, "lm_head.weight (21×32, and config.json makes it 1000000000000×32)"),
     ({"vocab_size": 0}, "its config.json has vocab_size=0; it must be an integer of at least 1"),
+    ({"hidden_size": 0}, "its config.json has hidden_size=0"),
     ({"hidden_size": -32}, "its config.json has hidden_size=-32"),
     ({"hidden_size": "32"}, "'hidden_size' expected int, got str"),
     ({"hidden_size": None}, "'hidden_size' expected int, got NoneType"),
@@ -178,9 +179,10 @@ def test_a_damaged_configuration_is_one_line(text, prepared):
 
 
 @pytest.mark.parametrize("field", ["_attn_implementation", "attn_implementation", "torch_dtype", "dtype"])
-def test_what_we_choose_a_checkpoint_does_not(field, prepared):
+@pytest.mark.parametrize("value", ["flash_attention_2", "kernels-community/flash-attn"])
+def test_what_we_choose_a_checkpoint_does_not(field, value, prepared):
     """Kernels that are not installed, or that the hub would send as code; a precision."""
-    task = prepared(edited(**{field: "kernels-community/flash-attn"}))
+    task = prepared(edited(**{field: value}))
     model = bases.load(task, "", None, torch.float64)
     assert model.dtype == torch.float64 and model.config._attn_implementation == "sdpa"
 

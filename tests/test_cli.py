@@ -91,6 +91,20 @@ def test_the_best_lr_is_told_and_its_edge_flagged(cli):
     assert "edge of the grid" in out
 
 
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [([], "initial_loss"), (["task=language_model", "task.width=32", "task.pretrain_steps=0"], "initial_eval_loss")],
+)
+def test_the_loss_at_start_is_that_of_the_summary(more, key, cli, outputs, tmp_path):
+    """Of the objective: held-out where the task holds data out."""
+    sizes = ["steps=3", "task.sequence_length=16", f"bases={tmp_path}"] if more else TINY
+    _, out, _ = cli(*more, *sizes)
+    [summary] = outputs.glob("runs/scratch/*/summary.json")
+    columns, row = [line for line in out.splitlines() if line.lstrip().startswith(("task", "teacher", "language"))]
+    assert columns.split()[-3:] == ["start", "seeds", "lrs"]
+    assert float(row.split()[-3]) == pytest.approx(json.loads(summary.read_text())[key], rel=5e-3)
+
+
 @pytest.mark.parametrize("axis", ["seed=range(0,0)", "init=glob(nothing*)", "optimizer.lr=interval(0.1,0.2)"])
 def test_an_axis_without_values_is_told(cli, axis):
     code, _, err = cli("--multirun", "seed=0,1", axis)

@@ -172,7 +172,7 @@ def test_the_estimate_of_a_base_is_that_of_its_tensors(name, size):
 def test_random_configurations_are_sane_or_refused_in_one_line():
     """A sample; `python -m tests.fuzz 2000` for more."""
     toys = [name for name in sorted(TASKS) if issubclass(TASKS[name], ToyTask)]
-    ends, problems = fuzz.fuzz(240, seed=0, tasks=toys, command_line=40)
+    ends, problems = fuzz.fuzz(240, seed=0, tasks=toys, command_line=20)
     assert not problems, problems
     assert ends["refused"] > 50 and ends["finished"] > 10
 
@@ -182,8 +182,10 @@ def test_random_configurations_are_sane_or_refused_in_one_line():
     [
         (["steps=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
         (["steps=abc"], "steps=abc: must be\nan integer"),
-        (["log=3"], "ValidationError: log=3"),
+        (["steps=abc"], "ValidationError: steps=abc"),
         (["steps=abc"], ""),
+        (["task=sine", "steps=abc"], "task.width=abc: must be an integer from 1 to 16777216"),
+        (["steps=abc"], "steps.x is not known, nor is my_steps"),
     ],
 )
 def test_messages_that_break_the_promise_are_found(overrides, message):
@@ -197,6 +199,10 @@ def test_configurations_that_break_the_promise_are_found():
     rejects(fuzz.check, [], [], config)
     config.log.layers, config.optimizer.lr = False, float("inf")
     rejects(fuzz.check, [], [], config)
+    config.optimizer.lr, config.steps = 0.1, 0
+    rejects(fuzz.check, [], [], config)
+    config.steps = 1
+    assert fuzz.check([], [], config) == "finished"
 
 
 @pytest.mark.parametrize("axis", ["glob(*)", "range(1,3)", "interval(0,1)"])

@@ -143,7 +143,8 @@ def test_the_rest_is_drawn_and_evaluated(analyse, outputs, place):
     name, left = (str(path), DRAWN - {"first_step"}) if in_records else (VICTIM, DRAWN)
     shutil.copy(path, whole := outputs / "whole")
     certain = sorted({*FILES, *(IN_RECORDS if in_records else IN_RUNS)} - {"a bit"})
-    for damage in [*rng.sample(certain, 4), *(UNFILLED if in_records else ())]:
+    always = ["steps that are too large", "text in a measured column", *(UNFILLED if in_records else ())]
+    for damage in [*rng.sample(certain, 4), *always]:
         DAMAGE[damage](path, rng)
         code, drawn, amiss = analyse()
         assert code == 1 and drawn == left and any(name in line for line in amiss), (damage, amiss)

@@ -129,6 +129,13 @@ def test_a_sweep_with_one_bad_run_trains_nothing(run, outputs):
     assert code == 2 and "matches no linear layer" in err and not list(outputs.glob("runs/*/*/"))
 
 
+def test_a_field_that_only_the_model_itself_reads_is_named(run, outputs, tmp_path):
+    """RoBERTa counts positions from its padding token on, which nothing asks for before the model runs."""
+    config = transformers.RobertaConfig(**CONFIGS["roberta"].to_dict() | {"pad_token_id": None, "is_decoder": True})
+    code, out, _ = run(f"task.model={saved(tmp_path / 'model', config)}")
+    assert code == 1 and "its config.json cannot be used (TypeError: " in out and "; it has pad_token_id=None" in out
+
+
 def saved(folder, config, kind=transformers.AutoModelForCausalLM):
     """A checkpoint of this configuration, with the tests' tokenizer."""
     with contextlib.redirect_stderr(io.StringIO()):

@@ -67,3 +67,41 @@ def test_help_in_ascii():
     command = [sys.executable, "-m", "runner", "--help"]
     done = subprocess.run(command, capture_output=True, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and done.stderr == b"" and rb"key=value \u2026" in done.stdout
+
+
+@pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}], ids=str)
+def test_a_path_may_have_characters_that_the_terminal_lacks(environment, tmp_path):
+    """Where runs are trained, and then drawn."""
+    outputs, sizes = tmp_path / "größe", ["task.width=8", "task.train_points=4", "steps=8"]
+    for command in (
+        ["runner", *sizes, f"outputs='{outputs}'"],
+        ["analysis", "gradient_norms", "--experiment", "scratch", "--outputs", str(outputs)],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, cwd=ROOT, env=os.environ | environment
+        )
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
+    assert list(outputs.glob("runs/scratch/*/summary.json")) and list(outputs.rglob("*.png"))
+
+
+def test_a_path_of_bytes_that_are_no_characters_is_refused(tmp_path):
+    """So Python has the names of files where it is told to know ASCII only."""
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "runner", f"outputs='{tmp_path / 'größe'}'"]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=ascii_only)
+    assert (
+        done.returncode == 2
+        and b"has characters that cannot be printed" in done.stderr
+        and done.stderr.count(b"\n") == 1
+    )
+
+
+def test_threads_that_wait_for_each_other_sleep():
+    """Set before a library that reads it is loaded, and not where it was set already."""
+    code = (
+        "import runner, os, sys; assert not {'torch', 'numba'} & set(sys.modules); print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    unset = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, found in (({}, b"passive\n"), ({"OMP_WAIT_POLICY": "active"}, b"active\n")):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=unset | given)
+        assert done.stdout == found, done.stderr

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures import _caption
@@ -14,6 +15,12 @@ from analysis.grid import Grid
 def ends(grid: Grid) -> list[int]:
     """The smallest and the largest width (one, if there is only one)."""
     return sorted({int(grid.widths[0]), int(grid.widths[-1])})
+
+
+def subplots(grid: Grid, rows: int, height: float) -> tuple[Figure, np.ndarray]:
+    """Rows of a panel for each end, with room for a legend of the inits below the last."""
+    room = style.legend_room(len(grid.inits) + 2)
+    return style.subplots(rows, len(ends(grid)), height, width=0.9, extra=room, sharex=True, sharey="row")
 
 
 def at_best(frame: pd.DataFrame, grid: Grid, init: str, width: int) -> pd.DataFrame:

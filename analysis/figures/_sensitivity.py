@@ -66,7 +66,7 @@ def curves(panel: Axes, grid: Grid, width: int, rates: Rates, starts: Mapping[in
         down = np.isposinf(losses).any(1) | (losses.mean(1) > np.log(ceiling))
         broken |= bool(down.any())
         if down.any():
-            _at_the_top(panel, grid.lrs[down], 1.0 - 0.05 * offset, style.look(init))
+            _at_the_top(panel, grid.lrs[down], 1.0 - min(0.05, 0.3 / len(grid.inits)) * offset, style.look(init))
     if np.isfinite(ceiling):
         panel.axhline(ceiling, color="0.4", linestyle=":", linewidth=1.0, label="frozen model")
     style.rate_axis(panel, grid.lrs)
@@ -120,10 +120,11 @@ def legend_entries(grid: Grid, broken: bool, edge: bool, starts: Mapping[int, fl
 
 
 def legend_below(figure: Figure, handles: list[Line2D]) -> None:
-    """One for all panels, below them."""
+    """One for all panels, below them, for which the figure grows."""
     letters = max(len(handle.get_label()) for handle in handles)
     most = 1 if figure.get_figwidth() < style.TEXT_WIDTH else 3 if letters < len(EDGE) or len(handles) < 5 else 2
     figure.legend(handles=handles, loc="outside lower center", ncols=most)
+    figure.set_figheight(figure.get_figheight() + style.legend_room(len(handles), most))
 
 
 def _curve(panel: Axes, grid: Grid, init: str, width: int) -> None:

@@ -16,13 +16,13 @@ MEASURED = COLUMNS
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(frame)
-    fig, axes = style.subplots(3, len(_curves.ends(grid)), height=1.7, width=0.9, sharex=True, sharey="row")
+    fig, axes = _curves.subplots(grid, len(COLUMNS), height=1.7)
     for panel, column, width in _curves.panels(frame, COLUMNS, axes, grid):
         if column == COLUMNS[0]:
             panel.set_title(f"$n = {width}$")
         if column == COLUMNS[-1]:
             panel.set_xlabel("step")
-            panel.legend(loc="upper right")
+            style.legend_below(panel)
     style.heading(fig, _caption.short(frame, _caption.short_bands(frame)))
     return fig
 

@@ -16,7 +16,7 @@ MEASURED = COLUMNS
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(frame)
-    fig, axes = style.subplots(2, len(_curves.ends(grid)), height=2.0, width=0.9, sharex=True, sharey="row")
+    fig, axes = _curves.subplots(grid, len(COLUMNS), height=2.0)
     for panel, column, width in _curves.panels(frame, COLUMNS, axes, grid):
         panel.set_xscale("symlog", linthresh=1)  # step 0 counts: there one of the two gradients is exactly zero
         panel.set_xlim(0)
@@ -25,7 +25,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             panel.set_title(f"$n = {width}$")
         else:
             panel.set_xlabel("step")
-            panel.legend(loc="upper right")
+            style.legend_below(panel)
     style.heading(fig, _caption.short(frame, _caption.short_bands(frame)))
     return fig
 

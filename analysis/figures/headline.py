@@ -23,7 +23,7 @@ FINAL_Z_A: Measure = partial(sizes, column="final/feature/Z_A")
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid, task = Grid.of(frame, features(frame)), theory.setting(frame)
-    fig, [[loss, rate, inner]] = style.subplots(1, 3, height=3.0)
+    fig, [[loss, rate, inner]] = style.subplots(1, 3, height=3.0 + style.legend_room(len(grid.inits)))
     handles = _losses(loss, frame, grid)
     against_width(rate, grid, theory.exponents(task, grid.inits, "lr"), best_lrs, short=True)
     not_fitted(rate, grid, best_lrs, why=None)

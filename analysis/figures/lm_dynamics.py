@@ -20,8 +20,7 @@ LABELS = [style.COLUMNS[name] for name in COLUMNS[:3]] + [rf"$\delta_{i}$" for i
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(held_out(frame))
-    ends = _curves.ends(grid)
-    fig, axes = style.subplots(len(COLUMNS), len(ends), height=1.2, width=0.9, sharex=True, sharey="row")
+    fig, axes = _curves.subplots(grid, len(COLUMNS), height=1.2)
     for panel, column, width in _curves.panels(frame, COLUMNS, axes, grid):
         if column == COLUMNS[0]:
             panel.set_title(f"$n = {width}$")

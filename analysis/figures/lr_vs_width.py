@@ -18,8 +18,10 @@ NEEDS = (TWO_WIDTHS, OFF_THE_EDGE)
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(frame)
-    fig, [[rate, loss]] = style.subplots(1, 2, height=3.1, width=0.95)
-    against_width(rate, grid, exponents(setting(frame), grid.inits, "lr"), best_lrs)
+    powers = exponents(setting(frame), grid.inits, "lr")
+    lines = len(grid.inits) + sum(power is not None for power in powers.values())
+    fig, [[rate, loss]] = style.subplots(1, 2, height=3.1 + style.legend_room(lines - 2), width=0.95)
+    against_width(rate, grid, powers, best_lrs)
     not_fitted(rate, grid, best_lrs, " (at the grid's edge)")
     rate.set_ylabel("best learning rate")
     against_width(loss, grid, {}, best_losses)

@@ -25,8 +25,7 @@ LABELS = {0.5: "$s = r^{1/2}$", 0.0: "$s = 1$", -0.5: "$s = r^{-1/2}$", -1.0: "$
 def figure(frame: pd.DataFrame) -> Figure:
     grids = rank_grids(frame)
     inits = sorted({init for grid in grids.values() for init in grid.inits})
-    extra = 0.25 + style.legend_room(len(inits), min(2, len(grids)))
-    fig, axes = style.wrapped(len(grids), 2.7 + style.legend_room(len(inits)), columns=3, extra=extra, sharey=True)
+    fig, axes = style.wrapped(len(grids), 2.7 + style.legend_room(len(inits)), columns=3, extra=0.25, sharey=True)
     for panel, (power, grid) in zip(axes, grids.items(), strict=True):
         predicted = {init: theory.RANK_POWERS.get((theory.FAMILY.get(init), power)) for init in grid.inits}
         against_width(panel, grid, predicted, learning_lrs, symbol="r", axis="rank", short=True)

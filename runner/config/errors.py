@@ -65,9 +65,12 @@ def _message(error: Exception) -> str:
         return _of_field(cause, None) + f" (in {file[1]}.yaml)" if file else _of_field(cause, override)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: cannot be used ({error.strerror}); see hydra.run.dir"
-    place = f"{shown(override.input_line)}: " if override else ""
+    blamed = [override] if override else _of_hydra(error)
+    place = f"{', '.join(shown(each.input_line) for each in blamed)}: " if blamed else ""
+    if isinstance(error, AssertionError) or not str(error):
+        return f"{place}Hydra does not take it, and gives no reason"
     reason = re.sub(r"\w+ raised while composing config:", "", str(error)).partition("full_key:")[0]  # details follow
-    return f"{place}{reason or type(error).__name__}"
+    return f"{place}{reason}"
 
 
 def unreadable(override: str | None) -> str:
@@ -86,7 +89,8 @@ def _of_field(error: OmegaConfBaseException, override: Override | None) -> str:
         return unknown_key(override.key_or_group if deeper else key, parent)
     if isinstance(error, InterpolationResolutionError) and parent is not None:
         value = parent._get_node(error.key)._value()
-    fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
+    ours = dataclasses.is_dataclass(error.object_type) and error.object_type.__module__.startswith("runner.")
+    fields = dataclasses.fields(error.object_type) if ours else ()
     if isinstance(error, ValidationError) and (declared := [field for field in fields if field.name == error.key]):
         return str(refusal(key, value, declared[0]))
     reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error)).strip('"')
@@ -124,3 +128,11 @@ def _override(error: Exception) -> Override | None:
         if isinstance(override := frame.f_locals.get("override"), Override):
             return override
     return None
+
+
+def _of_hydra(error: Exception) -> list[Override]:
+    """What the command sets of Hydra's own fields, whose errors do not name them."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if overrides := getattr(frame.f_locals.get("command"), "overrides", None):
+            return [override for override in overrides if override.key_or_group.startswith("hydra.")]
+    return []

@@ -87,6 +87,8 @@ def unusable(model: str, described: Mapping[str, Any], error: Exception) -> Conf
 
 def _is_meant(name: str, value: Any, text: str) -> bool:
     """Whether text that does not name the field may be about its value."""
+    if value is None:
+        return name.endswith("_token_id") and "NoneType" in text
     if isinstance(value, str):
         return bool(value) and re.search(rf"\b{re.escape(value)}\b", text) is not None
     is_size = re.search(r"^(num|n)_|_(size|dim)$", name)

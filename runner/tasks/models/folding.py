@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from runner.adapters import LoRA
 from runner.config import ConfigError
 from runner.core.rng import generator, normal
-from runner.tasks.models import hooks, spec
+from runner.tasks.models import checkpoints, hooks, spec
 
 MIXING_TOLERANCE = (
     0.1  # share of the adapters' effect on a loss that a batch may change; rounding stays below, in bfloat16 too
@@ -45,7 +45,10 @@ def check_folding(
         with hooks.attached(modules, adapters):
             return loss(rows[list(runs)]).double()
 
-    alone, frozen = torch.cat([losses(0), losses(1)]), loss(rows).double()
+    try:
+        frozen, alone = loss(rows).double(), torch.cat([losses(0), losses(1)])
+    except (LookupError, TypeError, AttributeError) as error:  # the model's own code, of a configuration it did not check
+        raise checkpoints.unusable(model, spec.configuration(model).to_dict(), error) from error
     if not (alone.isfinite() & frozen.isfinite()).all():
         when = " with adapters tried at random" if frozen.isfinite().all() else "; its weights are damaged"
         raise ConfigError(f"task.model={model}: its loss is not a number{when}")
