@@ -71,6 +71,15 @@ def test_pretraining_is_reproducible_and_leaves_the_global_stream_alone(task):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_pretraining_takes_as_many_threads_on_every_machine(task, monkeypatch):
+    """And gives them back: a product that is divided otherwise rounds otherwise."""
+    before, seen, pretrain = torch.get_num_threads(), [], bases._pretrain
+    monkeypatch.setattr(bases, "THREADS", before + 1)
+    monkeypatch.setattr(bases, "_pretrain", lambda *given: seen.append(torch.get_num_threads()) or pretrain(*given))
+    bases.pretrain(task)
+    assert seen == [before + 1] and torch.get_num_threads() == before
+
+
 def test_pretraining_learns(task):
     """The uniform guess costs log 256 = 5.5 nats; a few dozen steps learn the frequencies of letters."""
     assert bases.pretrain(dataclasses.replace(task, pretrain_steps=1))[1] > 5.4

@@ -2,9 +2,11 @@
 
 import math
 import os
+import platform
 import subprocess
 import sys
 from fractions import Fraction
+from functools import cache
 
 import pytest
 import torch
@@ -84,28 +86,46 @@ def test_roots_are_the_nearest_numbers():
 
 TOYS = """
 import hashlib, sys
-import torch
 from runner.config.command import read
 from runner.sweeps.compose import compose_sweep
 from runner.training.train import train
 sizes = ["task.width=160", "task.train_points=150", "steps=12"]
-other = "task=feature_regression"
-for more in (["init=gaussian_B"], ["init=pissa"], [other, "init=lora_one"], [other, "engine=autograd"]):
-    steps = train(compose_sweep(read([*sizes, *more])))[0].steps
+for kind in sys.argv[1:]:
+    steps = train(compose_sweep(read([*sizes, *kind.split()])))[0].steps
     print(hashlib.sha256(steps.to_numpy().tobytes()).hexdigest())
 """
+KINDS = [
+    "init=gaussian_B",
+    "init=orthogonal optimizer=signsgd",
+    "init=pissa",
+    "init=etf optimizer.clip=0.5",
+    "adapter=vera optimizer.schedule=cosine",
+    "task=sine init=gaussian_AB",
+    "task=feature_regression init=lora_one optimizer.weight_decay=0.1",
+    "task=feature_regression init=corda optimizer=sgd",
+    "task=feature_regression init=olora",
+    "task=feature_regression dtype=float64",
+]
+CONTROL = "task=feature_regression engine=autograd"
+OTHERS = {
+    "torch's and MKL's kernels for AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE"},
+    "Numba's for another processor": {"NUMBA_CPU_NAME": "haswell"},
+}
 
 
-def test_a_toys_records_do_not_depend_on_the_kernels_that_the_processor_selects():
-    """torch's and MKL's for AVX2 instead of those for this machine; autograd's engine, which uses them in its steps, is the
-    control. Where the library has a single path (no MKL) there is nothing to tell apart."""
+@cache
+def hashes(**environment: str) -> list[str]:
+    command = [sys.executable, "-c", TOYS, *KINDS, CONTROL]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    return done.stdout.split()
 
-    def hashes(**environment):
-        command = [sys.executable, "-c", TOYS]
-        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
-        return done.stdout.split()
 
-    mine, others = hashes(), hashes(ATEN_CPU_CAPABILITY="avx2", MKL_CBWR="COMPATIBLE")
-    assert len(mine) == 4 and mine[:3] == others[:3]
-    if torch.backends.mkl.is_available():
-        assert mine[3] != others[3]
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="of x86-64 processors")
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_toys_records_do_not_depend_on_the_kernels_that_the_processor_selects(other):
+    """Autograd's engine, which uses the library's in its steps, is the control, where it has others (MKL)."""
+    *mine, control = hashes()
+    *others, its = hashes(**OTHERS[other])
+    assert len(set(mine)) == len(KINDS) and mine == others
+    if torch.backends.mkl.is_available() and "MKL_CBWR" in OTHERS[other]:
+        assert control != its

@@ -1,17 +1,21 @@
 """Recorded runs that are trained again: to the bit, within tolerance, or different; and what is no record of this version."""
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import configure, rejects
 
 from analysis.tables.load import load
-from analysis.tables.records import distill, record_path, refresh
-from analysis.verify import CLOSE, DIFFERENT, SAME, compare, config_of, drawn, main
+from analysis.tables.records import LAYERS, distill, record_path, refresh
+from analysis.verify import CLOSE, DIFFERENT, SAME, SHARE, compare, config_of, drawn, main, parse
 from runner.config import ConfigError
 from runner.config.identity import NOT_IDENTITY, as_dict, run_id, with_values
 from runner.sweeps.execute import execute
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZES = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=12"]
 KINDS = [
     ["adapter=vera", "adapter.rank=8", "optimizer=sgd", "optimizer.momentum=0.5"],
@@ -67,6 +71,42 @@ def test_a_record_that_is_not_its_runs_is_told(recorded, capsys):
         assert out.count("it starts as the record does, and train/loss differs later") == 6
     finally:
         true.to_parquet(path)
+
+
+def test_a_language_model_may_differ_as_processors_do(tmp_path, capsys):
+    """Trained with library products, its numbers need only be near the record's."""
+    sizes = "task.width=32 task.layers=1 task.pretrain_steps=0 task.sequence_length=16 task.eval_sequences=4 steps=4".split()
+    base = configure("task=language_model", *sizes, f"outputs={tmp_path}", f"bases={tmp_path}/bases", "workers=1")
+    execute([with_values(base, {"seed": seed}) for seed in range(3)])
+    path, _ = record_path(tmp_path, "scratch"), refresh(tmp_path, "scratch")
+    record, command = (
+        pd.read_parquet(path),
+        ["--outputs", str(tmp_path), "--bases", f"{tmp_path}/bases", "--share", "all"],
+    )
+    assert main(command) == 0 and capsys.readouterr().out.splitlines()[1].split()[:4] == ["scratch", "3", "0", "0"]
+    for factor, code, found in ((1 + 1e-5, 0, ["scratch", "0", "3", "0"]), (1.1, 1, ["scratch", "0", "0", "3"])):
+        record.assign(**{"train/loss": record["train/loss"] * factor}).to_parquet(path)
+        assert main(command) == code and capsys.readouterr().out.splitlines()[-1].split()[:4] == found
+
+
+@pytest.mark.parametrize("folder", ["outputs", "outputs/full"])
+def test_the_committed_records_are_of_this_version(folder):
+    """So that they can be trained again. A sample of each: the identity of all is one function's."""
+    template, seen = configure(), 0
+    for path in (ROOT / folder / "records").glob("*.parquet"):
+        if not path.stem.endswith(LAYERS):
+            for _, row in drawn(pd.read_parquet(path), 0.02, 0).iterrows():
+                assert run_id(config_of(row, template)) == row["run_id"]
+                seen += 1
+    assert seen > 20
+
+
+def test_the_command_takes_one_in_a_hundred_or_all():
+    def command(*arguments):
+        return subprocess.run(["make", "-n", "verify", *arguments], cwd=ROOT, capture_output=True, text=True).stdout
+
+    assert parse([]).share == SHARE == 0.01 and "--share" not in command()
+    assert "analysis.verify --share all" in command("VERIFY=all") and parse(["--share", "all"]).share == 1
 
 
 def changed(table, column, factor, steps):
