@@ -44,7 +44,6 @@ reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models
 figures: $(SETUP)  ## draw all figures and evaluate all claims from the records, without training
 	@$(BIN)/python -m analysis --publish docs/claims.md
 
-
 verify: $(SETUP)  ## train a random 1% of the recorded runs again and compare them (VERIFY=all: every one)
 	@$(BIN)/python -m analysis.verify $(if $(VERIFY),--share $(VERIFY))
 

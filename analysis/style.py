@@ -138,9 +138,9 @@ def wrapped(count: int, height: float, columns: int = 4, extra: float = 0.0, **o
     return figure, list(axes.flat[:count])
 
 
-def legend_room(inits: int, columns: int = 1) -> float:
-    """Inches that a legend of a line an init takes beyond the two lines that figures are made for."""
-    return 0.17 * max(0, -(-inits // columns) - 2)
+def legend_room(entries: int, columns: int = 1, free: int = 2) -> float:
+    """Inches that a legend takes beyond the `free` lines for which a figure has room."""
+    return 0.17 * max(0, -(-entries // columns) - free)
 
 
 def label_rows(axes: list[Axes], ylabel: str) -> None:

@@ -68,7 +68,7 @@ def report(result: dict[str, Any]) -> str:
             "Reading a sweep's runs from their folders into one table, the median of three:",
             table(result["loading"]),
             "Seconds that whole commands take whose threads spin or sleep while they wait for each other, on an idle machine and "
-            "beside a process that counts on every core:",
+            "beside a process that counts on every core (the best of three):",
             table(result["waiting"]),
         ]
     )

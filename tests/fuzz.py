@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import io
+import logging
 import math
 import os
 import random
@@ -150,7 +151,8 @@ def _override(rng: random.Random, name: str, field: dataclasses.Field) -> str:
 def by_command_line(overrides: Sequence[str]) -> Config | str:
     """The configuration that `python -m runner` would train, or its message."""
     trained: list[Config] = []
-    err = io.StringIO()
+    err, root = io.StringIO(), logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
     GlobalHydra.instance().clear()
     with (
         mock.patch.object(cli, "train", trained.extend),
@@ -162,6 +164,9 @@ def by_command_line(overrides: Sequence[str]) -> Config | str:
         except SystemExit as stop:
             assert stop.code == 2, stop.code
             return err.getvalue().removeprefix("error: ").removesuffix("\n")
+        finally:  # hydra.verbose
+            root.setLevel(level)
+            root.handlers[:] = handlers
     assert err.getvalue() == "", err.getvalue()
     return trained[0]
 

@@ -75,7 +75,7 @@ def test_what_is_not_legible_is_found():
         lambda panel: panel.legend(loc="upper right"),  # over the curves
         lambda panel: panel.set_title("n = nan"),
         lambda panel: panel.set_title("a long title " * 20),
-        lambda panel: panel.figure.text(0.5, 0.5, "over another panel's title", va="top").set_position((0.3, 0.93)),
+        lambda panel: panel.figure.text(0.3, 0.93, "over another panel's title", va="top"),
     ):
         figure = drawn()
         spoil(figure.axes[0])

@@ -84,10 +84,11 @@ def test_a_path_may_have_characters_that_the_terminal_lacks(environment, tmp_pat
     assert list(outputs.glob("runs/scratch/*/summary.json")) and list(outputs.rglob("*.png"))
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="there, names of files are always UTF-8")
 def test_a_path_of_bytes_that_are_no_characters_is_refused(tmp_path):
-    """So Python has the names of files where it is told to know ASCII only."""
+    """So Python has the names of files where it is told to know ASCII only (elsewhere than on a Mac)."""
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "runner", f"outputs='{tmp_path / 'größe'}'"]
+    command = [sys.executable, "-m", "runner", "steps=1", f"outputs='{tmp_path / 'größe'}'"]
     done = subprocess.run(command, capture_output=True, cwd=ROOT, env=ascii_only)
     assert (
         done.returncode == 2

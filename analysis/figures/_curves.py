@@ -19,7 +19,7 @@ def ends(grid: Grid) -> list[int]:
 
 def subplots(grid: Grid, rows: int, height: float) -> tuple[Figure, np.ndarray]:
     """Rows of a panel for each end, with room for a legend of the inits below the last."""
-    room = style.legend_room(len(grid.inits) + 2)
+    room = style.legend_room(len(grid.inits), free=0)
     return style.subplots(rows, len(ends(grid)), height, width=0.9, extra=room, sharex=True, sharey="row")
 
 

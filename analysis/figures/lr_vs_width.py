@@ -18,14 +18,14 @@ NEEDS = (TWO_WIDTHS, OFF_THE_EDGE)
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.of(frame)
-    powers = exponents(setting(frame), grid.inits, "lr")
-    lines = len(grid.inits) + sum(power is not None for power in powers.values())
-    fig, [[rate, loss]] = style.subplots(1, 2, height=3.1 + style.legend_room(lines - 2), width=0.95)
-    against_width(rate, grid, powers, best_lrs)
+    fig, [[rate, loss]] = style.subplots(1, 2, height=3.1, width=0.95)
+    against_width(rate, grid, exponents(setting(frame), grid.inits, "lr"), best_lrs)
     not_fitted(rate, grid, best_lrs, " (at the grid's edge)")
     rate.set_ylabel("best learning rate")
     against_width(loss, grid, {}, best_losses)
     loss.set_ylabel(f"final {loss_name(frame)}")
+    entries = max(len(panel.get_legend().get_texts()) for panel in (rate, loss))
+    fig.set_figheight(fig.get_figheight() + style.legend_room(entries, free=4))
     style.heading(fig, _caption.short(frame, _caption.short_bars(frame)))
     return fig
 

@@ -21,6 +21,7 @@ from omegaconf.errors import (
 from runner.config.options import ConfigError, refusal, shown
 from runner.core.messages import first_line
 
+COMPOSING = ("hydra._internal.config_loader_impl", "hydra._internal.defaults_list", "yaml")
 READERS = ("hydra", "omegaconf", "yaml", "antlr4")  # libraries that read what the user asked for
 
 
@@ -67,10 +68,10 @@ def _message(error: Exception) -> str:
         return f"{error.filename}: cannot be used ({error.strerror}); see hydra.run.dir"
     blamed = [override] if override else _of_hydra(error)
     place = f"{', '.join(shown(each.input_line) for each in blamed)}: " if blamed else ""
-    if isinstance(error, AssertionError) or not str(error):
+    if blamed and (isinstance(error, AssertionError) or not str(error)):
         return f"{place}Hydra does not take it, and gives no reason"
     reason = re.sub(r"\w+ raised while composing config:", "", str(error)).partition("full_key:")[0]  # details follow
-    return f"{place}{reason}"
+    return f"{place}{reason or type(error).__name__}"
 
 
 def unreadable(override: str | None) -> str:
@@ -88,7 +89,10 @@ def _of_field(error: OmegaConfBaseException, override: Override | None) -> str:
     if deeper or isinstance(error, ConfigAttributeError | ConfigKeyError):
         return unknown_key(override.key_or_group if deeper else key, parent)
     if isinstance(error, InterpolationResolutionError) and parent is not None:
-        value = parent._get_node(error.key)._value()
+        node = parent
+        for part in str(error.key).split("."):  # of Hydra's own fields it is the whole name, and the parent is the root
+            node = node._get_node(part)
+        value = node._value()
     ours = dataclasses.is_dataclass(error.object_type) and error.object_type.__module__.startswith("runner.")
     fields = dataclasses.fields(error.object_type) if ours else ()
     if isinstance(error, ValidationError) and (declared := [field for field in fields if field.name == error.key]):
@@ -131,8 +135,10 @@ def _override(error: Exception) -> Override | None:
 
 
 def _of_hydra(error: Exception) -> list[Override]:
-    """What the command sets of Hydra's own fields, whose errors do not name them."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if overrides := getattr(frame.f_locals.get("command"), "overrides", None):
-            return [override for override in overrides if override.key_or_group.startswith("hydra.")]
-    return []
+    """What the command sets of Hydra's own fields, whose errors do not name them, once all is composed."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_globals.get("__name__", "").startswith(COMPOSING) for frame in frames):
+        return []
+    commands = [frame.f_locals["command"] for frame in frames if hasattr(frame.f_locals.get("command"), "overrides")]
+    found = [each for command in commands[:1] for each in command.overrides if each.key_or_group.startswith("hydra.")]
+    return [each for each in found if each.key_or_group in str(error)] or found

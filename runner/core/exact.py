@@ -1,4 +1,4 @@
-"""Arithmetic whose bits depend on neither the library, nor the processor, nor the number of threads."""
+"""Arithmetic in float32 and float64 whose bits depend on neither the library, nor the processor, nor the number of threads."""
 
 import math
 
@@ -44,9 +44,10 @@ def _slices(X: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 def sqrt_(x: Tensor) -> Tensor:
     """√x in place, the nearest number to it; x is no part of a graph.
 
-    On the CPU torch takes MKL's, which is one unit off in places that differ from processor to processor (0.6% of float32 on
-    one, 19% on another); the processor's own instruction, which NumPy takes, rounds as IEEE 754 asks. So do those of GPUs.
+    On the CPU torch takes MKL's, which is one unit off in places that depend on the processor (in none, 0.6% or 19% of
+    float32); the processor's own instruction, which NumPy takes, rounds as IEEE 754 asks. So do those of GPUs.
     """
+    # Lower precisions torch itself computes in float32 and rounds again; of other devices NumPy knows nothing.
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return x.sqrt_()
     with np.errstate(invalid="ignore"):

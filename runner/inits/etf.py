@@ -76,7 +76,6 @@ def etf(layer: Layer, vectors: str) -> Start:
     if vectors == "rows":
         A = frame(r - 1, r).T @ orthonormal(n_in, r - 1, generator=g).T
     else:
-        A = (orthonormal(r, r, generator=g) @ frame(r, n_in) * math.sqrt(r / n_in))[
-            :, torch.randperm(n_in, generator=g)
-        ]
+        F = orthonormal(r, r, generator=g) @ frame(r, n_in) * math.sqrt(r / n_in)
+        A = F[:, torch.randperm(n_in, generator=g)]
     return Start(A, torch.zeros(n_out, r))

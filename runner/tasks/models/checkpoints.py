@@ -6,6 +6,7 @@ configuration and tensors, no folder.
 
 import json
 import re
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,12 @@ def unusable(model: str, described: Mapping[str, Any], error: Exception) -> Conf
         fields = [f"{name}={value!r:.60}" for name, value in described.items() if _is_meant(name, value, text)]
         meant = f"; it has {', '.join(fields[:5])}" if fields else ""
     return ConfigError(f"task.model={model}: its {CONFIG} cannot be used ({text[:300] or type(error).__name__}){meant}")
+
+
+def raised_by_the_model(error: Exception) -> bool:
+    """Whether an error comes from the library's code of a model, which reads fields that nobody checked before it runs."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.startswith("transformers.models.") for name in modules)
 
 
 def _is_meant(name: str, value: Any, text: str) -> bool:

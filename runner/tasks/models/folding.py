@@ -46,9 +46,12 @@ def check_folding(
             return loss(rows[list(runs)]).double()
 
     try:
-        frozen, alone = loss(rows).double(), torch.cat([losses(0), losses(1)])
-    except (LookupError, TypeError, AttributeError) as error:  # the model's own code, of a configuration it did not check
+        frozen = loss(rows).double()
+    except (LookupError, TypeError, AttributeError) as error:
+        if not checkpoints.raised_by_the_model(error):
+            raise
         raise checkpoints.unusable(model, spec.configuration(model).to_dict(), error) from error
+    alone = torch.cat([losses(0), losses(1)])
     if not (alone.isfinite() & frozen.isfinite()).all():
         when = " with adapters tried at random" if frozen.isfinite().all() else "; its weights are damaged"
         raise ConfigError(f"task.model={model}: its loss is not a number{when}")
