@@ -2,8 +2,8 @@
 
 A run's numbers are a function of its configuration. On the fused engine they are so to the bit, on every x86-64 processor
 with FMA: a run that starts where the record's did must be the record's to its end. On autograd's engine library products
-round as the processor has it, and training magnifies that: such a run must be within EARLY_TOLERANCE of the record at its
-first steps, and end within the interval in which another seed of the same setting would be expected.
+round as the processor has it, and training magnifies that: such a run must start within START of the record, and end within
+the interval in which another seed of the same setting would be expected.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from scipy.stats import t as student
 
 from analysis.grid import AXES, is_setting, log_losses
 from analysis.tables.load import load, per_run
-from analysis.tables.records import BOTH_MOVED, LAYERS, MissingRecords, read, rounded
+from analysis.tables.records import LAYERS, MissingRecords, read, rounded
 from analysis.tables.schema import is_measured
 from runner.config import Config, ConfigError, command
 from runner.config.identity import defining, run_id, with_values
@@ -34,7 +34,9 @@ from runner.sweeps.compose import compose_sweep
 from runner.sweeps.execute import execute
 
 SHARE = 0.01
-EARLY_TOLERANCE = 0.02  # relative, of losses and gradient norms, up to the step before which both factors have moved
+# Relative, before the first update. Pretraining magnifies rounding, too: under another processor's kernels losses on a base of
+# width 128 moved by up to 1.3% and gradient norms by 6%, and by 4e-5 on narrower ones.
+START = {"loss": 0.02, "gradient norm": 0.1}
 CONFIDENCE = 0.999  # of the interval for one more seed: of a thousand sound runs, one is outside
 LOSSES = ("train/loss", "eval/loss")
 OWN = ("task", "adapter", "init", "optimizer")  # groups of fields that a record holds
@@ -177,9 +179,10 @@ def compare(experiment: str, run: str, record: pd.DataFrame, again: pd.DataFrame
     gone = ((np.isnan(x) != np.isnan(y)) & [is_measured(name) for name in numbers]).any(0)
     if gone.any():
         return differs(f"{numbers[int(np.argmax(gone))]} is known in one of the two only", difference)
-    first = relative[before.index < BOTH_MOVED][:, [name in LOSSES or name.startswith("grad/") for name in numbers]]
-    if (early := first.max(initial=0.0)) > EARLY_TOLERANCE:
-        return differs(f"its first steps are off by {early:.2g}", difference)
+    for kind, tolerance in START.items():
+        chosen = [name in LOSSES if kind == "loss" else name.startswith("grad/") for name in numbers]
+        if (off := relative[0, chosen].max(initial=0.0)) > tolerance:
+            return differs(f"at step {before.index[0]} a {kind} is off by {off:.2g}", difference)
     if not _expected(record, before.iloc[-1], after.iloc[-1]):
         return differs("it ends where no seed of its setting would", difference)
     return Comparison(experiment, run, CLOSE, difference)
