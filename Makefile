@@ -54,7 +54,7 @@ lint: $(SETUP)  ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 11 minutes)
+bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 25 minutes)
 	@$(BIN)/python -m bench --publish docs/performance.md
 
 clean:  ## remove runs, caches and the virtual environment; records and figures stay

@@ -67,8 +67,8 @@ def report(result: dict[str, Any]) -> str:
             table(result["overhead"]),
             "Reading a sweep's runs from their folders into one table, the median of three:",
             table(result["loading"]),
-            "Seconds that whole commands take whose threads spin or sleep while they wait for each other, on an idle machine and "
-            "beside a process that counts on every core (the best of three):",
+            "Seconds that whole commands take whose threads spin or sleep while they wait for each other, beside none, one and "
+            "three other busy processes a core (the best of three):",
             table(result["waiting"]),
         ]
     )

@@ -1,8 +1,7 @@
-"""Threads that wait for each other spin or sleep: what either takes on an idle machine, and on one that does other work.
+"""Threads that wait for each other spin or sleep: what either takes on an idle machine, and on one with other work.
 
 libgomp spins for a while unless it is told not to, and `runner` tells it where it is imported before torch. Every command is
-timed in a process of its own, with two threads or more that work together; the other work is a process for every core, which
-counts.
+timed in a process of its own, with two threads or more that work together; other work is processes that count.
 """
 
 import os
@@ -18,7 +17,7 @@ POLICIES = {
     "spin": {"GOMP_SPINCOUNT": "300000"},  # libgomp's own number where nothing is set; goes before any policy
     "sleep": {"OMP_WAIT_POLICY": "passive"},
 }
-MACHINES = ("idle", "loaded")
+LOADS = (0, 1, 3)  # other processes a core
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 ROUNDS = 3
 LRS = ",".join(f"{k}e-3" for k in range(1, 10))
@@ -26,21 +25,20 @@ TOYS = ["workers=1", "task.width=64", "init=gaussian_A,gaussian_B", f"optimizer.
 WORKS = {  # command; {outputs}: an empty folder
     "18 toy runs, n = 64": ["-m", "runner", "--multirun", *TOYS, "outputs={outputs}"],
     "language model, n = 64, a stack of 16": ["-m", "bench.language", "stack", "64", "20", "2"],
-    "language model, n = 64, PEFT": ["-m", "bench.language", "PEFT", "64", "100", "2"],
 }
 
 
 def measure(rounds: int = ROUNDS) -> list[dict[str, str | float]]:
-    """One row per work and machine: seconds of the whole command by policy, the best of the rounds."""
+    """One row per work and load: seconds of the whole command by policy, the best of the rounds."""
     rows = []
-    for machine, (work, command) in product(MACHINES, WORKS.items()):
+    for others, (work, command) in product(LOADS, WORKS.items()):
         times: dict[str, list[float]] = {policy: [] for policy in POLICIES}
-        with load(CORES if machine == "loaded" else 0):
+        with load(others * CORES):
             for _, policy in product(range(rounds), POLICIES):
                 times[policy].append(seconds(command, POLICIES[policy]))
         best = {policy: min(taken) for policy, taken in times.items()}
         shown = {f"seconds, threads {policy}": taken for policy, taken in best.items()}
-        rows.append({"work": work, "machine": machine, **shown, "spin / sleep": best["spin"] / best["sleep"]})
+        rows.append({"work": work, "others a core": str(others), **shown, "spin / sleep": best["spin"] / best["sleep"]})
     return rows
 
 

@@ -88,7 +88,7 @@ def test_the_report_shows_the_best_of_the_rounds():
         "stacks": [stack],
         "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
         "loading": [{"read by": "a reader", "seconds": 1.25}],
-        "waiting": [{"work": "some", "machine": "idle", "spin / sleep": 0.75}],
+        "waiting": [{"work": "some", "others a core": "0", "spin / sleep": 0.75}],
         "variants": {
             "steps": {"a place": {"lora": [2.0, 3.0], "dora": [4.0, 3.0], "vera": [1.0], "PEFT, dora": [12.0]}},
             "memory": {"dense": 1000.0, "lora": 10.0, "dora": 20.0},
@@ -104,7 +104,7 @@ def test_the_report_shows_the_best_of_the_rounds():
     assert places["dora / LoRA"] == 1.5 and places["vera / LoRA"] == 0.5 and places["PEFT / stack, DoRA"] == 4
     assert "10 MB for LoRA, 20 MB for DoRA" in text
     assert "| a reader | 1.25 |" in " ".join(text.split())
-    assert "| some | idle | 0.75 |" in " ".join(text.split())
+    assert "| some | 0 | 0.75 |" in " ".join(text.split())
     assert "2 (7)" in text and "| 64 | – |" in " ".join(text.split())
 
 
@@ -125,7 +125,8 @@ def test_threads_are_timed_that_spin_and_that_sleep(monkeypatch):
     monkeypatch.setattr(waiting, "WORKS", {"nothing": ["-c", ""]})
     loads, load = [], waiting.load
     monkeypatch.setattr(waiting, "load", lambda processes: loads.append(processes) or load(processes))
-    assert [row["machine"] for row in waiting.measure(rounds=1)] == ["idle", "loaded"] and loads == [0, waiting.CORES]
+    assert [row["others a core"] for row in waiting.measure(rounds=1)] == ["0", "1", "3"]
+    assert loads == [0, waiting.CORES, 3 * waiting.CORES]
 
 
 def test_the_store_that_is_read_is_one_of_distinct_runs_without_damage(tmp_path):
