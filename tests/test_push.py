@@ -137,7 +137,7 @@ def test_rows_reach_the_tracker_while_runs_train(cli, outputs, monkeypatch, work
         WandbTracker, "log", lambda self, config, rows: (arrived.append(len(rows)), log(self, config, rows))
     )
     monkeypatch.setattr(pools, "STREAM_EVERY", 0.0 if workers == "1" else 0.2)
-    steps = "steps=6" if workers == "1" else "steps=20000"
+    steps = "steps=6" if workers == "1" else "steps=5000"
     code, out, err = cli("-m", *TINY[:3], steps, "seed=0,1", "tracker=wandb", f"workers={workers}", "log.every=1")
     assert code == 0, err
     assert len(arrived) > 2 and "wandb sync" in out
