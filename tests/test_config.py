@@ -79,6 +79,8 @@ BAD = {
     f"bases={'x' * 300}": ": is longer than a name may be, 255 bytes",
     f"task=language_model task.model={'x' * 300}": ": is longer than a name may be, 255 bytes",
     "log=3": "log=3: is a group of fields; set log.every, log.layers",
+    f"adapter.rank={10**400}": "…: is larger than any field takes",
+    f"-m seed=1 adapter.rank=2,{-(10**400)}": "…: is larger than any field takes",
     "steps=1e3": "steps=1000.0: must be an integer from 1 to 16777216",
     "optimizer.lr=[1,2]": "optimizer.lr=[1,2]: must be a finite number above 0",
     "optimizer.clip=x": "optimizer.clip=x: must be a finite number above 0, or null",

@@ -6,6 +6,7 @@ from conftest import configure, rejects
 from models import CPU, DOUBLE, overrides, same
 from test_fused import identical
 
+from runner.config.registry import ADAPTERS, INITS
 from runner.training.stack import stack_key
 from runner.training.start import build_adapters, count
 from runner.training.train import build_task, train
@@ -86,6 +87,19 @@ def test_a_replaced_weight_is_the_frozen_one():
 
 
 # What stays frozen, what trains -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_every_init_that_an_adapter_takes_trains(adapter, dtype):
+    trained = set()
+    for init, found in INITS.items():
+        if set(found.parameters) <= ADAPTERS[adapter].sides.keys():
+            chosen = [f"adapter={adapter}", f"init={init}", f"dtype={dtype}", "adapter.rank=4"]
+            [outcome] = train([configure("task=feature_regression", "task.width=24", "steps=2", *chosen)])
+            assert outcome.status == "finished" and outcome.steps["train/loss"].notna().all(), init
+            trained.add(init)
+    assert len(trained) >= 2
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd optimizer.momentum=0.9", "signsgd"])

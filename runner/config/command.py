@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,6 +95,9 @@ def check(overrides: Sequence[Override]) -> int:
             raise ConfigError(f"{text}: is for experiment files; on the command line write -m key=value,value")
         if key == "experiment" or key in GROUPS:
             _check_choice(override)
+        for value in _values(override):
+            if isinstance(value, int) and value.bit_length() >= sys.float_info.max_exp:  # which no float can hold
+                raise ConfigError(f"{key}={shown(value)}: is larger than any field takes; give a smaller number")
     return count_runs(overrides)
 
 

@@ -65,7 +65,8 @@ def _message(error: Exception) -> str:
         file = re.match(r"In '(.*?)': ", str(error))
         return _of_field(cause, None) + f" (in {file[1]}.yaml)" if file else _of_field(cause, override)
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: cannot be used ({error.strerror}); see hydra.run.dir"
+        fields = ", ".join(each.key_or_group for each in _of_hydra(error)) or "hydra.run.dir"
+        return f"{shown(error.filename)}: cannot be used ({error.strerror}); see {fields}"
     blamed = [override] if override else _of_hydra(error)
     place = f"{', '.join(shown(each.input_line) for each in blamed)}: " if blamed else ""
     if blamed and (isinstance(error, AssertionError) or not str(error)):

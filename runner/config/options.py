@@ -43,7 +43,7 @@ LARGEST_INTEGER = 2**63 - 1  # that a table can hold
 POSITIVE = Allowed("a finite number above 0", lambda x: math.isfinite(x) and x > 0)
 NOT_NEGATIVE = Allowed("a finite number, 0 or above", lambda x: math.isfinite(x) and x >= 0)
 FRACTION = Allowed("in [0, 1)", lambda x: 0 <= x < 1)
-ABOVE_1 = Allowed("a number above 1", lambda x: x > 1)
+ABOVE_1 = Allowed("a finite number above 1", lambda x: math.isfinite(x) and x > 1)
 AT_LEAST_0 = Allowed("an integer from 0 to 2^63 - 1", lambda x: 0 <= x <= LARGEST_INTEGER)
 AT_LEAST_1 = Allowed("an integer from 1 to 2^63 - 1", lambda x: 1 <= x <= LARGEST_INTEGER)
 SWITCH = Allowed("true or false", lambda x: isinstance(x, bool))
