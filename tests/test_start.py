@@ -90,6 +90,24 @@ def test_a_replaced_weight_is_the_frozen_one():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_replaced_base_is_as_precise_as_the_run(dtype):
+    """What DoRA measures the rows of is what the frozen outputs are of, to the run's precision and that of
+    `product`; a base of float32 is not."""
+    config = configure("task=feature_regression", "task.width=24", "init=loftq", "adapter.rank=4", f"dtype={dtype}")
+    task = build_task([config]).to(CPU, getattr(torch, dtype))
+    build_adapters([config], task, CPU, getattr(torch, dtype))
+
+    def check(W0):
+        Z, y0 = task.train.Z.double(), task.train.y0.double()
+        rounding = 4 * torch.finfo(getattr(torch, dtype)).eps * y0.abs().max()
+        assert ((Z @ W0.double().T - y0).abs() <= rounding + 24 * 2.0**-40 * Z.max() * W0.abs().max()).all()
+
+    check(task.W0)
+    if dtype == "float64":
+        rejects(check, task.W0.float())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_every_init_that_an_adapter_takes_trains(adapter, dtype):
     trained = set()

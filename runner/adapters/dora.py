@@ -19,7 +19,8 @@ class WeightRows:
 
     def __init__(self, W0: Tensor, dtype: torch.dtype):
         self.W0 = W0
-        self.squares = torch.linalg.vector_norm(W0, dim=1, dtype=dtype).square()  # (n_out,)
+        at_least = torch.promote_types(W0.dtype, dtype)  # a base that an init replaced may be of float64
+        self.squares = torch.linalg.vector_norm(W0, dim=1, dtype=at_least).square().to(dtype)  # (n_out,)
 
     def cross(self, inner: Tensor) -> Tensor:
         """inner·W0ᵀ: (K, q, n_in) -> (K, q, n_out)."""

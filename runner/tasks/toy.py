@@ -140,7 +140,7 @@ class ToyTask(Task):
 
     def replace(self, weights: dict[str, Tensor]) -> None:
         change = weights["hidden"].double() - self.W0.double()
-        self.W0 = weights["hidden"].to(self.W0)
+        self.W0 = weights["hidden"]
 
         def moved(batch: Batch) -> Batch:
             y0 = batch.y0.double() + product(batch.Z, change.T.to(batch.Z.device))
