@@ -28,8 +28,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.grid import BY_HELD_OUT, Grid, logs
+from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import START, Estimate, best_lrs, bootstrap, exponent, features, sizes
+from runner.core.optimum import logs
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
 NEGLIGIBLE = 0.05  # an exponent this small is a factor of 1.15 over four doublings of the width

@@ -8,12 +8,12 @@ import pandas as pd
 
 from analysis.tables.load import per_run
 from runner.config.identity import NOT_IDENTITY
+from runner.core.optimum import logs
 
 # Where a step sees few of the data, its loss is noise, and runs are compared by their held-out loss.
 BY_HELD_OUT = ("language_model", "classification")
 AXES = ("init.name", "task.width", "optimizer.lr", "seed")
 PLACES = tuple(name for name in NOT_IDENTITY if name != "experiment")  # where and how runs were made, on one machine
-LEAST = float(np.finfo(np.float32).tiny)  # 1e-38, the least normal number of the precision that runs are trained in
 ROUNDING = 1e-9  # two logs of one learning rate, along two ways of computing it, differ by less, and those of two rates by more
 
 
@@ -56,11 +56,6 @@ def objective(frame: pd.DataFrame) -> str:
 def log_losses(table: pd.DataFrame) -> np.ndarray:
     """(R,) log of what the runs of a table are compared by, a row each; +inf where a run diverged, nan where it is unknown."""
     return np.where(table["status"] == "diverged", np.inf, logs(table[objective(table)].to_numpy(float)))
-
-
-def logs(losses: np.ndarray) -> np.ndarray:
-    """Of losses, where one of 0 stands as the least number above it."""
-    return np.log(np.maximum(losses, LEAST))
 
 
 def loss_name(frame: pd.DataFrame) -> str:

@@ -11,9 +11,10 @@ import pandas as pd
 from scipy.special import factorial
 from scipy.stats import norm, t
 
-from analysis.grid import Grid, logs, vertex
+from analysis.grid import Grid, vertex
 from analysis.tables.records import BOTH_MOVED, EARLY
 from analysis.theory import QUANTITIES, RATIO
+from runner.core.optimum import logs
 
 RESAMPLES = 2000
 LEVEL = 0.95

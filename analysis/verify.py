@@ -85,7 +85,7 @@ def verify(outputs: Path, share: float, seed: int, names: Iterable[str], bases: 
     if not records:
         raise MissingRecords(f"{outputs}: holds no records; make them with `make reproduce`")
     with tempfile.TemporaryDirectory() as folder:
-        template = compose_sweep(command.read([f"outputs={folder}", f"bases={bases}"]))[0]
+        [template] = compose_sweep(command.read([f"outputs={folder}", f"bases={bases}"])).runs
         chosen = {name: drawn(record, share, seed) for name, record in records.items()}
         configs = [config_of(row, template) for table in chosen.values() for _, row in table.iterrows()]
         fused = {run_id(config) for config in configs if resolve_engine(config) == "fused"}

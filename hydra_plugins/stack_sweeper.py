@@ -2,7 +2,7 @@
 
 It expands overrides exactly as Hydra's basic sweeper does and gives every run the configuration Hydra would give it, but
 composes the defaults list only once per combination of group choices, sets plain values in its result, and launches
-nothing: all configurations are checked before the first run trains.
+nothing: all configurations are checked before the first run trains. An interval of learning rates is a search.
 """
 
 import copy
@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.config import Config, ConfigError
 from runner.config.command import MOST_RUNS, check, too_many
+from runner.sweeps.search import Axis, Request, searches
 
 
 @dataclass
@@ -52,8 +53,8 @@ class StackSweeper(Sweeper):
         """What the task function makes of the configurations of all runs at once."""
         return self.task_function(self.compose(arguments))
 
-    def compose(self, arguments: list[str]) -> list[Config]:
-        """The checked configuration of every run of the sweep, in Hydra's order."""
+    def compose(self, arguments: list[str]) -> Request:
+        """The checked configuration of every run of the sweep, in Hydra's order, and the searches along its intervals."""
         if (launcher := self.config.hydra.runtime.choices["hydra/launcher"]) != "basic":
             raise ConfigError(
                 f"hydra/launcher={launcher}: stacks of runs are not Hydra jobs; for processes on this machine use workers=N, "
@@ -63,24 +64,21 @@ class StackSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=loader)
         parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))
         HydraConfig.instance().set_config(self.config)  # for values that refer to `hydra:`
-        jobs: list[list[str]] = []
+        jobs: list[tuple[list[str], tuple[Axis, ...]]] = []
         for grid in self.grids:
-            axes = {**self.params, **grid}
-            overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in axes.items()), *arguments])
+            given = [f"{key}={value}" for key, value in {**self.params, **grid}.items()]
+            overrides = parser.parse_overrides([*given, *arguments])
             if any(override.key_or_group == "experiment" and override.is_sweep_override() for override in overrides):
                 raise ConfigError("experiment: each has axes of its own; name them as a list, experiment=a,b")
-            for override in overrides:
-                if override.is_interval_sweep():
-                    raise ConfigError(
-                        f"{override.input_line}: an interval is no list of values; use choice(…) or range(…), or "
-                        "hydra/sweeper=optuna"
-                    )
             if check(overrides) + len(jobs) > MOST_RUNS:
                 raise too_many(f"hydra.sweeper.grids: the sweep has more than {len(jobs)} runs")
-            jobs += [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+            axes = {override.key_or_group: Axis.of(override) for override in overrides if override.is_interval_sweep()}
+            discrete = [parse(axes[o.key_or_group].placeholder) if o.is_interval_sweep() else o for o in overrides]
+            searched = tuple(axes.values())
+            jobs += [(job, searched) for batch in BasicSweeper.split_arguments(discrete, None) for job in batch]
         templates: dict[tuple[str, ...], Template] = {}
-        configs = []
-        for job in jobs:
+        configs: dict[tuple[Axis, ...], list[Config]] = {}
+        for job, searched in jobs:
             # Choices pick files and so take part in composing the defaults list; values, of whole nodes too, are set in
             # its result.
             choices = tuple(
@@ -88,8 +86,10 @@ class StackSweeper(Sweeper):
             )
             if choices not in templates:
                 templates[choices] = Template(loader.load_sweep_config(self.config, list(choices)))
-            configs.append(templates[choices].configure({text: parse(text) for text in job if text not in choices}))
-        return configs
+            config = templates[choices].configure({text: parse(text) for text in job if text not in choices})
+            configs.setdefault(searched, []).append(config)
+        plain = configs.pop((), [])
+        return Request(plain, [search for searched, some in configs.items() for search in searches(some, searched)])
 
 
 class Template:

@@ -106,7 +106,7 @@ from runner.training.train import train
 sizes = ["task.width=160", "task.train_points=150", "steps=12"]
 folder, *kinds = sys.argv[1:]
 for number, kind in enumerate(kinds):
-    steps = train(compose_sweep(read([*sizes, *kind.split()])))[0].steps
+    steps = train(compose_sweep(read([*sizes, *kind.split()])).runs)[0].steps
     np.save(Path(folder) / str(number), steps.to_numpy(float))
 """
 PLAIN = [

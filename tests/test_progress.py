@@ -32,19 +32,19 @@ def lines(err: str) -> list[str]:
 
 
 def test_a_log_has_a_line_at_the_start_and_at_each_tenth(clock, stack, capsys):
-    with Progress(stack, lambda config: 1.0) as progress:
+    with Progress([stack], lambda config: 1.0) as progress:
         for step in range(100):
             clock[0] += 3.0
             progress.step(stack, step, 0.5)
         progress.finish(stack, stack)
     said = lines(capsys.readouterr().err)
-    assert said[0] == "  0%, 2 runs to train"
+    assert re.fullmatch(r"  0%, 2 runs to train, in a stack of about \d+ MiB", said[0])
     assert [line.split("%")[0].strip() for line in said[1:]] == [str(tenth) for tenth in range(10, 100, 10)] + ["100"]
     assert "0/2 runs, loss 0.5 [00:33 elapsed, about 04:57 left]" in said[1]
 
 
 def test_a_log_is_never_silent_for_more_than_a_minute(clock, stack, capsys):
-    with Progress(stack, lambda config: 1.0) as progress:
+    with Progress([stack], lambda config: 1.0) as progress:
         for _ in range(600):
             clock[0] += 1.0
             progress.waits("pretraining llama_tiny")
@@ -53,7 +53,7 @@ def test_a_log_is_never_silent_for_more_than_a_minute(clock, stack, capsys):
 
 
 def test_a_short_sweep_fills_no_log(clock, stack, capsys):
-    with Progress(stack, lambda config: 1.0) as progress:
+    with Progress([stack], lambda config: 1.0) as progress:
         for step in range(100):
             clock[0] += 0.005
             progress.step(stack, step, 0.5)

@@ -84,7 +84,7 @@ def composed(hydra, overrides):
             with open_dict(config):
                 del config["hydra"]
             theirs.append(from_hydra(config))
-    return sweeper.compose(arguments), theirs
+    return sweeper.compose(arguments).runs, theirs
 
 
 def same(ours, theirs):
@@ -114,7 +114,7 @@ def test_the_defaults_list_is_composed_once_per_choice_of_files(hydra, monkeypat
     calls = []
     real = ConfigLoaderImpl.load_sweep_config
     monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", lambda *a: calls.append(a) or real(*a))
-    assert len(sweeper.compose(["init=gaussian_A,gaussian_B", "optimizer.lr=range(1,51)"])) == 100
+    assert len(sweeper.compose(["init=gaussian_A,gaussian_B", "optimizer.lr=range(1,51)"]).runs) == 100
     assert len(calls) == 2
 
 
@@ -153,4 +153,4 @@ def test_a_launcher_without_its_sweeper_is_refused(cli, outputs):
 
 def test_a_diverged_run_is_the_worst_objective(tmp_path):
     config = configure(*TINY, "optimizer=sgd", "optimizer.lr=1e6", f"outputs={tmp_path}")
-    assert run.__wrapped__(OmegaConf.structured(config)) == math.inf
+    assert run(OmegaConf.structured(config)) == math.inf

@@ -48,6 +48,7 @@ class Command:
 def read(arguments: Sequence[str]) -> Command:
     """The arguments of a command, checked. Raises ConfigError."""
     parser = get_args_parser()
+    parser.add_argument("--dry-run", action="store_true")  # Hydra has none
     parser.error = _refuse  # argparse would print how to use all flags of Hydra's
     flags = vars(parser.parse_intermixed_args(arguments))
     texts, folder = flags.pop("overrides"), flags.pop("config_dir")
@@ -56,7 +57,10 @@ def read(arguments: Sequence[str]) -> Command:
     overrides = _last_of_each(map(_parsed, texts))
     check(overrides)
     folders = [] if folder is None else [Path(folder)]
-    ordered = [*(text for text in arguments if text not in texts), *(override.input_line for override in overrides)]
+    ordered = [
+        *(text for text in arguments if text not in (*texts, "--dry-run")),
+        *(override.input_line for override in overrides),
+    ]
     return Command(overrides, folders, {name: value for name, value in flags.items() if value}, ordered)
 
 

@@ -54,6 +54,8 @@ def _message(error: Exception) -> str:
             f"{ambiguous[1]}: several values make a sweep, which takes -m (--multirun): python -m runner -m …; for a list write "
             "key=[a,b]"
         )
+    if single := re.match(r"Sweep parameters '(.*)' requires --multirun", str(error)):
+        return f"{single[1]}: a sweep takes -m (--multirun): python -m runner -m …"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: unknown; choose one of {', '.join(error.options)}"

@@ -19,6 +19,7 @@ python -m runner [-m] [key=value …]     one run, or with -m (and in experiment
 python -m runner experiment=NAME        an experiment: {experiments}; or a new name
 python -m runner key=value … --help     the fields of other choices; of a key that is given twice, the last value counts
 python -m runner key=value … --cfg job  the configuration alone, as YAML
+python -m runner key=value … --dry-run  how many runs there are, in which stacks, and their memory; trains nothing
 
 """
 

@@ -12,7 +12,7 @@ from runner.config.schema import Config
 
 IDENTITY_VERSION = 6  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
-NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "retrain", "checkpoint")
+NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "retrain", "checkpoint", "search")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

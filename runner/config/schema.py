@@ -109,6 +109,16 @@ class StackConfig:
 
 
 @dataclass
+class SearchConfig:
+    within: float = option(
+        "a search for a rate (optimizer.lr=interval(…)) ends once the ratio of its interval's ends is at most this",
+        ABOVE_1,
+    )
+    max_runs: int | None = option("runs that a command's searches may take; null: as many as they need", AT_LEAST_1)
+    minutes: float | None = option("no round starts that would end after so many minutes; null: no limit", POSITIVE)
+
+
+@dataclass
 class CheckpointConfig:
     minutes: float = option(
         "a stack that trains for longer saves its state this often; the same command resumes it", NOT_NEGATIVE
@@ -163,3 +173,4 @@ class Config:
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     stack: StackConfig = field(default_factory=StackConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)

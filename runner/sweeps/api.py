@@ -26,8 +26,11 @@ PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # what needs no quotes
 class SweepResult:
     """What a sweep's runs are in the store; the tables are those of `analysis`, of these runs alone."""
 
-    configs: list[Config]
     results: Results
+
+    @property
+    def configs(self) -> list[Config]:
+        return [row["config"] for row in self.results.rows]
 
     def __repr__(self) -> str:
         counts = self.status["status"].value_counts()
@@ -86,15 +89,15 @@ def sweep(*overrides: str, **values: Any) -> SweepResult:
     try:
         command = read(arguments)
         register_new_names(command)
-        configs = compose_sweep(command)
-        results = execute(configs)
+        request = compose_sweep(command)
+        results = execute(request.runs, request.searches)
     except Exception as error:
         if not is_about_input(error):
             raise
         raise ConfigError(explain(error)) from error
     if results.exit_code == 130:
         raise KeyboardInterrupt
-    return SweepResult(configs, results)
+    return SweepResult(results)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

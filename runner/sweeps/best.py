@@ -1,20 +1,19 @@
 """The best learning rate of every setting of a sweep, and what its seeds allow to say about it."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from runner.config import Config
 from runner.config.identity import defining
 from runner.config.options import shown
 from runner.config.registry import TASKS
+from runner.core.optimum import interval, logs, optimum
 
 WITHIN = ("optimizer.lr", "seed")  # what differs within a row of the table
-CONFIDENCE = 0.95
 MOST_DIGITS = 15
 
 
@@ -23,8 +22,8 @@ def best_learning_rates(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
     Best is the lowest final loss in the geometric mean over the seeds; a rate at which any run has none (it diverged, failed
     or is missing) does not compete. The interval is Student's, for the mean of log loss. `as good`: the rates around the
-    best whose difference from it, seed by seed, has an interval that holds 0. `at start`: the same loss before training,
-    which is the frozen model's where B·A = 0.
+    best that are not worse beyond the seeds' noise (`optimum`). `at start`: the same loss before training, which is the
+    frozen model's where B·A = 0.
     """
     settings: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -94,55 +93,30 @@ def _columns(configs: Sequence[Config]) -> dict[str, Callable[[Config], Any]]:
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The numbers of one row of the table; None where no rate has a loss for every run."""
-    rates = sorted({row["config"].optimizer.lr for row in rows})
-    logs: dict[float, dict[int, float]] = {}
-    for rate in rates:
-        losses = {row["config"].seed: row["loss"] for row in rows if row["config"].optimizer.lr == rate}
-        if None not in losses.values():
-            with np.errstate(divide="ignore"):  # a final loss of 0 has the lowest logarithm of all
-                logs[rate] = {seed: np.log(loss) for seed, loss in losses.items()}
-    if not logs:
+    curve: dict[float, dict[int, float]] = {}
+    for row in rows:
+        config, loss = row["config"], row["loss"]
+        curve.setdefault(np.log2(config.optimizer.lr), {})[config.seed] = np.inf if loss is None else float(logs(loss))
+    found = optimum(curve)
+    if found is None:
         return None
-    best = min(logs, key=lambda rate: np.mean(list(logs[rate].values())))
-    seeds, place = logs[best], rates.index(best)
-
-    def tied(some: Iterable[float]) -> list[float]:
-        """The first of these rates, up to one that is worse than the best by more than the seeds' noise."""
-        found = []
-        for rate in some:
-            both = seeds.keys() & logs.get(rate, {}).keys()
-            # two losses of 0 are equal, which the difference of their logs does not know
-            differences = [logs[rate][seed] - seeds[seed] if logs[rate][seed] != seeds[seed] else 0.0 for seed in both]
-            low, _ = _interval(differences)
-            if not low <= 0:  # nan, where fewer than two seeds can be compared, is no tie
-                break
-            found.append(rate)
-        return found
-
-    around = [best, *tied(rates[:place][::-1]), *tied(rates[place + 1 :])]
-    start = [row["start"] for row in rows if row["config"].optimizer.lr == best and row["start"] is not None]
-    with np.errstate(all="ignore"):
+    best = [row for row in rows if np.log2(row["config"].optimizer.lr) == found.point]
+    losses, start = (np.array([row[name] for row in best if row[name] is not None]) for name in ("loss", "start"))
+    with np.errstate(all="ignore"):  # a loss of 0
+        low, high = np.exp(interval(np.log(losses)))
+        first, last = found.good if len(best) > 1 else (np.nan, np.nan)
         return {
-            "lr": best,
-            "first": min(around) if len(seeds) > 1 else np.nan,
-            "last": max(around) if len(seeds) > 1 else np.nan,
-            "loss": np.exp(np.mean(list(seeds.values()))),
-            "low": np.exp(_interval(seeds.values())[0]),
-            "high": np.exp(_interval(seeds.values())[1]),
-            "seeds": len(seeds),
-            "start": np.exp(np.mean(np.log(start))) if start else np.nan,
-            "lrs": len(rates),
-            "edge": "edge of the grid" if len(rates) > 1 and best in (rates[0], rates[-1]) else "",
+            "lr": best[0]["config"].optimizer.lr,
+            "first": 2.0**first,
+            "last": 2.0**last,
+            "loss": np.exp(np.mean(np.log(losses))),
+            "low": low,
+            "high": high,
+            "seeds": len(best),
+            "start": np.exp(np.mean(np.log(start))) if len(start) else np.nan,
+            "lrs": len(curve),
+            "edge": "edge of the grid" if len(curve) > 1 and found.edge else "",
         }
-
-
-def _interval(values: Collection[float]) -> tuple[float, float]:
-    """Of the mean of these values; nan of fewer than two, or where one is not finite."""
-    x = np.array(list(values))
-    if len(x) < 2 or not np.isfinite(x).all():
-        return np.nan, np.nan
-    half = student.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
-    return x.mean() - half, x.mean() + half
 
 
 def _ranges(ends: pd.DataFrame, text: str) -> list[str]:

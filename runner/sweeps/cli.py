@@ -10,33 +10,39 @@ from contextlib import contextmanager
 import hydra
 from omegaconf import DictConfig
 
-from runner.config import Config
 from runner.config.command import read
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.errors import explain, is_about_input
 from runner.config.experiments import register_new_names
 from runner.config.help import help_text
 from runner.sweeps.compose import compose_sweep
-from runner.sweeps.execute import execute
+from runner.sweeps.execute import dry_run, execute
 from runner.sweeps.report import print_report
+from runner.sweeps.search import Request
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run(asked: DictConfig | list[Config]) -> float:
-    """One run as Hydra composed it, or all runs of a sweep, from `hydra_plugins.stack_sweeper`.
+def run(asked: DictConfig | Request, dry: bool = False) -> float:
+    """One run as Hydra composed it, or what a sweep asks for, from `hydra_plugins.stack_sweeper`; `dry`: only say what it is.
 
     Returns the final loss of the first, which a sweeper that optimizes (optuna's) takes for its objective.
     """
     with clear_errors():  # here too, because Hydra wraps what a job raises
-        loss = train(asked if isinstance(asked, list) else [from_hydra(asked)])
+        request = asked if isinstance(asked, Request) else Request([from_hydra(asked)])
+        loss = forecast(request) if dry else train(request)
         return math.inf if loss is None else loss  # it diverged
 
 
-def train(configs: list[Config]) -> float | None:
+def forecast(request: Request) -> None:
+    """Say what would be trained."""
+    with printing("the forecast"):
+        print(dry_run(request))
+
+
+def train(request: Request) -> float | None:
     """Train and report; the final loss of the first. Exits with what the results say if not all is well."""
-    results = execute(configs)
+    results = execute(request.runs, request.searches)
     with printing("the report", "; the runs are stored"):
-        print_report(results, configs)
+        print_report(results)
     if results.exit_code:
         sys.exit(results.exit_code)
     return results.rows[0]["loss"]
@@ -52,10 +58,12 @@ def main() -> None:
         if command.flags.get("help"):
             with printing("the fields"):
                 print(help_text(command))
-        elif len(command.values("experiment")) > 1:  # sweeps, each with axes of its own
-            train(compose_sweep(command))
+            return
+        dry = bool(command.flags.get("dry_run"))
+        if len(command.values("experiment")) > 1:  # sweeps, each with axes of its own
+            run(compose_sweep(command), dry)
         else:
-            run()
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(lambda asked: run(asked, dry))()
 
 
 @contextmanager

@@ -8,16 +8,17 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from runner.config import Config, ConfigError
+from runner.config import ConfigError
 from runner.config.command import Command
 from runner.config.compose import CONF, register
+from runner.sweeps.search import Request
 
 
-def compose_sweep(command: Command) -> list[Config]:
-    """The checked configurations, as `python -m runner -m` composes them; of several experiments (experiment=a,b), one after
-    the other, each with axes of its own. New names are registered before. Raises ConfigError."""
+def compose_sweep(command: Command) -> Request:
+    """The checked configurations and searches, as `python -m runner -m` composes them; of several experiments
+    (experiment=a,b), one after the other, each with axes of its own. New names are registered before. Raises ConfigError."""
     register()
-    if others := sorted(command.flags.keys() - {"multirun"}):
+    if others := sorted(command.flags.keys() - {"multirun", "dry_run"}):
         flag = f"--{others[0].replace('_', '-')}"
         raise ConfigError(f"{flag}: cannot be used here; allowed are overrides (key=value) and --config-dir")
     for override in command.overrides:
@@ -25,16 +26,18 @@ def compose_sweep(command: Command) -> list[Config]:
             raise ConfigError(
                 f"{override.input_line}: launches single runs from the command line, of one experiment; leave it out here"
             )
-    configs: list[Config] = []
+    whole = Request()
     for name in command.values("experiment") or [None]:
         own = [
             f"experiment={name}" if each.key_or_group == "experiment" else each.input_line for each in command.overrides
         ]
         with hydra_of_our_own() as hydra:
-            configs += hydra.multirun(
-                "config", lambda configs: configs, [*command.search_path, *own], with_log_configuration=False
+            request = hydra.multirun(
+                "config", lambda request: request, [*command.search_path, *own], with_log_configuration=False
             )
-    return configs
+        whole.runs += request.runs
+        whole.searches += request.searches
+    return whole
 
 
 @contextmanager

@@ -15,36 +15,72 @@ from runner.core.machine import interruptions_ignored, interruptions_wait, termi
 from runner.core.messages import listening, say
 from runner.store.runs import DONE, FAILED, FILES, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.store.trackers import Tracker
-from runner.sweeps.memory import check_fits
+from runner.sweeps.memory import check_fits, extent
 from runner.sweeps.plan import Plan, arrange, cost, done, plan
 from runner.sweeps.pools import InProcess, Processes, StackResult, pool_for, run_context
 from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
+from runner.sweeps.search import Request, Search, rounds
 from runner.training.checkpoint import Checkpoint
 
 _sweeping = threading.Lock()
 POLL_EVERY = 0.2  # seconds, while other processes train what is left
 
 
-def execute(configs: Sequence[Config]) -> Results:
-    """Train what is not done yet, and say what became of all of it."""
-    _check_shared(configs)
+def execute(configs: Sequence[Config], searches: Sequence[Search] = ()) -> Results:
+    """Train what is not done yet, and what the searches ask for, and say what became of all of it."""
+    request = Request(list(configs), list(searches))
+    _check_shared(request.configs)
     if not _sweeping.acquire(blocking=False):
         raise RuntimeError("another sweep is under way in this process, which can hold the claims of one at a time")
     try:
-        return _execute(configs)
+        return _execute(request)
     finally:
         _sweeping.release()
 
 
-def _execute(configs: Sequence[Config]) -> Results:
-    with termination_interrupts(), Store(configs[0].outputs) as store:
-        planned = plan(configs, store)
-        check_fits(planned.stacks)
-        for name in dict.fromkeys(map(new_name, configs)):
-            if name:
-                say(name)
-        return Sweep(store, TRACKERS[configs[0].tracker.name](configs[0])).run(planned)
+def _execute(request: Request) -> Results:
+    first, *_ = request.configs
+    with termination_interrupts(), Store(first.outputs) as store:
+        names = dict.fromkeys(map(new_name, request.configs))
+        results = Results()
+        sweep: Sweep | None = None
+        try:
+            for configs in rounds(request, results):
+                planned = plan(configs, store)
+                check_fits(planned.stacks)
+                if sweep is None:
+                    for name in filter(None, names):
+                        say(name)
+                    sweep = Sweep(store, TRACKERS[first.tracker.name](first), results)
+                sweep.run(planned)
+        finally:
+            if sweep:
+                sweep.close()
+    return results
+
+
+def dry_run(request: Request) -> str:
+    """What would be trained: runs, stacks and memory; of searches, their first round."""
+    _check_shared(request.configs)
+    results = Results()
+    configs = next(rounds(request, results))
+    if Path(configs[0].outputs).is_dir():
+        with Store(configs[0].outputs) as store:
+            planned = plan(configs, store)
+    else:
+        planned = Plan([], arrange(configs), [])
+    check_fits(planned.stacks)
+    sentences = [extent(planned.stacks)]
+    if planned.done:
+        sentences.append(f"{len(planned.done)} are done")
+    if count := len(request.searches):
+        limit = configs[0].search.max_runs
+        most = f", up to {limit} runs in all" if limit else ""
+        sentences.append(
+            f"this is the first round of {count} search{'es' * (count > 1)}; more follow from its results{most}"
+        )
+    return "; ".join(sentences)
 
 
 def _check_shared(configs: Sequence[Config]) -> None:
@@ -57,16 +93,15 @@ def _check_shared(configs: Sequence[Config]) -> None:
 
 
 class Sweep:
-    """The stacks of one command on their way to the store.
+    """The stacks of one command on their way to the store, planned once or, where it searches, round by round.
 
     A run is claimed before it is trained. Runs that another process has claimed wait until it gives them up, with or
     without a result. If a stack fails, it is tried once more from its checkpoint, if it has one; then each of its runs, alone.
     What fails alone has failed, and so has what a ConfigError forbids.
     """
 
-    def __init__(self, store: Store, tracker: Tracker):
-        self.store, self.tracker = store, tracker
-        self.results = Results()
+    def __init__(self, store: Store, tracker: Tracker, results: Results):
+        self.store, self.tracker, self.results = store, tracker, results
         self.queue: deque[list[Config]] = deque()
         self.elsewhere: list[Config] = []  # claimed by other processes
         self.training: list[list[Config]] = []
@@ -75,28 +110,26 @@ class Sweep:
         self.untracked = ""  # the first error of the tracker
         self.resumed: set[Path] = set()  # checkpoints from which a stack that failed was tried again
 
-    def run(self, planned: Plan) -> Results:
+    def run(self, planned: Plan) -> None:
         """Train and store what is planned, or, on Ctrl-C, mark what is left."""
         for sentence in planned.damaged:
             say(f"damaged run, training it again: {sentence}")
         for config, summary in planned.done:
             self.results.add(config, SKIPPED, summary)
         todo = [config for stack in planned.stacks for config in stack]
-        try:
-            if todo:
-                with Progress(todo, cost) as progress, listening(progress.waits):
-                    for config in {str(as_dict(stack[0].task)): stack[0] for stack in planned.stacks}.values():
-                        TASKS[config.task.name].prepare(config)
-                    self._train(planned.stacks, todo, progress)
-        finally:
-            with interruptions_ignored():  # the report of what was trained is still to come
-                self._check_stored()
-                self._track(lambda: self.results.note(self.tracker.close()))
-                if self.untracked:
-                    say(
-                        f"not everything was reported ({self.untracked}); `python -m runner.push EXPERIMENT` does it later"
-                    )
-        return self.results
+        if todo:
+            with Progress(planned.stacks, cost) as progress, listening(progress.waits):
+                for config in {str(as_dict(stack[0].task)): stack[0] for stack in planned.stacks}.values():
+                    TASKS[config.task.name].prepare(config)
+                self._train(planned.stacks, todo, progress)
+
+    def close(self) -> None:
+        """Once all is trained that will be."""
+        with interruptions_ignored():  # the report of what was trained is still to come
+            self._check_stored()
+            self._track(lambda: self.results.note(self.tracker.close()))
+            if self.untracked:
+                say(f"not everything was reported ({self.untracked}); `python -m runner.push EXPERIMENT` does it later")
 
     def _train(self, stacks: list[list[Config]], todo: list[Config], progress: Progress) -> None:
         self.queue.extend(stacks)

@@ -1,4 +1,4 @@
-"""Runs that no machine of this size can hold are refused before anything large is allocated."""
+"""What stacks take in memory, told beforehand; runs that no machine of this size can hold are refused."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -31,8 +31,24 @@ def check_fits(stacks: Iterable[Sequence[Config]]) -> None:
 
 
 def bytes_of_run(config: Config) -> float:
-    """What a run takes when it is trained alone: base, data, and what it adds to a stack."""
-    return TASKS[config.task.name].frozen(config) + bytes_per_run(config)
+    """What a run takes when it is trained alone."""
+    return bytes_of_stack([config])
+
+
+def bytes_of_stack(stack: Sequence[Config]) -> float:
+    """What a stack takes: base, data, and what each run adds."""
+    return TASKS[stack[0].task.name].frozen(stack[0]) + len(stack) * bytes_per_run(stack[0])
+
+
+def extent(stacks: Sequence[Sequence[Config]]) -> str:
+    """How many runs there are to train, in how many stacks, and the memory of the largest of these."""
+    count = sum(map(len, stacks))
+    if not count:
+        return "no runs to train"
+    taken = max(map(bytes_of_stack, stacks))
+    size = f"{taken / GIB:,.1f} GiB" if taken > GIB / 10 else f"{taken / 2**20:,.0f} MiB"
+    of = f"a stack of about {size}" if len(stacks) == 1 else f"{len(stacks)} stacks of up to {size}"
+    return f"{count} run{'s' * (count > 1)} to train, in {of}"
 
 
 def memory(device: torch.device) -> int:

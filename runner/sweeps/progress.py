@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from runner.config import Config
 from runner.core.messages import say
+from runner.sweeps.memory import extent
 
 LINE_EVERY = 60.0  # seconds, at the most, between two lines of a log
 LINES_APART = 1.0  # seconds, at the least
@@ -22,7 +23,8 @@ class Progress:
 
     FORMAT = "{percentage:3.0f}% |{bar:24}| {desc} [{elapsed} elapsed, {remaining} left]"
 
-    def __init__(self, configs: Sequence[Config], cost: Callable[[Config], float]):
+    def __init__(self, stacks: Sequence[Sequence[Config]], cost: Callable[[Config], float]):
+        configs = [config for stack in stacks for config in stack]
         self.cost = cost
         self.runs, self.done, self.work, self.loss, self.activity = len(configs), 0, 0.0, "", ""
         self.in_progress: dict[int, float] = {}
@@ -31,8 +33,8 @@ class Progress:
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
         self.total = sum(map(cost, configs))
         self.bar = tqdm(total=self.total, bar_format=self.FORMAT, disable=not self.terminal, leave=False)
-        if self.runs and not self.terminal:
-            say(f"  0%, {self.runs} run{'s' * (self.runs != 1)} to train")
+        if self.runs:
+            say(("" if self.terminal else "  0%, ") + extent(stacks))
 
     def __enter__(self) -> "Progress":
         return self

@@ -13,8 +13,9 @@ from runner.sweeps.results import SKIPPED, Results
 MIN_RATES = MIN_WIDTHS = 3  # fewer have no best rate off the edge, or no exponent
 
 
-def print_report(results: Results, configs: Sequence[Config]) -> None:
+def print_report(results: Results) -> None:
     """To stdout; one command's worth of runs."""
+    configs = [row["config"] for row in results.rows]
     outputs = configs[0].outputs
     counts = [(status, results.count(status)) for status in (FINISHED, DIVERGED, FAILED, INTERRUPTED, SKIPPED)]
     print(f"{len(results.rows)} runs: " + ", ".join(f"{count} {status}" for status, count in counts if count))

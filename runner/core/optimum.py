@@ -1,0 +1,149 @@
+"""The best point of a curve that is known with noise: log loss against log2 of the learning rate, from several seeds.
+
+A curve is a mapping x -> (seed -> log loss), +inf where a run broke down. A point that has every seed is *complete*: only these
+compete for the best, for a mean over some seeds does not compare with one over others. Differences are taken seed by seed.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+LEAST = float(np.finfo(np.float32).tiny)  # 1e-38, the least normal number of the precision that runs are trained in
+WINDOW = 1.0  # of a parabola, to either side: the loss is none further out, and towards large rates it ends in a cliff
+NEAR = 2.0  # noise is that of points within
+RESOLUTION = 0.1  # half a width of an interval at the least: an asymmetric valley is off its parabola by about as much
+
+Losses = Mapping[int, float]
+Curve = Mapping[float, Losses]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """`point`: the best of the complete points. `x`: where the parabola through those around it is lowest, or `point` itself.
+
+    `low`, `high`: a 95% interval for the best x; infinite where no point on that side is worse beyond noise, nan of one seed.
+    `good`: the outermost points of those around the best that are not worse beyond noise. `edge`: no tried point lies further
+    down, or further up. `cliff`: at the next point further up runs broke down. `log_loss`: mean over the seeds at `point`.
+    """
+
+    x: float
+    low: float
+    high: float
+    point: float
+    good: tuple[float, float]
+    edge: bool
+    cliff: bool
+    log_loss: float
+
+
+def logs(losses: np.ndarray) -> np.ndarray:
+    """Of losses, where one of 0 stands as the least number above it."""
+    return np.log(np.maximum(losses, LEAST))
+
+
+def interval(values: Collection[float]) -> tuple[float, float]:
+    """Student's, for the mean of these values; nan of fewer than two, or where one is not finite."""
+    x = np.array(list(values), float)
+    if len(x) < 2 or not np.isfinite(x).all():
+        return np.nan, np.nan
+    half = student.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    return float(x.mean() - half), float(x.mean() + half)
+
+
+def optimum(curve: Curve) -> Optimum | None:
+    """None where no complete point has a loss of every seed.
+
+    The interval holds the x at which the parabola through the complete points around the best has a slope that does not differ
+    from 0 (Fieller's interval of its vertex: the slope at x is a mean over seeds, and Student's test of it inverted), within the
+    nearest points to either side that are worse beyond noise or broke down.
+    """
+    seeds = max((set(losses) for losses in curve.values()), key=len, default=set())
+    complete = {x: mean(losses) for x, losses in curve.items() if losses.keys() >= seeds}
+    best = min(complete, key=lambda x: (complete[x], x), default=None)
+    if best is None or not np.isfinite(complete[best]):
+        return None
+    xs, sd, dof = sorted(curve), *noise(curve, best)
+    place = first = last = xs.index(best)
+    rivals = max(sum(0 < abs(x - best) <= NEAR for x in xs), 1)
+    limit = student.ppf(1 - (1 - CONFIDENCE) / 2 / rivals, dof) * sd if dof else 0.0
+    while first > 0 and not _is_worse(curve, xs[first - 1], best, limit):
+        first -= 1
+    while last < len(xs) - 1 and not _is_worse(curve, xs[last + 1], best, limit):
+        last += 1
+    low = xs[first - 1] if first > 0 else -np.inf
+    high = xs[last + 1] if last < len(xs) - 1 else np.inf
+    x, near = best, [x for x in sorted(complete) if abs(x - best) <= WINDOW and np.isfinite(complete[x])]
+    if near[0] < best < near[-1]:
+        # The vertex of the nearest points, as for a plain grid; its interval from all that are as good, which in a flat valley
+        # are more than the nearest: of these alone noise can make a valley of its own.
+        wide = [x for x in complete if xs[first] <= x <= xs[last] and np.isfinite(complete[x])]
+        at, _, _ = _vertex(curve, best, near)
+        _, *span = _vertex(curve, best, sorted({*near, *wide}))
+        low, high = max(low, best + span[0] - RESOLUTION), min(high, best + span[1] + RESOLUTION)
+        x = float(np.clip(best + at, max(low, near[0]), min(high, near[-1])))
+    if not dof:
+        low = high = np.nan
+    return Optimum(
+        x=x,
+        low=low,
+        high=high,
+        point=best,
+        good=(xs[first], xs[last]),
+        edge=place in (0, len(xs) - 1),
+        cliff=place + 1 < len(xs) and not np.isfinite(mean(curve[xs[place + 1]])),
+        log_loss=complete[best],
+    )
+
+
+def mean(losses: Losses) -> float:
+    return float(np.mean(list(losses.values())))
+
+
+def difference(curve: Mapping, x: object, other: object) -> np.ndarray:
+    """Of the log losses at two points, seed by seed, in the seeds that both have."""
+    both = curve[x].keys() & curve[other].keys()
+    with np.errstate(invalid="ignore"):
+        return np.array([curve[x][seed] - curve[other][seed] for seed in sorted(both)])
+
+
+def noise(curve: Mapping, best: float | tuple[int, ...], near: float = NEAR) -> tuple[float, int]:
+    """Standard deviation over seeds of the difference of a point within `near` from the best, and its degrees of freedom.
+
+    Pooled, because a point with two seeds alone tells next to nothing. 0 of no degrees where no point has two.
+    """
+    squares, dof = 0.0, 0
+    for x in curve:
+        if x != best and np.max(np.abs(np.subtract(x, best))) <= near:
+            apart = difference(curve, x, best)
+            if len(apart) > 1 and np.isfinite(apart).all():
+                squares, dof = squares + apart.var() * len(apart), dof + len(apart) - 1
+    return (squares / dof) ** 0.5 if dof else 0.0, dof
+
+
+def _is_worse(curve: Curve, x: float, best: float, limit: float) -> bool:
+    """Whether the mean of its differences from the best lies beyond this limit, which is of a single difference."""
+    apart = difference(curve, x, best)
+    return not np.isfinite(apart).all() or bool(apart.mean() > limit / len(apart) ** 0.5)
+
+
+def _vertex(curve: Curve, best: float, points: Sequence[float]) -> tuple[float, float, float]:
+    """Where the mean over seeds of the parabolas through the losses at these points is lowest, and Fieller's interval for it, all
+    from `best`; 0 where there is no valley, and an infinite interval where the curvature does not differ from 0."""
+    u = np.array(points) - best
+    losses = np.array([[curve[x][seed] for seed in sorted(curve[best])] for x in points])  # (P, S)
+    _, slope, curvature = np.linalg.pinv(np.stack([np.ones_like(u), u, u * u], 1)) @ losses  # (S,) each
+    seeds, b, c = losses.shape[1], slope.mean(), curvature.mean()
+    vertex = -b / (2 * c) if c > 0 else 0.0
+    if seeds < 2 or c <= 0:
+        return vertex, -np.inf, np.inf
+    (bb, bc), (_, cc) = np.cov(slope, curvature) / seeds
+    t2 = student.ppf((1 + CONFIDENCE) / 2, seeds - 1) ** 2
+    # (b + 2cu)² <= t²·(bb + 4u·bc + 4u²·cc), a quadratic inequality in u
+    square, linear, constant = 4 * (c * c - t2 * cc), 4 * (b * c - t2 * bc), b * b - t2 * bb
+    if square <= 0:
+        return vertex, -np.inf, np.inf
+    root = max(linear * linear - 4 * square * constant, 0.0) ** 0.5
+    return vertex, (-linear - root) / (2 * square), (-linear + root) / (2 * square)
