@@ -4,8 +4,11 @@ A curve is a mapping x -> (seed -> log loss), +inf where a run broke down. A poi
 compete for the best, for a mean over some seeds does not compare with one over others. Differences are taken seed by seed.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -49,7 +52,7 @@ def interval(values: Collection[float]) -> tuple[float, float]:
     x = np.array(list(values), float)
     if len(x) < 2 or not np.isfinite(x).all():
         return np.nan, np.nan
-    half = student.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    half = _quantile((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
     return float(x.mean() - half), float(x.mean() + half)
 
 
@@ -68,7 +71,7 @@ def optimum(curve: Curve) -> Optimum | None:
     xs, sd, dof = sorted(curve), *noise(curve, best)
     place = first = last = xs.index(best)
     rivals = max(sum(0 < abs(x - best) <= NEAR for x in xs), 1)
-    limit = student.ppf(1 - (1 - CONFIDENCE) / 2 / rivals, dof) * sd if dof else 0.0
+    limit = _quantile(1 - (1 - CONFIDENCE) / 2 / rivals, dof) * sd if dof else 0.0
     while first > 0 and not _is_worse(curve, xs[first - 1], best, limit):
         first -= 1
     while last < len(xs) - 1 and not _is_worse(curve, xs[last + 1], best, limit):
@@ -99,14 +102,26 @@ def optimum(curve: Curve) -> Optimum | None:
 
 
 def mean(losses: Losses) -> float:
-    return float(np.mean(list(losses.values())))
+    return average(losses.values())
 
 
-def difference(curve: Mapping, x: object, other: object) -> np.ndarray:
-    """Of the log losses at two points, seed by seed, in the seeds that both have."""
-    both = curve[x].keys() & curve[other].keys()
-    with np.errstate(invalid="ignore"):
-        return np.array([curve[x][seed] - curve[other][seed] for seed in sorted(both)])
+def average(values: Collection[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def deviation(values: Collection[float]) -> float:
+    """Standard deviation, of at least two values; nan where one is infinite."""
+    middle = average(values)
+    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
+
+
+def difference(curve: Mapping, x: object, other: object) -> list[float]:
+    """Of the log losses at two points, seed by seed, in the seeds that both have; +inf where a run broke down at `x`."""
+    return [
+        loss - curve[other][seed] if loss < math.inf else math.inf
+        for seed, loss in curve[x].items()
+        if seed in curve[other]
+    ]
 
 
 def noise(curve: Mapping, best: float | tuple[int, ...], near: float = NEAR) -> tuple[float, int]:
@@ -116,17 +131,30 @@ def noise(curve: Mapping, best: float | tuple[int, ...], near: float = NEAR) -> 
     """
     squares, dof = 0.0, 0
     for x in curve:
-        if x != best and np.max(np.abs(np.subtract(x, best))) <= near:
+        if x != best and _distance(x, best) <= near:
             apart = difference(curve, x, best)
-            if len(apart) > 1 and np.isfinite(apart).all():
-                squares, dof = squares + apart.var() * len(apart), dof + len(apart) - 1
+            if len(apart) > 1 and max(apart) < math.inf:
+                squares, dof = squares + deviation(apart) ** 2 * (len(apart) - 1), dof + len(apart) - 1
     return (squares / dof) ** 0.5 if dof else 0.0, dof
 
 
 def _is_worse(curve: Curve, x: float, best: float, limit: float) -> bool:
     """Whether the mean of its differences from the best lies beyond this limit, which is of a single difference."""
     apart = difference(curve, x, best)
-    return not np.isfinite(apart).all() or bool(apart.mean() > limit / len(apart) ** 0.5)
+    return average(apart) > limit / len(apart) ** 0.5
+
+
+def _distance(x: Any, other: Any) -> float:
+    """Of two numbers, or the largest along the axes of two points."""
+    if isinstance(x, tuple):
+        return max(abs(a - b) for a, b in zip(x, other, strict=True))
+    return abs(x - other)
+
+
+@cache
+def _quantile(probability: float, dof: int) -> float:
+    """Of Student's distribution."""
+    return float(student.ppf(probability, dof))
 
 
 def _vertex(curve: Curve, best: float, points: Sequence[float]) -> tuple[float, float, float]:
@@ -140,7 +168,7 @@ def _vertex(curve: Curve, best: float, points: Sequence[float]) -> tuple[float, 
     if seeds < 2 or c <= 0:
         return vertex, -np.inf, np.inf
     (bb, bc), (_, cc) = np.cov(slope, curvature) / seeds
-    t2 = student.ppf((1 + CONFIDENCE) / 2, seeds - 1) ** 2
+    t2 = _quantile((1 + CONFIDENCE) / 2, seeds - 1) ** 2
     # (b + 2cu)² <= t²·(bb + 4u·bc + 4u²·cc), a quadratic inequality in u
     square, linear, constant = 4 * (c * c - t2 * cc), 4 * (b * c - t2 * bc), b * b - t2 * bb
     if square <= 0:

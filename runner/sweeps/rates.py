@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from runner.core.optimum import Losses, Optimum, difference, mean, noise, optimum
+from runner.core.optimum import Losses, Optimum, average, deviation, difference, mean, noise, optimum
 
 COARSE, MEDIUM, FINE = 6, 2, 1  # steps, in powers of √2
 FEW = 2  # seeds of a rate that is tried for the first time
@@ -68,19 +68,21 @@ class RateSearch:
         ends = [step for step in self.steps if all(np.dot(step, point) <= np.dot(step, best) for point in tried)]
         yield dict.fromkeys(_inside(_beyond(best, step) for step in ends if step.sum() > 0 or helps), few)
         sides = _around(best, self.steps, MEDIUM)
-        if len(tried[best]) < all_seeds:
+        hurts = not helps and any(step.sum() < 0 for step in ends)  # at every rate, or no rate was low enough to tell
+        if len(tried[best]) < all_seeds and not hurts:
             yield dict.fromkeys(sides, few)
         yield dict.fromkeys(self._contenders(tried, best), all_seeds)
-        if not helps and any(step.sum() < 0 for step in ends):
+        if hurts:
             return
         yield dict.fromkeys(_around(best, self.across, MEDIUM), few)
         yield dict.fromkeys(_hopeful(tried, sides), all_seeds)
-        wide = [step for step in self.steps if self._is_wide(tried, int(np.flatnonzero(step)[0]))]
-        yield dict.fromkeys(_hopeful(tried, _around(best, wide, FINE)), all_seeds)
+        wide = [axis for axis in range(len(best)) if self._is_wide(tried, axis)]
+        finer = [step for step in self.steps if np.flatnonzero(step)[0] in wide]
+        yield dict.fromkeys(_hopeful(tried, _around(best, finer, FINE)), all_seeds)
 
     def best(self, tried: Tried) -> Point | None:
         """The lowest mean of those that have all seeds; while there is none, of the first few. None where all broke down."""
-        finite = {point: losses for point, losses in tried.items() if np.isfinite(mean(losses))}
+        finite = {point: losses for point, losses in tried.items() if math.isfinite(mean(losses))}
         complete = {point: losses for point, losses in finite.items() if len(losses) == len(self.seeds)}
         return min(complete or finite, key=lambda point: (mean(finite[point]), point), default=None)
 
@@ -96,10 +98,8 @@ class RateSearch:
         sd, _ = noise(tried, best, NEAR)
         for point in tried:
             apart = difference(tried, point, best)
-            if not np.isfinite(apart).all():
-                continue
-            spread = max(sd, apart.std(ddof=1)) if len(apart) > 1 else sd
-            if point == best or apart.mean() < CONTENDS * spread / len(apart) ** 0.5:
+            spread = max(sd, deviation(apart)) if len(apart) > 1 else sd
+            if point == best or average(apart) < CONTENDS * spread / len(apart) ** 0.5:
                 yield point
 
     def _is_wide(self, tried: Tried, axis: int) -> bool:
