@@ -155,7 +155,7 @@ def by_command_line(overrides: Sequence[str]) -> Config | str:
     level, handlers = root.level, list(root.handlers)
     GlobalHydra.instance().clear()
     with (
-        mock.patch.object(cli, "train", trained.extend),
+        mock.patch.object(cli, "train", lambda request: trained.extend(request.configs)),
         mock.patch.object(sys, "argv", ["runner", *overrides]),
         contextlib.redirect_stderr(err),
     ):

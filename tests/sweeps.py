@@ -1,5 +1,9 @@
-"""A small sweep, and what it leaves in its store."""
+"""A small sweep, what it leaves in its store, and a way to kill one."""
 
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SWEEP = (
@@ -22,3 +26,55 @@ def contents(outputs: Path) -> dict[str, bytes]:
 
 def same_store(a: Path, b: Path) -> None:
     assert contents(a) == contents(b)
+
+
+# A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line: the root
+# folder, the number of the file operation after which the sweep shall die (0: none), and how many microseconds later.
+# No handler sees the end that an alarm brings, and it may come within any instruction. Prints how the sweep ended and
+# how many file operations there were.
+SERVER = """
+import os, signal, sys
+sys.argv = ["runner", *sys.argv[1:]]
+from runner.sweeps import cli, execute
+OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.lockf"}
+for line in sys.stdin:
+    outputs, fatal, later = line.split()
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        count = 0
+        def hook(event, arguments):
+            global count
+            if event in OPERATIONS and (event == "fcntl.lockf" or outputs in str(arguments[0])):
+                count += 1
+                if count == int(fatal):
+                    signal.setitimer(signal.ITIMER_REAL, int(later) * 1e-6)
+        sys.addaudithook(hook)
+        sys.argv.append("outputs=" + outputs)
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        os.write(writing, str(count).encode())
+        os._exit(code)
+    os.close(writing)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(code, os.read(reading, 20).decode() or 0, flush=True)
+    os.close(reading)
+"""
+
+
+@contextmanager
+def killable(*arguments: str) -> Iterator[Callable[..., tuple[int, int]]]:
+    """`sweep(outputs, fatal, later)` -> (exit code, file operations) of a sweep with these arguments, see SERVER."""
+    command = [sys.executable, "-c", SERVER, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+
+        def sweep(outputs: Path, fatal: int = 0, later: int = 1) -> tuple[int, int]:
+            server.stdin.write(f"{outputs} {fatal} {later}\n")
+            server.stdin.flush()
+            code, operations = map(int, server.stdout.readline().split())
+            return code, operations
+
+        yield sweep

@@ -105,7 +105,7 @@ def test_the_loss_at_start_is_that_of_the_summary(more, key, cli, outputs, tmp_p
     assert float(row.split()[-3]) == pytest.approx(json.loads(summary.read_text())[key], rel=5e-3)
 
 
-@pytest.mark.parametrize("axis", ["seed=range(0,0)", "init=glob(nothing*)", "optimizer.lr=interval(0.1,0.2)"])
+@pytest.mark.parametrize("axis", ["seed=range(0,0)", "init=glob(nothing*)", "steps=interval(1,2)"])
 def test_an_axis_without_values_is_told(cli, axis):
     code, _, err = cli("--multirun", "seed=0,1", axis)
     assert code == 2 and err.startswith(f"error: {axis}: ") and "values" in err

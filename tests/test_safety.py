@@ -12,55 +12,11 @@ from pathlib import Path
 
 import pytest
 from conftest import messages, rejects
-from sweeps import RUNS, SWEEP, same_store
-
-# A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line: the root
-# folder, the number of the file operation after which the sweep shall die (0: none), and how many microseconds later.
-# No handler sees the end that an alarm brings, and it may come within any instruction. Prints how the sweep ended and
-# how many file operations there were.
-SERVER = """
-import os, signal, sys
-sys.argv = ["runner", *sys.argv[1:]]
-from runner.sweeps import cli, execute
-OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.lockf"}
-for line in sys.stdin:
-    outputs, fatal, later = line.split()
-    reading, writing = os.pipe()
-    if not (child := os.fork()):
-        count = 0
-        def hook(event, arguments):
-            global count
-            if event in OPERATIONS and (event == "fcntl.lockf" or outputs in str(arguments[0])):
-                count += 1
-                if count == int(fatal):
-                    signal.setitimer(signal.ITIMER_REAL, int(later) * 1e-6)
-        sys.addaudithook(hook)
-        sys.argv.append("outputs=" + outputs)
-        sys.stdout = sys.stderr = open(os.devnull, "w")
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        os.write(writing, str(count).encode())
-        os._exit(code)
-    os.close(writing)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(code, os.read(reading, 20).decode() or 0, flush=True)
-    os.close(reading)
-"""
+from sweeps import RUNS, SWEEP, killable, same_store
 
 
 def test_a_sweep_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_path):
-    command = [sys.executable, "-c", SERVER, *SWEEP]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-
-        def sweep(outputs: Path, fatal: int = 0, later: int = 1) -> tuple[int, int]:
-            server.stdin.write(f"{outputs} {fatal} {later}\n")
-            server.stdin.flush()
-            code, operations = map(int, server.stdout.readline().split())
-            return code, operations
-
+    with killable(*SWEEP) as sweep:
         code, operations = sweep(tmp_path / "whole")
         assert code == 0 and operations > 3 * RUNS  # each run is a directory with three files at least
         moments, killed, stored = random.Random(0), 0, set()

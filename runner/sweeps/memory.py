@@ -46,7 +46,7 @@ def extent(stacks: Sequence[Sequence[Config]]) -> str:
     if not count:
         return "no runs to train"
     taken = max(map(bytes_of_stack, stacks))
-    size = f"{taken / GIB:,.1f} GiB" if taken > GIB / 10 else f"{taken / 2**20:,.0f} MiB"
+    size = f"{taken / GIB:,.1f} GiB" if taken > GIB / 10 else f"{max(1, taken / 2**20):,.0f} MiB"
     of = f"a stack of about {size}" if len(stacks) == 1 else f"{len(stacks)} stacks of up to {size}"
     return f"{count} run{'s' * (count > 1)} to train, in {of}"
 
