@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import figures, files, gallery, report, style
+from analysis.advice import command as advice
 from analysis.console import Console
 from analysis.grid import NotShown
 from analysis.tables import needs
@@ -28,7 +29,9 @@ from runner.core import streams
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0; 1 where something that is there could not be shown; 2 where what was asked for is missing, unknown or
     cannot be written; 130 after Ctrl-C."""
-    options, console = parse(arguments), Console()
+    arguments, console = sys.argv[1:] if arguments is None else arguments, Console()
+    advises = arguments[:1] == ["advise"]
+    options = advice.parse(arguments[1:]) if advises else parse(arguments)
 
     def warned(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
         (console.fail if issubclass(category, DamagedRun) else console.warn)(f"warning: {message}")
@@ -38,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             for kind in (LeftOut, DamagedRun):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = warned
-            build(options, console)
+            (advice.answer if advises else build)(options, console)
     except OSError as error:
         console.fail(f"error: {error.filename or options.outputs}: {error.strerror or error}")
         return 2

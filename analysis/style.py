@@ -115,7 +115,10 @@ def look(init: str) -> Look:
 
 def init_handles(inits: Iterable[str]) -> list[Line2D]:
     """For the legend of a whole figure."""
-    looks = [look(init) for init in inits]
+    return handles(look(init) for init in inits)
+
+
+def handles(looks: Iterable[Look]) -> list[Line2D]:
     return [Line2D([], [], color=k.color, marker=k.marker, linestyle=k.line, label=k.label) for k in looks]
 
 

@@ -100,12 +100,12 @@ def _some(names: Sequence[str]) -> str:
 def balanced(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep a grid in which every seed has every run: means over different seeds at different rates do not compare.
 
-    Cells (init, width, lr) that fewer than half of the seeds have are left out, then seeds without all other cells; a
-    warning says so.
+    Cells (init, width, lr) that no more than half of the seeds have are left out (a search tries rates with few), then seeds
+    without all other cells; a warning says so.
     """
     table = per_run(frame)
     cells = table[[name for name in AXES if name != "seed"]].apply(tuple, axis=1)
-    common = cells.map(cells.value_counts()) * 2 >= table["seed"].nunique()
+    common = cells.map(cells.value_counts()) * 2 > table["seed"].nunique()
     counts = table.loc[common, "seed"].value_counts()
     complete = counts.index[counts == cells[common].nunique()]
     kept = table.loc[common & table["seed"].isin(complete), "run_id"]

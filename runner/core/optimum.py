@@ -52,8 +52,13 @@ def interval(values: Collection[float]) -> tuple[float, float]:
     x = np.array(list(values), float)
     if len(x) < 2 or not np.isfinite(x).all():
         return np.nan, np.nan
-    half = _quantile((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    half = half_width(x.std(ddof=1), len(x))
     return float(x.mean() - half), float(x.mean() + half)
+
+
+def half_width(deviation: float, count: int) -> float:
+    """Of Student's interval for the mean of so many values with this standard deviation."""
+    return float(_quantile((1 + CONFIDENCE) / 2, count - 1) * deviation / count**0.5)
 
 
 def optimum(curve: Curve) -> Optimum | None:

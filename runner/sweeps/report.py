@@ -7,14 +7,15 @@ from pathlib import Path
 from runner.config import Config
 from runner.config.experiments import experiment_names
 from runner.store.runs import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from runner.sweeps.api import SweepResult
 from runner.sweeps.best import best_learning_rates, is_held_out
 from runner.sweeps.results import SKIPPED, Results
 
 MIN_RATES = MIN_WIDTHS = 3  # fewer have no best rate off the edge, or no exponent
 
 
-def print_report(results: Results) -> None:
-    """To stdout; one command's worth of runs."""
+def print_report(results: Results, searched: bool = False) -> None:
+    """To stdout; one command's worth of runs. `searched`: rates were, and what was found is told."""
     configs = [row["config"] for row in results.rows]
     outputs = configs[0].outputs
     counts = [(status, results.count(status)) for status in (FINISHED, DIVERGED, FAILED, INTERRUPTED, SKIPPED)]
@@ -26,7 +27,11 @@ def print_report(results: Results) -> None:
     if results.count(INTERRUPTED):
         print("  interrupted: the same command trains what is left")
     table = best_learning_rates(results.rows)
-    if not table.empty:
+    if searched and not table.empty:
+        from analysis.advice.command import answers_of
+
+        print("\n".join(answers_of(SweepResult(results).runs)))
+    elif not table.empty:
         print(table.to_string(index=False))
     for note in results.notes:
         print(note)
@@ -37,14 +42,22 @@ def print_report(results: Results) -> None:
         return  # there is nothing to draw
     names = dict.fromkeys(config.experiment for config in configs)
     of_each = ([config for config in configs if config.experiment == name] for name in names)
-    for command in dict.fromkeys(map(_next_command, of_each)):
+    commands = map(_advice_command if searched else _next_command, of_each)
+    for command in dict.fromkeys(commands):
         print(f"next:  {command}")
+
+
+def _advice_command(configs: Sequence[Config]) -> str:
+    return f"python -m analysis advise --experiment {configs[0].experiment}{_where(configs[0].outputs)}"
+
+
+def _where(outputs: str) -> str:
+    return "" if Path(outputs) == Path("outputs") else f" --outputs {shlex.quote(outputs)}"
 
 
 def _next_command(configs: Sequence[Config]) -> str:
     """The analysis whose figures these runs can fill: of an experiment with a file its own, of others by what they vary."""
-    experiment, outputs = configs[0].experiment, configs[0].outputs
-    where = "" if Path(outputs) == Path("outputs") else f" --outputs {shlex.quote(outputs)}"
+    experiment, where = configs[0].experiment, _where(configs[0].outputs)
     if experiment == "first":  # the short form of lr_vs_width
         return f"python -m analysis headline --experiment first{where}"
     if experiment in experiment_names():

@@ -1,0 +1,78 @@
+"""`python -m analysis advise`: which way to finetune, at which rate, how sure, from the runs of an experiment."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import files, style
+from analysis.advice import figure, text
+from analysis.advice.answers import questions
+from analysis.console import Console
+from analysis.tables import load, records, where
+from analysis.tables.records import MissingRecords
+from runner.config.schema import EXPERIMENT
+
+DESCRIPTION = """\
+Which way to finetune, at which learning rate, how sure: from the runs of `python -m runner experiment=advise …`, or of any
+sweep over learning rates (--experiment). Runs that differ in adapter, init or optimizer are ways to compare; each combination
+of all other fields is a question of its own."""
+
+
+def answer(options: argparse.Namespace, console: Console) -> None:
+    """Print the answers, and write them as a figure and as JSON. Raises MissingRecords, NotShown and OSError."""
+    runs = chosen(options.outputs, options.experiment, options.where)
+    found = questions(runs)
+    for question in found:
+        for line in text.told(question):
+            console.say(line)
+    folder = options.outputs / "figures" / options.experiment
+    drawn = found[: figure.MOST]
+    style.save(figure.draw(drawn), folder / "advise", "\n".join(text.verdict(question) for question in drawn))
+    path = folder / "advise.json"
+    with files.written(path) as new:
+        new.write_text(json.dumps([text.data(question) for question in found], indent=1) + "\n")
+    left = f", of the first {len(drawn)} questions" if len(drawn) < len(found) else ""
+    console.say(f"drew {folder / 'advise'}.pdf and .png{left}; all numbers: {path}")
+
+
+def chosen(outputs: Path, experiment: str, conditions: list[where.Condition]) -> pd.DataFrame:
+    """The runs of an experiment that fulfil the conditions, or its record's where there are none. Raises MissingRecords."""
+    folder, record = records.runs_folder(outputs, experiment), records.record_path(outputs, experiment)
+    try:
+        runs = load.runs(folder if folder.is_dir() else record)
+    except FileNotFoundError:
+        raise MissingRecords(
+            f"{folder}: holds no finished runs; train some: python -m runner experiment=advise task=…, or name others with "
+            "--experiment"
+        ) from None
+    return where.select(runs, conditions, experiment)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis advise", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experiment", default="advise", help="whose runs to ask; default: advise")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="root of runs, records and figures")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE[,VALUE]",
+        help="only runs with this in their configuration",
+    )
+    options = parser.parse_args(arguments)
+    if not EXPERIMENT.accepts(options.experiment):
+        parser.error(f"--experiment {options.experiment!r}: must be {EXPERIMENT.text}; see {options.outputs / 'runs'}")
+    try:
+        options.where = [where.Condition.parse(argument) for argument in options.where]
+    except ValueError as error:
+        parser.error(f"--where {error}")
+    return options
+
+
+def answers_of(runs: pd.DataFrame) -> list[str]:
+    """What the runs of a sweep say, for the end of its report."""
+    return [line for question in questions(runs) for line in text.told(question)]
