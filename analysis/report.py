@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import claims, claims_variants, files
+from analysis import claims, claims_transfer, claims_variants, files
 from analysis.claims import Claim
 from analysis.grid import Grid, NotShown, split
 from analysis.tables.needs import missing_columns_told
@@ -16,16 +16,17 @@ from analysis.tables.where import Condition
 Evaluate = Callable[[pd.DataFrame], list[Claim]]
 ANY = "any"  # stands for an experiment of no figure: what these say may apply to any runs, and they know when it does
 CLAIMS: dict[str, tuple[Evaluate, ...]] = {
-    ANY: (claims.first_step, claims.dynamics),
+    ANY: (claims.first_step, claims.dynamics, claims_transfer.transfer),
     "first_step": (claims.first_step,),
-    "lr_vs_width": (claims.dynamics,),
-    "width_exponents": (claims.dynamics,),
-    "lm_lr_sensitivity": (claims.first_step, claims.dynamics),
+    "lr_vs_width": (claims.dynamics, claims_transfer.transfer),
+    "width_exponents": (claims.dynamics, claims_transfer.transfer),
+    "lm_lr_sensitivity": (claims.first_step, claims.dynamics, claims_transfer.transfer),
     "init_zoo": (claims_variants.inits,),
     "variants": (claims_variants.parameters,),
     "variants.layers": (claims_variants.dora,),
     "lora_plus": (claims_variants.lora_plus,),
-    "rank_transfer": (claims_variants.ranks,),
+    "rank_transfer": (claims_variants.ranks, claims_transfer.transfer),
+    "horizon_transfer": (claims_transfer.transfer,),
 }
 START, END = "<!-- claims: written by `python -m analysis --publish` -->", "<!-- end of claims -->"
 

@@ -105,9 +105,9 @@ def questions(runs: pd.DataFrame) -> list[Question]:
     runs = runs.drop_duplicates([*settings, LR, "seed"])
     varying = [name for name in settings if runs[name].nunique(dropna=False) > 1]
     ways, shared = ([name for name in varying if name.startswith(WAY) == own] for own in (True, False))
-    called = _naming(runs, shared)
+    called = naming(runs, shared)
     found = []
-    for _, part in _groups(runs, shared):
+    for _, part in groups(runs, shared):
         first = {name: part[name].iloc[0] for name in called}
         found.append(_question({name: value for name, value in first.items() if not pd.isna(value)}, part, ways))
     return found
@@ -119,8 +119,8 @@ def _question(fields: dict[str, Any], runs: pd.DataFrame, varying: list[str]) ->
     start = "summary.initial_eval_loss" if nats else "summary.initial_loss"
     model = first.get("task.model")
     names = [name for name in varying if runs[name].nunique(dropna=False) > 1]
-    called = _naming(runs, names) or ["init.name"]
-    all_answers = [_answer(called, part, start, nats) for _, part in _groups(runs, names)]
+    called = naming(runs, names) or ["init.name"]
+    all_answers = [_answer(called, part, start, nats) for _, part in groups(runs, names)]
     most = max(answer.seeds for answer in all_answers)
     answers = [answer for answer in all_answers if answer.seeds == most]
     answers.sort(key=lambda answer: answer.loss.value if answer.found else np.inf)
@@ -138,7 +138,7 @@ def _question(fields: dict[str, Any], runs: pd.DataFrame, varying: list[str]) ->
     )
 
 
-def _groups(table: pd.DataFrame, names: list[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+def groups(table: pd.DataFrame, names: list[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     if not names:
         return [({}, table)]
     return [
@@ -160,7 +160,7 @@ def _answer(called: list[str], runs: pd.DataFrame, start: str, nats: bool) -> An
     breaks = min((lr for lr in broken if found is None or np.log2(lr) > found.point), default=None)
     holds = max((lr for lr in lrs if breaks is None or lr < breaks), default=None)
     fields = {name: runs[name].iloc[0] for name in called}
-    name = " ".join(f"{key.removesuffix('.name')}={where.written(v)}" for key, v in fields.items() if not pd.isna(v))
+    name = written(fields)
     if found is None:
         loss = Mean(np.nan, np.nan, np.nan)
     else:
@@ -169,7 +169,13 @@ def _answer(called: list[str], runs: pd.DataFrame, start: str, nats: bool) -> An
     return Answer(name, fields, curve, found, loss, holds, breaks)
 
 
-def _naming(runs: pd.DataFrame, varying: list[str]) -> list[str]:
+def written(fields: Mapping[str, Any]) -> str:
+    """Fields as one types them."""
+    parts = ((name.removesuffix(".name"), value) for name, value in fields.items() if not pd.isna(value))
+    return " ".join(f"{name}={where.written(value)}" for name, value in parts)
+
+
+def naming(runs: pd.DataFrame, varying: list[str]) -> list[str]:
     """The fields to tell their combinations by: the choices that differ, and what differs under the same choices."""
     choices = [name for name in varying if name.endswith(".name")]
     alike = runs.groupby(choices, dropna=False) if choices else runs

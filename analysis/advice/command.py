@@ -7,11 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import files, style
-from analysis.advice import figure, text
+from analysis.advice import figure, sizes, text
 from analysis.advice.answers import questions
 from analysis.console import Console
+from analysis.grid import NotShown
 from analysis.tables import load, records, where
 from analysis.tables.records import MissingRecords
+from runner.config.options import SIZE
 from runner.config.schema import EXPERIMENT
 
 DESCRIPTION = """\
@@ -23,6 +25,10 @@ of all other fields is a question of its own."""
 def answer(options: argparse.Namespace, console: Console) -> None:
     """Print the answers, and write them as a figure and as JSON. Raises MissingRecords, NotShown and OSError."""
     runs = chosen(options.outputs, options.experiment, options.where)
+    if asked := {option: getattr(options, option) for option in sizes.OPTIONS if getattr(options, option) is not None}:
+        for option, size in asked.items():
+            carry_over(runs, sizes.OPTIONS[option], size, options.outputs, console)
+        return
     found = questions(runs)
     for question in found:
         for line in text.told(question):
@@ -35,6 +41,15 @@ def answer(options: argparse.Namespace, console: Console) -> None:
         new.write_text(json.dumps([text.data(question) for question in found], indent=1) + "\n")
     left = f", of the first {len(drawn)} questions" if len(drawn) < len(found) else ""
     console.say(f"drew {folder / 'advise'}.pdf and .png{left}; all numbers: {path}")
+
+
+def carry_over(runs: pd.DataFrame, field: str, size: int, outputs: Path, console: Console) -> None:
+    """Print the rate of every way at a size; of those that have none, why."""
+    for name, part in sizes.ways(runs, field):
+        try:
+            console.say(sizes.told(sizes.prediction(name, part, field, size, outputs)))
+        except (NotShown, MissingRecords) as reason:
+            console.fail(f"error: {reason}")
 
 
 def chosen(outputs: Path, experiment: str, conditions: list[where.Condition]) -> pd.DataFrame:
@@ -63,6 +78,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="FIELD=VALUE[,VALUE]",
         help="only runs with this in their configuration",
     )
+    for option, field in sizes.OPTIONS.items():
+        help = f"the rate for a {field} that was not trained, carried over from those that were"
+        parser.add_argument(f"--{option}", type=_size, metavar="SIZE", help=help)
     options = parser.parse_args(arguments)
     if not EXPERIMENT.accepts(options.experiment):
         parser.error(f"--experiment {options.experiment!r}: must be {EXPERIMENT.text}; see {options.outputs / 'runs'}")
@@ -71,6 +89,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     except ValueError as error:
         parser.error(f"--where {error}")
     return options
+
+
+def _size(argument: str) -> int:
+    if not argument.isdecimal() or not SIZE.accepts(int(argument)):
+        raise argparse.ArgumentTypeError(f"{argument!r} must be {SIZE.text}")
+    return int(argument)
 
 
 def answers_of(runs: pd.DataFrame) -> list[str]:
