@@ -115,44 +115,38 @@ def key(config: Config) -> tuple[str, str]:
 def rounds(request: Request, results: Results) -> Iterator[list[Config]]:
     """The runs to train, round by round: the first holds all that are known, each other one what the searches ask for after the
     results so far. Raises ConfigError where the first is more than `search.max_runs`."""
-    limits = request.configs[0].search
-    started, asked, open_searches = time.monotonic(), set(), list(request.searches)
-    configs = request.runs
-    for count in range(1, 10**9):
+    limits, started, spent = request.configs[0].search, time.monotonic(), set()
+    configs, first = list(request.runs), True
+    while True:
         rows = {key(row["config"]): row for row in results.rows}
-        taken = []
-        for search in list(open_searches):
-            more = search.next(rows)
-            new = {key(config) for config in more.values()} - asked
-            if not more:
-                open_searches.remove(search)
-            elif limits.max_runs is None or len(asked) + len(new) <= limits.max_runs:
-                taken.append((search, more))
-                asked |= new
-            elif count == 1:
-                raise _too_few(limits.max_runs, request.searches)
-        configs = [*configs, *(config for _, more in taken for config in more.values())]
-        configs = results.missing(configs)
-        if count > 1 and _is_late(limits.minutes, started, configs, results):
-            results.note(_unfinished(f"search.minutes={limits.minutes:g}", open_searches))
+        wanted = {search: runs for search in request.searches if (runs := search.next(rows))}
+        taken = {}
+        for search, runs in wanted.items():
+            after = spent | {key(config) for config in runs.values()}
+            if limits.max_runs is None or len(after) <= limits.max_runs:
+                taken[search], spent = runs, after
+        if first and len(taken) < len(wanted):
+            raise _too_few(limits.max_runs, wanted)
+        configs = results.missing([*configs, *(config for runs in taken.values() for config in runs.values())])
+        if not first and not taken:
+            results.note(_unfinished(f"search.max_runs={limits.max_runs}", len(wanted)))
             return
-        for search, more in taken:
-            search.runs |= more
-        if not taken and open_searches:
-            results.note(_unfinished(f"search.max_runs={limits.max_runs}", open_searches))
-        if not taken and count > 1:
+        if not first and _is_late(limits.minutes, started, configs, results):
+            results.note(_unfinished(f"search.minutes={limits.minutes:g}", len(wanted)))
             return
-        yield configs
-        if results.count(INTERRUPTED):
+        for search, runs in taken.items():
+            search.runs |= runs
+        if configs:
+            yield configs
+        if not taken or results.count(INTERRUPTED):
             return
-        configs = []
+        configs, first = [], False
 
 
-def _too_few(limit: int, all_searches: Sequence[Search]) -> ConfigError:
-    first = sum(len(search.next({})) for search in all_searches)
+def _too_few(limit: int, wanted: Mapping[Search, Mapping]) -> ConfigError:
     return ConfigError(
-        f"search.max_runs={limit}: the first round alone has {first} runs; allow at least as many, or give fewer seeds, a "
-        "narrower interval or fewer values of other axes"
+        f"search.max_runs={limit}: the first round alone has {sum(map(len, wanted.values()))} runs; allow at least as many, or "
+        "give fewer seeds, a narrower interval or fewer values of other axes"
     )
 
 
@@ -166,6 +160,8 @@ def _is_late(minutes: float | None, started: float, configs: Sequence[Config], r
     return spent + pace * sum(map(cost, configs)) > 60 * minutes
 
 
-def _unfinished(limit: str, open_searches: Sequence[Search]) -> str:
-    count = len(open_searches)
+def _unfinished(limit: str, count: int) -> str | None:
+    """None where no search is left."""
+    if not count:
+        return None
     return f"{limit} is spent, with {count} search{'es' * (count > 1)} unfinished; the same command with more goes on from here"
