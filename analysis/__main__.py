@@ -7,7 +7,6 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -60,7 +59,7 @@ def build(options: argparse.Namespace, console: Console) -> None:
     gathered: dict[str, pd.DataFrame] = {}
     left_out: dict[str, MissingRecords | NotShown] = {}
     if options.experiment and not options.figures:  # raises here rather than at each figure
-        gathered[report.ANY] = get(report.ANY, options.experiment, (), tables)
+        gathered[report.ANY] = get(report.ANY, options.experiment, report.ANY, tables)
     for name in sorted(options.figures or figures.NAMES, key=figures.sources):
         found = {}
         try:
@@ -78,10 +77,10 @@ def build(options: argparse.Namespace, console: Console) -> None:
         evaluate(gathered, options, console)
 
 
-def get(what: str, experiment: str, axes: Sequence[str], tables: Tables) -> pd.DataFrame:
-    """The experiment's table. Raises MissingRecords and NotShown."""
+def get(what: str, experiment: str, source: str, tables: Tables) -> pd.DataFrame:
+    """The experiment's table, where that of `source` is looked for. Raises MissingRecords and NotShown."""
     with needs.missing_columns_told(what, {experiment: None}, tables.outputs, tables.conditions):
-        return tables.get(experiment, axes)
+        return tables.get(experiment, source)
 
 
 def gather(name: str, experiment: str | None, tables: Tables) -> dict[str, tuple[str, pd.DataFrame]]:
@@ -89,7 +88,7 @@ def gather(name: str, experiment: str | None, tables: Tables) -> dict[str, tuple
     found = {}
     for source in figures.sources(name):
         ours = experiment + LAYERS * source.endswith(LAYERS) if experiment else source
-        found[source] = ours, get(name, ours, figures.axes(source), tables)
+        found[source] = ours, get(name, ours, source, tables)
     return found
 
 

@@ -69,6 +69,7 @@ def flags(frame: pd.DataFrame, axes: Sequence[str] = ()) -> list[str]:
     """One sentence for each best learning rate at the edge of its grid, in each part of the sweep."""
     if "optimizer.lr_ratio" in axes:  # a grid of two rates, whose corners are to be seen: its claim speaks of its edges
         return []
+    axes = [axis for axis in axes if axis in frame]
     return [sentence for values, part in split(frame, axes).items() for sentence in _flags(part, axes, values)]
 
 

@@ -130,7 +130,7 @@ class Measure:
 
     def __init__(self, task: TeacherStudent, config: Config, scale: Tensor):
         self.probe, self.scale, self.rows, self.on = (
-            task.probe(config.probe.size)["hidden"],
+            task.probe(config.probe.size)["hidden"].Z,
             scale,
             [],
             config.log.every == 1,

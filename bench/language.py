@@ -85,7 +85,9 @@ def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
         before = {name: [p.detach().clone() for p in pair] for name, pair in factors.items()}
         optimizer.step()
         if config.log.every == 1:
-            rows += [_measure(before[name], pair, adapters[name].scale, probe[name]) for name, pair in factors.items()]
+            rows += [
+                _measure(before[name], pair, adapters[name].scale, probe[name].Z) for name, pair in factors.items()
+            ]
         tick()
     return loss.detach()[None]
 

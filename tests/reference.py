@@ -12,7 +12,7 @@ def size(vectors: Tensor) -> float:
 
 
 # Column -> its definition, of one run: factors A (r, n_in), B (n_out, r) before an update, their gradients, the update dA, dB,
-# the scale s and the probe Z (P, n_in); W = s·B·A and W_new, after the update, are explicit.
+# the scale s, the probe Z (P, n_in) and the frozen W0; W = s·B·A and W_new, after the update, are explicit.
 COLUMNS = {
     "grad/A": lambda run: run.grad_A.norm().item(),
     "grad/B": lambda run: run.grad_B.norm().item(),
@@ -30,13 +30,15 @@ COLUMNS = {
     "feature/delta_2": lambda run: size(run.s * run.Z @ run.A.T @ run.dB.T),
     "feature/delta_3": lambda run: size(run.s * run.Z @ run.dA.T @ run.dB.T),
     "feature/dZ_B": lambda run: size(run.Z @ (run.W_new - run.W).T),
+    "feature/Z": lambda run: size(run.Z),
+    "feature/Y0": lambda run: size(run.Z @ run.W0.T),
 }
 
 
 def columns(
-    A: Tensor, B: Tensor, dA: Tensor, dB: Tensor, s: float, Z: Tensor, gradients: tuple[Tensor, Tensor]
+    A: Tensor, B: Tensor, dA: Tensor, dB: Tensor, s: float, Z: Tensor, W0: Tensor, gradients: tuple[Tensor, Tensor]
 ) -> dict[str, float]:
     """Every column of one run."""
-    run = SimpleNamespace(A=A, B=B, dA=dA, dB=dB, s=s, Z=Z, grad_A=gradients[0], grad_B=gradients[1])
+    run = SimpleNamespace(A=A, B=B, dA=dA, dB=dB, s=s, Z=Z, W0=W0, grad_A=gradients[0], grad_B=gradients[1])
     run.W, run.W_new = s * B @ A, s * (B + dB) @ (A + dA)
     return {name: definition(run) for name, definition in COLUMNS.items()}

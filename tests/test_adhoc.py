@@ -81,7 +81,7 @@ def test_the_largest_setting_is_drawn_and_the_other_can_be_chosen(analyse):
 
 def test_a_table_holds_the_chosen_runs_alone(store):
     for rank, count in ((4, 36), (8, 6)):
-        table = Tables(store, [Condition.parse(f"adapter.rank={rank}")]).get("scratch", ())
+        table = Tables(store, [Condition.parse(f"adapter.rank={rank}")]).get("scratch")
         assert set(table["adapter.rank"]) == {rank} and table["run_id"].nunique() == count
 
 

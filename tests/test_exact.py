@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import rejects
 
-from runner.core.exact import COLUMNS, product, sqrt_
+from runner.core.exact import COLUMNS, product, sqrt_, total
 
 # rows, inner, columns: at the borders of a chunk of columns, one of each, and inner sizes at a power of two
 SHAPES = [(7, 128, 5), (3, 1, 2), (1, 513, COLUMNS + 1), (20, 1024, 3), (2, 4097, 2)]
@@ -63,6 +63,20 @@ def test_zeros_and_what_is_not_finite_pass():
     X = torch.tensor([[0.0, 0.0], [1.0, -2.0], [torch.inf, 1.0]])
     assert product(X, torch.eye(2))[:2].equal(X[:2].double())
     assert not product(X, torch.eye(2))[2].isfinite().all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 1000, 1023])
+def test_totals_are_sums(length):
+    """Against sums that are rounded once; halves round log2(length) times, at 2^-53 of the sum of magnitudes."""
+    x = torch.randn(5, length, generator=torch.Generator().manual_seed(length), dtype=torch.float64)
+
+    def check(found):
+        for row, number in zip(x.tolist(), found.tolist(), strict=True):
+            assert abs(number - math.fsum(row)) <= length.bit_length() * 2.0**-53 * math.fsum(map(abs, row))
+
+    check(total(x))
+    rejects(check, total(x) + 1e-12 * length)
+    assert total(x[0]) == total(x)[0]
 
 
 def test_roots_are_the_nearest_numbers():

@@ -12,6 +12,7 @@ from conftest import rejects
 from synthetic import sweep
 
 import analysis
+from analysis import figures
 from analysis.grid import Grid, Mixture
 from analysis.scaling import features
 from analysis.tables import records, settings
@@ -250,15 +251,17 @@ def test_layers_are_distilled_at_the_best_rates(cli, outputs):
     """Of the runs at the best rate of each init, every layer's columns as they were stored, to five digits."""
     cli("--multirun", *MODEL, "log.layers=true", f"bases={outputs}/bases")
     name = "scratch" + records.LAYERS
-    assert "2 runs" in records.refresh(outputs, name)
+    kept = figures.kept("lm_lr_sensitivity.layers")
+    assert "2 runs" in records.refresh(outputs, name, kept=(*kept, "change/direction"))
     record, frame = records.read(outputs, name), load(outputs / "runs" / "scratch")
     best = records.at_best(frame)["run_id"].unique()
     assert set(record["run_id"]) == set(best) and record["layer"].nunique() == 7
     stored = layers(outputs / "runs" / "scratch", [best[0]])
     row = stored[(stored["step"] == 5) & (stored["layer"] == "model.layers.0.mlp.up_proj")].iloc[0]
-    kept = record[(record["run_id"] == best[0]) & (record["step"] == 5) & (record["layer"] == row["layer"])].iloc[0]
-    for column in records.LAYER_COLUMNS:
-        assert kept[column] == pytest.approx(row[column], rel=2**-16) and row[column] > 0
+    of_layer = record[(record["run_id"] == best[0]) & (record["step"] == 5) & (record["layer"] == row["layer"])].iloc[0]
+    assert [column for column in record if "/" in column] == list(kept)  # of those that were measured
+    for column in kept:
+        assert of_layer[column] == pytest.approx(row[column], rel=2**-16) and row[column] > 0
     assert frame["task.text_columns"].unique().tolist() == ["text"]  # a list in the configuration
 
 

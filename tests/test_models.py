@@ -140,7 +140,7 @@ def test_features_are_measured_on_what_the_frozen_layers_read(tmp_path):
     places = torch.linspace(0, len(expected) - 1, 20).round().long()
     probe = task.probe(20)
     assert list(probe) == list(task.layers)
-    torch.testing.assert_close(probe["model.layers.0.self_attn.q_proj"], expected[places], rtol=1e-12, atol=0)
+    torch.testing.assert_close(probe["model.layers.0.self_attn.q_proj"].Z, expected[places], rtol=1e-12, atol=0)
 
 
 def test_a_model_that_mixes_the_batch_is_refused(tmp_path, monkeypatch):

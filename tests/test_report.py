@@ -6,7 +6,7 @@ import pytest
 from conftest import rejects
 from synthetic import sweep
 
-from analysis import figures, report
+from analysis import report
 from analysis.tables.records import record_path
 from analysis.tables.tables import Tables
 
@@ -17,7 +17,7 @@ def same_claims(outputs, text):
     """By the tables of the command, of the records alone: fresh runs would renew them."""
     tables, names = Tables(outputs), [name for name in report.CLAIMS if record_path(outputs, name).exists()]
     assert not (outputs / "runs").exists()
-    claims = report.claims_of({name: tables.get(name, figures.axes(name)) for name in names}, outputs)
+    claims = report.claims_of({name: tables.get(name) for name in names}, outputs)
     assert report.markdown(claims) == text.strip(), "run `make figures`"
 
 

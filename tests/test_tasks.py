@@ -201,7 +201,7 @@ def losses_of(task: ToyTask, stacked: LoRA) -> torch.Tensor:
 
 def test_the_probe_is_the_first_training_points():
     task = build(configure(*SMALL["teacher_student"], "probe.size=7"))
-    assert torch.equal(task.probe(7)["hidden"], task.train.Z[:7])
+    assert torch.equal(task.probe(7)["hidden"].Z, task.train.Z[:7])
 
 
 def test_a_long_sum_of_squares_keeps_its_digits():

@@ -10,7 +10,7 @@ from conftest import configure, rejects
 
 from runner.config import Config
 from runner.tasks.linear import Linear
-from runner.training.measure.layer import ordered
+from runner.training.measure.layer import columns
 from runner.training.measure.metrics import METRICS
 from runner.training.train import train
 
@@ -212,7 +212,7 @@ def test_rows_follow_log_and_eval():
     frame = steps(*SMALL, "steps=10", "log.every=4", "eval.every=3")
     assert frame["step"].tolist() == [0, 3, 4, 6, 8, 9, 10]
     assert frame.loc[frame["eval/loss"].notna(), "step"].tolist() == [0, 3, 6, 9, 10]
-    assert frame.columns.tolist() == ["step", "train/loss", "eval/loss", *ordered()]
+    assert frame.columns.tolist() == ["step", "train/loss", "eval/loss", *columns("AB", changes=False)]
     assert frame["update/A"].isna().tolist() == [False] * 6 + [True]  # no update follows the last row
     assert frame["param/A"].notna().all()
 

@@ -1,7 +1,8 @@
 """One module per figure, named as its experiment: `RECORDS` names the experiments whose runs it shows.
 
 `figure(*frames)` draws their records, and `caption(*frames)` says what is to be seen in them. `AXES`: what the runs vary besides
-init, width, learning rate and seed; `NEEDS` and `MEASURED`: the values and columns without which there is nothing to draw.
+init, width, learning rate and seed, or the rate, where a figure is of all of them and not of the best; `NEEDS` and `MEASURED`:
+the values and columns without which there is nothing to draw.
 """
 
 from importlib import import_module
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.style import RC
+from analysis.tables.records import LAYERS
 
 NAMES = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
@@ -35,6 +37,15 @@ def axes(experiment: str) -> tuple[str, ...]:
     """What the experiment varies besides init, width, learning rate and seed, as the figures of its records say."""
     found = [trait(name, "AXES") for name in NAMES if experiment in sources(name)]
     return max(found, key=len, default=())
+
+
+def kept(experiment: str) -> tuple[str, ...]:
+    """The measured columns that a record of layers keeps: those that its figures need. Of other records, which keep all, none."""
+    if not experiment.endswith(LAYERS):
+        return ()
+    return tuple(
+        dict.fromkeys(column for name in NAMES if experiment in sources(name) for column in trait(name, "MEASURED"))
+    )
 
 
 def draw(name: str, frames: list[pd.DataFrame]) -> Figure:

@@ -10,12 +10,11 @@ from analysis.directions import NAMES, QUARTERS, correlations, quarters
 from analysis.figures import _caption
 from analysis.figures._needs import Need
 from analysis.scaling import Estimate, bootstrap
-from analysis.tables.records import CHANGES
 
 RECORDS = ("variants.layers",)
 AXES = ("task.name", "adapter.name")
 NEEDS = (Need("adapter.name", 1, "adapter=lora,dora log.directions=true", tuple(NAMES)),)
-MEASURED = CHANGES
+MEASURED = ("change/magnitude", "change/direction")
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.figures import _caption
 from analysis.figures._needs import CURVE
-from analysis.tables.records import LAYER_COLUMNS
 
 RECORDS = ("lm_lr_sensitivity.layers", "lm_lr_sensitivity")
 NEEDS = (CURVE,)
-MEASURED = LAYER_COLUMNS
+MEASURED = ("feature/Z_A", "feature/delta_1", "feature/delta_2")
 RATIO = r"$\delta_2/\delta_1$"
 QUANTITIES = {"feature/Z_A": style.COLUMNS["feature/Z_A"], RATIO: RATIO}
 

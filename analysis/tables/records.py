@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,6 @@ from analysis.tables.settings import comparable
 EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
 BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B under either init: A's waits for B's
 LAYERS = ".layers"  # ends the name of a record of layers, beside the experiment's own
-LAYER_COLUMNS = ["feature/Z_A", "feature/delta_1", "feature/delta_2"]
-CHANGES = ["change/magnitude", "change/direction"]  # kept where they were logged
 LANDMARKS = (0, 1, BOTH_MOVED, EARLY)  # steps kept for every run, besides the last
 CURVE_POINTS = 60  # rows kept of a run at the best learning rate, besides its first EARLY
 
@@ -32,10 +31,16 @@ class DamagedRecord(MissingRecords):
     """A record is there and cannot be trusted."""
 
 
-def refresh(outputs: Path, experiment: str, axes: Sequence[str] = (), runs: pd.DataFrame | None = None) -> str | None:
+def refresh(
+    outputs: Path,
+    experiment: str,
+    axes: Sequence[str] = (),
+    runs: pd.DataFrame | None = None,
+    kept: Sequence[str] = (),
+) -> str | None:
     """Distill the experiment's runs, if there are any, into its record; returns a sentence about what was done.
 
-    `axes`: what the sweep varies besides AXES; each part of it is a grid of its own.
+    `axes`: what the sweep varies besides AXES; each part of it is a grid of its own. `kept`: the columns of a record of layers.
     `runs`: the loaded table, where the caller has it already.
     The experiment's name with LAYERS at its end stands for the record of its layers.
     A record is not replaced by one of fewer runs: a quick look at a corner of an experiment must not cost its record.
@@ -45,7 +50,7 @@ def refresh(outputs: Path, experiment: str, axes: Sequence[str] = (), runs: pd.D
         loaded = load.load(folder) if runs is None else runs
     except FileNotFoundError:
         return None
-    record = distilled(loaded, axes, folder if experiment.endswith(LAYERS) else None)
+    record = distilled(loaded, axes, folder if experiment.endswith(LAYERS) else None, kept)
     if record.empty:
         return None
     count = record["run_id"].nunique()
@@ -54,17 +59,20 @@ def refresh(outputs: Path, experiment: str, axes: Sequence[str] = (), runs: pd.D
     if there < before:
         return f"kept {path}: it holds {before} runs and {folder} only {there}; delete the record to replace it"
     with files.written(path) as new:
-        _of_one_kind(record).to_parquet(new, compression="zstd", index=False)
+        _of_one_kind(record).to_parquet(new, compression="zstd", index=False, **_encoding(record))
     return f"distilled {path}: {count} runs"
 
 
-def distilled(loaded: pd.DataFrame, axes: Sequence[str], layers_of: Path | None = None) -> pd.DataFrame:
-    """The record of loaded runs, or that of the layers which runs in the folder `layers_of` kept; empty if none did."""
+def distilled(
+    loaded: pd.DataFrame, axes: Sequence[str], layers_of: Path | None = None, kept: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The record of loaded runs, or that of the layers which runs in the folder `layers_of` kept, with the columns `kept` of
+    those that they measured; empty if none did."""
     parts = comparable(loaded, axes)
     if layers_of is None:
         return pd.concat([distill(part, curves=not axes) for part in parts], ignore_index=True)
     frame = pd.concat([_with_layers(at_best(part), layers_of) for part in parts])
-    return frame if frame.empty else _layers_only(frame, axes)
+    return frame if frame.empty else _layers_only(frame, axes, kept)
 
 
 def runs_folder(outputs: Path, experiment: str) -> Path:
@@ -159,10 +167,10 @@ def _with_layers(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return steps.merge(load.layers(folder, set(frame["run_id"])), on=["run_id", "step"])
 
 
-def _layers_only(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+def _layers_only(frame: pd.DataFrame, axes: Sequence[str], kept: Sequence[str]) -> pd.DataFrame:
     """Thinned curves of a few columns, and of the configuration only what tells runs apart."""
-    columns = ["run_id", "status", *dict.fromkeys((*AXES, *axes)), "step", "layer", *LAYER_COLUMNS]
-    return rounded(frame.loc[_on_curve(frame["step"]), [*columns, *(name for name in CHANGES if name in frame)]])
+    columns = ["run_id", "status", *dict.fromkeys((*AXES, *axes)), "step", "layer", *kept]
+    return rounded(frame.loc[_on_curve(frame["step"]), [name for name in columns if name in frame]])
 
 
 def _on_curve(step: pd.Series) -> pd.Series:
@@ -175,6 +183,15 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
     mantissa, exponent = np.frexp(frame[measured].to_numpy(float))
     frame[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent)
     return frame
+
+
+def _encoding(frame: pd.DataFrame) -> dict[str, Any]:
+    """How a file holds measured numbers: byte by byte, of which the last are zeros, which compresses to about half."""
+    measured = [name for name in frame.columns if is_measured(name)]
+    return {
+        "use_dictionary": [name for name in frame.columns if name not in measured],
+        "column_encoding": dict.fromkeys(measured, "BYTE_STREAM_SPLIT"),
+    }
 
 
 def _of_one_kind(frame: pd.DataFrame) -> pd.DataFrame:

@@ -54,7 +54,8 @@ NEEDED = ("run_id", "status", "init.name", "task.width", "optimizer.lr", "seed")
 # Nor these, of a run in its own folder.
 IN_A_FOLDER = ("experiment", "task.name", "adapter.name", "optimizer.name", "steps")
 RESULT = "summary.final_loss"  # never null in a run that finished
-SIZES = ["train/loss", "eval/loss", "grad/A", "grad/B", "feature/Z_A", "feature/Z_B"]  # never negative
+SIZES = ["train/loss", "eval/loss", "grad/A", "grad/B"]  # never negative
+SIZES += ["feature/Z", "feature/Y0", "feature/Z_A", "feature/Z_B", "feature/dZ_B"]
 SIZES += [f"feature/delta_{i}" for i in (1, 2, 3)]
 
 

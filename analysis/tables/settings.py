@@ -23,6 +23,7 @@ def comparable(frame: pd.DataFrame, axes: Sequence[str]) -> list[pd.DataFrame]:
 
     Parts of one task that were trained differently (longer, say) are kept, with a warning.
     """
+    axes = [axis for axis in axes if axis in frame]  # one that no run has tells none apart
     parts = [balanced(one_setting(part)) for part in split(frame, axes).values()]
     if len(parts) > 1:
         table = per_run(pd.concat(parts))

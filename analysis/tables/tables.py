@@ -24,34 +24,38 @@ class Tables:
 
     def __init__(self, outputs: Path, conditions: Sequence[where.Condition] = (), say: Callable[[str], None] = print):
         self.outputs, self.conditions, self.say = outputs, conditions, say
-        self._tables: dict[tuple[str, tuple[str, ...]], pd.DataFrame] = {}
+        self._tables: dict[tuple[str, tuple[str, ...], tuple[str, ...]], pd.DataFrame] = {}
         self._last: tuple[str, pd.DataFrame | None] = ("", None)
 
-    def get(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
-        """The experiment's table along these axes; its name with LAYERS at its end stands for that of its layers.
+    def get(self, experiment: str, source: str | None = None) -> pd.DataFrame:
+        """The experiment's table as the figures of the record `source` (default: its own) need it: along their axes, and of
+        layers with the columns that they show. The experiment's name with LAYERS at its end stands for the table of its layers.
 
         Raises MissingRecords where there is none, NoSuchRuns where no run fulfils the conditions, KeyError where runs
         have not measured what a record needs.
         """
-        key = experiment, tuple(axes)
+        source = experiment if source is None else source
+        axes, kept = shape = figures.axes(source), figures.kept(source)
+        key = experiment, *shape
         if key not in self._tables:
-            renewed = experiment in figures.drawn() and tuple(axes) == figures.axes(experiment) and not self.conditions
-            table = self._renewed(experiment, axes) if renewed else self._chosen(experiment, axes)
+            own = shape == (figures.axes(experiment), figures.kept(experiment))
+            renewed = experiment in figures.drawn() and own and not self.conditions
+            table = (self._renewed if renewed else self._chosen)(experiment, axes, kept)
             self._tables[key] = schema.measurable(table)
         return self._tables[key]
 
-    def _renewed(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
+    def _renewed(self, experiment: str, axes: Sequence[str], kept: Sequence[str]) -> pd.DataFrame:
         runs = self._runs(experiment)
-        if runs is not None and (done := records.refresh(self.outputs, experiment, axes, runs)):
+        if runs is not None and (done := records.refresh(self.outputs, experiment, axes, runs, kept)):
             self.say(done)
         return records.read(self.outputs, experiment)
 
-    def _chosen(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
+    def _chosen(self, experiment: str, axes: Sequence[str], kept: Sequence[str]) -> pd.DataFrame:
         name, runs = experiment.removesuffix(LAYERS), self._runs(experiment)
         if runs is None or (name in figures.drawn() and runs["run_id"].nunique() < records.size(self.outputs, name)):
             return self._from_record(experiment, axes)
         folder = records.runs_folder(self.outputs, experiment) if experiment.endswith(LAYERS) else None
-        table = records.distilled(self._selected(runs, name), axes, folder)
+        table = records.distilled(self._selected(runs, name), axes, folder, kept)
         if table.empty:
             raise MissingRecords(records.no_layers(experiment, where.chosen(self.conditions)))
         return table

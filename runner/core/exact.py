@@ -41,6 +41,15 @@ def _slices(X: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return high, ((scaled - high) * 2.0**bits).round(), unit
 
 
+def total(x: Tensor) -> Tensor:
+    """Sum over the last dimension: halves are added to halves, down to one, so that every machine rounds alike."""
+    while (length := x.shape[-1]) > 1:
+        half = length // 2
+        left, right, rest = x.split([half, half, length - 2 * half], dim=-1)
+        x = torch.cat([left + right, rest], dim=-1)
+    return x[..., 0]
+
+
 def sqrt_(x: Tensor) -> Tensor:
     """√x in place, the nearest number to it; x is no part of a graph.
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -15,6 +16,14 @@ from runner.config.schema import TaskOptions
 from runner.inits import Calibration
 
 Adapters = Mapping[str, Adapter]  # layer -> its K adapters
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Fixed inputs Z (P, n_in) of a frozen layer, and Y0 = W0·Z (P, n_out) of them, without a bias or what else is added."""
+
+    Z: Tensor
+    Y0: Tensor
 
 
 class Task(ABC):
@@ -97,8 +106,8 @@ class Task(ABC):
         """Column of `evals` -> held-out value (K,)."""
 
     @abstractmethod
-    def probe(self, size: int) -> dict[str, Tensor]:
-        """Layer -> the fixed inputs (P, n_in) on which its features are measured, P <= size."""
+    def probe(self, size: int) -> dict[str, Probe]:
+        """Layer -> the inputs on which its features are measured, P <= size."""
 
 
 def task(name: str, options: type[TaskOptions]) -> Callable[[type[Task]], type[Task]]:

@@ -12,7 +12,7 @@ from runner.config import Config, ConfigError
 from runner.config.options import check_value
 from runner.config.registry import ADAPTERS
 from runner.inits import Calibration
-from runner.tasks.base import Adapters, Task
+from runner.tasks.base import Adapters, Probe, Task
 from runner.tasks.models import bases, compatibility, corpora, hooks, spec
 from runner.tasks.models.calibration import calibrate
 from runner.tasks.models.folding import check_folding
@@ -203,16 +203,18 @@ class ModelTask(Task):
             f"task.targets={self.config.targets}: {layer} is not called as a layer of its own; name others"
         )
 
-    def probe(self, size: int) -> dict[str, Tensor]:
-        """Inputs of the target layers in the frozen model, at tokens spread evenly over a few held-out sequences."""
+    def probe(self, size: int) -> dict[str, Probe]:
+        """Inputs and outputs of the target layers in the frozen model, at tokens spread evenly over a few held-out sequences."""
         rows = torch.arange(min(PROBE_SEQUENCES, len(self.held_out)), device=self.device)
         targets = {name: self.modules[name] for name in self.layers}
-        seen = hooks.inputs(targets, lambda: self.per_example(self.held_out, rows))
-        if idle := [name for name in targets if name not in seen]:
-            raise self._idle(idle[0])
-        probe = {}
-        for name, x in seen.items():
+
+        def some(x: Tensor) -> Tensor:
             x = x.flatten(0, -2)
             places = torch.linspace(0, len(x) - 1, min(size, len(x)), device=x.device).round().long()
-            probe[name] = x[places].to(self.dtype)
-        return probe
+            return x[places].to(self.dtype)
+
+        seen = hooks.calls(targets, lambda: self.per_example(self.held_out, rows), some)
+        if idle := [name for name in targets if name not in seen]:
+            raise self._idle(idle[0])
+        biases = {name: module.bias for name, module in targets.items()}
+        return {name: Probe(Z, y if biases[name] is None else y - biases[name].to(y)) for name, (Z, y) in seen.items()}

@@ -13,7 +13,7 @@ from runner.config.options import SIZE, option
 from runner.config.schema import TaskOptions
 from runner.core.exact import product
 from runner.inits import Calibration
-from runner.tasks.base import Adapters, Task, pairs
+from runner.tasks.base import Adapters, Probe, Task, pairs
 
 
 @dataclass
@@ -164,9 +164,10 @@ class ToyTask(Task):
         y = adapters["hidden"](self.test.Z, self.test.y0, self.test.added)
         return {"eval/loss": self.loss(y, self.test.target)}
 
-    def probe(self, size: int) -> dict[str, Tensor]:
+    def probe(self, size: int) -> dict[str, Probe]:
         """The first `size` training points, or all."""
-        return {"hidden": self.train.Z[:size]}
+        some = self.train.map(lambda t: t[:size])
+        return {"hidden": Probe(some.Z, some.y0 if some.added is None else some.y0 - some.added)}
 
 
 def padded(rank: int) -> int:

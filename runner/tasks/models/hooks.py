@@ -1,4 +1,4 @@
-"""Forward hooks: how stacked adapters get into a model that nobody rewrites, and the inputs of its layers out of it."""
+"""Forward hooks: how stacked adapters get into a model that nobody rewrites, and what its layers read and say out of it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,17 +31,20 @@ def attached(
 
 
 @torch.no_grad()
-def inputs(modules: Mapping[str, nn.Module], forward: Callable[[], object]) -> dict[str, Tensor]:
-    """Module -> its input (…, n_in) in one forward pass; modules that take no part in it are left out."""
-    seen: dict[str, Tensor] = {}
+def calls(
+    modules: Mapping[str, nn.Module], forward: Callable[[], object], some: Callable[[Tensor], Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Module -> what `some` copies of its input (…, n_in) and output (…, n_out) in one forward pass, whose tensors may be
+    overwritten; modules that take no part in it are left out."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def hook(name: str) -> Callable[..., None]:
-        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[name] = inputs[0].detach().clone()  # what follows may be computed in its memory
+        def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = some(inputs[0]), some(output)
 
         return see
 
-    handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
         forward()
     finally:

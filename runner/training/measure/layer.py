@@ -10,13 +10,15 @@ from runner.adapters import Factored
 from runner.adapters.dora import WeightRows
 from runner.config import Config
 from runner.config.registry import ADAPTERS
+from runner.tasks.base import Probe
 from runner.training.measure import compiled
+from runner.training.measure.frozen import FROZEN
 from runner.training.measure.metrics import METRICS, Update, norm
 
 CHANGES = ("change/magnitude", "change/direction")
 
 
-def ordered() -> list[str]:
+def of_factors() -> list[str]:
     """The columns of two factors: those that are compiled, then all others."""
     return [*compiled.COLUMNS, *(name for name in METRICS if name not in compiled.COLUMNS)]
 
@@ -24,8 +26,9 @@ def ordered() -> list[str]:
 def columns(parameters: Sequence[str], changes: bool) -> list[str]:
     """Of an adapter with these parameters, its inner and outer ones first; `changes`: whether CHANGES are among them."""
     inner, outer, *further = parameters
-    two = [name.replace("/A", f"/{inner}").replace("/B", f"/{outer}") for name in ordered()]
-    return [*two, *(f"{kind}/{name}" for name in further for kind in ("grad", "param", "update")), *CHANGES * changes]
+    two = [name.replace("/A", f"/{inner}").replace("/B", f"/{outer}") for name in of_factors()]
+    norms = [f"{kind}/{name}" for name in further for kind in ("grad", "param", "update")]
+    return [*two, *FROZEN, *norms, *CHANGES * changes]
 
 
 def columns_of(config: Config) -> list[str]:
@@ -35,18 +38,19 @@ def columns_of(config: Config) -> list[str]:
 
 
 class LayerMetrics:
-    """Measures the K runs of an adapter on a fixed probe Z (P, n_in); `columns` names what it measures.
+    """Measures the K runs of an adapter on a fixed probe; `columns` names what it measures.
 
     VeRA's factors are diag(d)·A and diag(b)·B: features and weights are theirs, norms those of d and b, and `balance` is
     |‖b‖² - ‖d‖²|, which gradient flow keeps. Where a weight W0 is given, and for DoRA, it measures `changes` too.
     """
 
-    def __init__(self, adapter: Factored, Z: Tensor, W0: Tensor | None = None):
-        self.adapter, self.Z, self.scale = adapter, Z, adapter.scale
-        self.rows = adapter.rows if adapter.rescales else None if W0 is None else WeightRows(W0, Z.dtype)
-        self.factors = ordered()
+    def __init__(self, adapter: Factored, probe: Probe, W0: Tensor | None = None):
+        self.adapter, self.Z, self.scale = adapter, probe.Z, adapter.scale
+        self.rows = adapter.rows if adapter.rescales else None if W0 is None else WeightRows(W0, probe.Z.dtype)
+        self.factors = of_factors()
         self.columns = columns(list(adapter.parameters), self.rows is not None)
-        self.panels = compiled.panels(Z) if Z.device.type == "cpu" else None
+        self.frozen = torch.stack([measure(probe) for measure in FROZEN.values()])[:, None]
+        self.panels = compiled.panels(probe.Z) if probe.Z.device.type == "cpu" else None
 
     @torch.no_grad()
     def measure(
@@ -55,6 +59,7 @@ class LayerMetrics:
         """Fill out (columns, K), float64, in the order of `columns`, from the parameters around one update."""
         factors, updated = self.adapter.learned(before), self.adapter.learned(after)
         self._two_factors(factors, gradients[:2], updated, out[: len(self.factors)])
+        out[len(self.factors) : len(self.factors) + len(FROZEN)] = self.frozen
         place = {name: i for i, name in enumerate(self.columns)}
         named = list(zip(self.adapter.parameters, before, gradients, after, strict=True))
         for name, old, gradient, new in named if self.adapter.diagonal else named[2:]:
