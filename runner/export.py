@@ -92,7 +92,7 @@ def _write(new: Path, out: Path, config: dict[str, Any], task: ModelOptions, wei
     model = spec.skeleton(task.model, task.width, task.layers, labels)
     transposed = isinstance(spec.linear_layers(model)[adapted[0]], _conv1d())
     replaces = INITS[config["init"]["name"]].replaces
-    base = bases.pretrained(task, config["bases"]) if task.model == spec.LLAMA_TINY else Path(task.model)
+    base = Path(bases.place(task, config["bases"]))
     base = str(out.resolve() / "base" if replaces else base.resolve() if base.is_dir() else base)
     tensors, ranks = {}, {}
     for layer in adapted:
@@ -193,7 +193,7 @@ def _write_base(
             W0 if W0.dtype == torch.float64 else W0.float(), config["adapter"]["rank"], 1.0, torch.Generator()
         )
         W0.copy_(INITS[config["init"]["name"]].draw(target, **options).base)
-    tokenizer = Source.of(task).tokenizer()
+    tokenizer = Source.of(task, config["bases"]).tokenizer()
     if tokenizer is None:
         model.config.tokens = spec.BYTES
     else:

@@ -6,6 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,6 +63,12 @@ def cli(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
 def outputs(tmp_path) -> Path:
     """The root folder that `cli` uses."""
     return tmp_path / "outputs"
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Nobody is asked for anything, not even whether there is a network."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
 
 
 @pytest.fixture(scope="session")

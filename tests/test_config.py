@@ -10,7 +10,7 @@ from runner.config.identity import run_id
 BAD = {
     "init=foo": "init=foo: unknown; choose one of corda, etf, eva, gaussian_A, gaussian_AB, gaussian_B, kaiming_A",
     "init.name=foo": "init.name=foo: unknown; choose one of",
-    "task=foo": "choose one of classification, feature_regression, language_model, linear, sine, teacher_student",
+    "task=foo": "classification, feature_regression, language_model, linear, minilm, sine, smollm2, teacher_student",
     "task=3": "task=3: unknown; choose one of classification, ",
     "optimizer=adam": "optimizer=adam: unknown; choose one of adamw, sgd, signsgd",
     "experiment=lr_vs_widht": "experiment=lr_vs_widht: did you mean lr_vs_width?",

@@ -43,7 +43,7 @@ def read(models, tmp_path, monkeypatch):
         config = configure(*given, f"task.dataset='{path}'", "task.batch_size=4", "adapter.rank=2", *more)
         labelled.cache_clear()  # it knows a file by its name
         TASKS[task].prepare(config)
-        return TASKS[task].examples(config.task)
+        return TASKS[task].examples(config)
 
     return examples
 

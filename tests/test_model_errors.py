@@ -58,7 +58,9 @@ def test_a_checkpoint_and_a_data_set_by_path(task, run, outputs):
 
 
 BAD = {
-    ("task.model=nobody/nothing",): "is neither llama_tiny, nor a checkpoint's folder, nor to be had from the hub",
+    (
+        "task.model=nobody/nothing",
+    ): "is neither llama_tiny, smollm2, minilm, nor a checkpoint's folder, nor to be had from the hub",
     ("task.dataset=nobody/nothing",): "task.dataset=nobody/nothing: cannot be loaded",
     ("task.text_columns=[words]",): "has no such column; it has text, label",
     (

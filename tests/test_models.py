@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runner.config import ConfigError
 from runner.tasks.finetuning import ModelTask
-from runner.tasks.models import hooks
+from runner.tasks.models import bases, hooks
 from runner.training.start import build_adapters
 from runner.training.train import build_task, train
 
@@ -41,7 +41,7 @@ def by_peft(config, task: ModelTask, adapters, k: int, step: int) -> tuple[Tenso
     is_lm = config.task.name == "language_model"
     kind = transformers.AutoModelForCausalLM if is_lm else transformers.AutoModelForSequenceClassification
     more = {} if is_lm else {"num_labels": config.task.labels}
-    model = kind.from_pretrained(config.task.model, dtype=DOUBLE, **more)
+    model = kind.from_pretrained(bases.place(config.task, config.bases), dtype=task.model.dtype, **more)
     own, shared = config.adapter, {"r": config.adapter.rank, "target_modules": list(task.layers)}
     shared["fan_in_fan_out"] = "gpt2" in type(task.model).__name__.lower()
     if own.name == "vera":

@@ -39,7 +39,7 @@ def test_documents_are_laid_end_to_end_and_cut(local):
         flat = [token for text in documents for token in (*ids(text), SPECIAL.index("</s>"))]
         assert tokens.flatten().tolist() == flat[: tokens.numel()] and len(flat) - tokens.numel() < 16
 
-    training, held_out = packed(Source.of(local()))
+    training, held_out = packed(Source.of(local(), ""))
     is_text(training.tokens, sentences(40)[:36])
     is_text(held_out.tokens, sentences(40)[36:])
     rejects(is_text, training.tokens, sentences(40)[1:37])
@@ -48,7 +48,7 @@ def test_documents_are_laid_end_to_end_and_cut(local):
 def test_llama_tiny_reads_bytes(tmp_path):
     data = rows(tmp_path / "data.jsonl", 40)
     task = configure("task=language_model", f"task.dataset={data}", "task.sequence_length=16").task
-    training, _ = packed(Source.of(task))
+    training, _ = packed(Source.of(task, ""))
     assert (
         bytes(training.tokens.flatten().tolist()).decode() == "\n".join(sentences(40)[:36])[: training.tokens.numel()]
     )
@@ -58,7 +58,7 @@ def test_llama_tiny_reads_bytes(tmp_path):
 def test_every_kind_of_file_gives_the_same_examples(kind, local, tmp_path):
     import datasets
 
-    expected = packed(Source.of(local()))
+    expected = packed(Source.of(local(), ""))
     table = datasets.load_dataset("json", data_files=str(tmp_path / "data.jsonl"), split="train")
     more = []
     path = tmp_path / f"other.{kind}"
@@ -79,13 +79,13 @@ def test_every_kind_of_file_gives_the_same_examples(kind, local, tmp_path):
         table.select(range(36)).to_json(path)
         table.select(range(36, 40)).to_json(tmp_path / "held_out.jsonl")
         more = [f"task.eval_dataset={tmp_path}/held_out.jsonl"]
-    found = packed(Source.of(local(f"task.dataset={path}", *more)))
+    found = packed(Source.of(local(f"task.dataset={path}", *more), ""))
     for a, b in zip(expected, found, strict=True):
         assert torch.equal(a.tokens, b.tokens)
 
 
 def test_classification_pads_and_masks(local, tmp_path):
-    training, held_out = labelled(Source.of(local("task.labels=2", task="classification")))
+    training, held_out = labelled(Source.of(local("task.labels=2", task="classification"), ""))
     assert training.tokens.shape == (36, 16) and len(held_out) == 4
     assert (
         training.tokens[3, :12].tolist() == ids(sentences(40)[3])
@@ -99,7 +99,7 @@ def test_pairs_of_texts_reach_the_tokenizer_as_pairs(tmp_path):
     model, data = checkpoint(tmp_path / "m", "roberta", 2), rows(tmp_path / "d.jsonl", 40, columns=("one", "two"))
     texts = [f"task.dataset={data}", "task.text_columns=[one,two]", "task.sequence_length=30"]
     task = configure("task=classification", f"task.model={model}", *texts).task
-    training, _ = labelled(Source.of(task))
+    training, _ = labelled(Source.of(task, ""))
     assert training.tokens[0, :24].tolist() == 2 * ids(sentences(40)[0])
 
 
@@ -111,7 +111,7 @@ def test_no_source_file_is_both_trained_on_and_held_out():
 
 
 def test_held_out_examples_are_spread_evenly(local):
-    training, _ = packed(Source.of(local()))
+    training, _ = packed(Source.of(local(), ""))
     picked = training.pick(5)
     assert torch.equal(picked.tokens[0], training.tokens[0]) and torch.equal(picked.tokens[-1], training.tokens[-1])
     assert len(training.pick(10**6)) == len(training)
@@ -145,7 +145,7 @@ def test_bad_data_is_one_message(overrides, local, monkeypatch):
     for module in ("huggingface_hub.constants", "datasets.config"):  # no network is tried, five times over
         monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="task") as error:
-        packed(Source.of(local(*overrides)))
+        packed(Source.of(local(*overrides), ""))
     assert BAD[overrides] in str(error.value)
     if "columns" in overrides[0]:
         assert "it has text, label" in str(error.value)

@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, RangeSweep
 
+from runner.config.compose import choices
 from runner.config.errors import unreadable
 from runner.config.options import ConfigError, shown
 from runner.config.registry import GROUPS
@@ -146,7 +147,7 @@ def _check_choice(override: Override) -> None:
             if not (isinstance(value, str) and EXPERIMENT.accepts(value)):
                 raise ConfigError(f"experiment={shown(value)}: must be {EXPERIMENT.text}")
         elif not (isinstance(value, dict) or (isinstance(value, str) and re.fullmatch(FILE, value))):
-            raise ConfigError(f"{group}={shown(value)}: unknown; choose one of {', '.join(sorted(GROUPS[group]))}")
+            raise ConfigError(f"{group}={shown(value)}: unknown; choose one of {', '.join(choices(group))}")
 
 
 def _values(override: Override) -> Iterator[Any]:

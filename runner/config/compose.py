@@ -5,7 +5,7 @@ anything is trained.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -20,6 +20,11 @@ from runner.config.registry import GROUPS, TASKS
 from runner.config.schema import Config
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+
+
+def choices(group: str, folders: Sequence[Path] = ()) -> list[str]:
+    """What can be chosen in a group: its files, here and in further configuration folders. A part may have several."""
+    return sorted({path.stem for folder in (CONF, *folders) for path in (folder / group).glob("*.yaml")})
 
 
 def register() -> None:

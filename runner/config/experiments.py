@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 
 from runner.config.command import Command
-from runner.config.compose import CONF
+from runner.config.compose import choices
 from runner.config.options import ConfigError
 from runner.config.schema import Config
 
@@ -16,7 +16,7 @@ SIMILARITY_CUTOFF = 0.8  # from which a name counts as a misspelling of a known 
 
 def experiment_names(folders: Sequence[Path] = ()) -> list[str]:
     """The experiments with a file, here and in further configuration folders."""
-    return sorted({path.stem for folder in (CONF, *folders) for path in (folder / "experiment").glob("*.yaml")})
+    return choices("experiment", folders)
 
 
 def register_new_names(command: Command) -> None:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -10,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.command import Command
-from runner.config.compose import CONF
+from runner.config.compose import CONF, choices
 from runner.config.experiments import experiment_names
 from runner.config.registry import GROUPS
 
@@ -30,7 +31,10 @@ def help_text(command: Command) -> str:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=overrides)
     return "\n".join(
-        [*USAGE.format(experiments=", ".join(experiment_names(command.folders))).splitlines(), *_lines(cfg, "")]
+        [
+            *USAGE.format(experiments=", ".join(experiment_names(command.folders))).splitlines(),
+            *_lines(cfg, command.folders),
+        ]
     )
 
 
@@ -40,15 +44,15 @@ def _first(override: Override) -> str:
     return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
 
 
-def _lines(cfg: DictConfig, indent: str, group: str = "") -> Iterator[str]:
+def _lines(cfg: DictConfig, folders: Sequence[Path], indent: str = "", group: str = "") -> Iterator[str]:
     for field in dataclasses.fields(OmegaConf.get_type(cfg)):
         node = cfg._get_node(field.name)
         if isinstance(node, DictConfig):
             yield f"{indent}{field.name}:"
-            yield from _lines(node, f"{indent}  ", field.name)
+            yield from _lines(node, folders, f"{indent}  ", field.name)
             continue
         value = "???" if OmegaConf.is_missing(cfg, field.name) else cfg[field.name]
-        yield f"{indent}{field.name}: {_yaml(value)}{_comment(field, group)}"
+        yield f"{indent}{field.name}: {_yaml(value)}{_comment(field, group, folders)}"
 
 
 def _yaml(value: object) -> str:
@@ -58,8 +62,8 @@ def _yaml(value: object) -> str:
     return yaml.safe_dump(plain, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
 
 
-def _comment(field: dataclasses.Field, group: str) -> str:
+def _comment(field: dataclasses.Field, group: str, folders: Sequence[Path]) -> str:
     if field.name == "name" and group in GROUPS:
-        return f"  # {group}=…: {' | '.join(sorted(GROUPS[group]))}"
+        return f"  # {group}=…: {' | '.join(choices(group, folders))}"
     help, allowed = (field.metadata.get(name) for name in ("help", "allowed"))
     return f"  # {help}" + (f" ({allowed.text})" if allowed else "") if help else ""

@@ -33,7 +33,7 @@ class Classification(ModelTask):
 
     def __init__(self, configs: Sequence[Config]):
         super().__init__(configs)
-        tokenizer = Source.of(self.config).tokenizer()
+        tokenizer = Source.of(self.config, configs[0].bases).tokenizer()
         # Decoders classify the last token that is not padding, and so must know which is.
         self.model.config.pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
 
@@ -69,7 +69,7 @@ class Classification(ModelTask):
     @classmethod
     def prepare(cls, config: Config) -> None:
         super().prepare(config)
-        training, held_out = cls.examples(config.task)
+        training, held_out = cls.examples(config)
         seen, asked = (set(part.labels.tolist()) for part in (training, held_out))
         if len(seen) == 1:
             raise ConfigError(
@@ -82,8 +82,8 @@ class Classification(ModelTask):
             )
 
     @classmethod
-    def examples(cls, task: ClassificationOptions) -> tuple[Examples, Examples]:
-        return labelled(Source.of(task))
+    def examples(cls, config: Config) -> tuple[Examples, Examples]:
+        return labelled(Source.of(config.task, config.bases))
 
     def per_example(self, examples: Examples, rows: Tensor) -> dict[str, Tensor]:
         labels = examples.labels[rows]

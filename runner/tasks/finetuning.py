@@ -13,7 +13,7 @@ from runner.config.options import check_value
 from runner.config.registry import ADAPTERS
 from runner.inits import Calibration
 from runner.tasks.base import Adapters, Probe, Task
-from runner.tasks.models import bases, compatibility, corpora, hooks, spec
+from runner.tasks.models import bases, compatibility, corpora, hooks, packages, spec
 from runner.tasks.models.calibration import calibrate
 from runner.tasks.models.folding import check_folding
 from runner.tasks.models.options import ModelOptions
@@ -40,7 +40,7 @@ class ModelTask(Task):
         config = configs[0]
         self.config = task = config.task
         base_dtype = getattr(torch, task.base_dtype or config.dtype)
-        training, held_out = self.examples(task)
+        training, held_out = self.examples(config)
         self.training, self.held_out = training, held_out.pick(task.eval_sequences)
         self.order = Order([c.seed for c in configs], len(training), task.batch_size)
         self.dropout = [c.adapter.dropout for c in configs]
@@ -63,7 +63,7 @@ class ModelTask(Task):
 
     @classmethod
     @abstractmethod
-    def examples(cls, task: ModelOptions) -> tuple[Examples, Examples]:
+    def examples(cls, config: Config) -> tuple[Examples, Examples]:
         """(training, held-out). Raises ConfigError."""
 
     @abstractmethod
@@ -95,7 +95,9 @@ class ModelTask(Task):
 
     @classmethod
     def resolve(cls, task: ModelOptions) -> ModelOptions:
-        """A checkpoint has its own width and number of layers, llama_tiny those that it is given."""
+        """A checkpoint has its own width and number of layers, llama_tiny those that it is given; a package has a version."""
+        pins = {field: packages.pinned(f"task.{field}", getattr(task, field)) for field in ("model", "dataset")}
+        task = dataclasses.replace(task, **pins)
         if task.model == spec.LLAMA_TINY:
             missing = {field: value for field, value in spec.DEFAULTS.items() if getattr(task, field) is None}
             return type(task)(**(vars(task) | missing))
@@ -141,7 +143,7 @@ class ModelTask(Task):
     def prepare(cls, config: Config) -> None:
         """Read the data and pretrain the base, so that what is wrong with them is said before anything is trained."""
         known = spec.of(config.task, cls.labels(config.task)).vocabulary
-        largest = max(int(part.tokens.max()) for part in cls.examples(config.task))
+        largest = max(int(part.tokens.max()) for part in cls.examples(config))
         if largest >= known:
             raise ConfigError(
                 f"task.model={config.task.model}: its tokenizer gives token {largest}, and the model knows {known}; the two are "

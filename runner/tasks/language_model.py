@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.config import ConfigError
+from runner.config import Config, ConfigError
 from runner.tasks.base import task
 from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.bases import token_losses
@@ -29,8 +29,8 @@ class LanguageModel(ModelTask):
         return None
 
     @classmethod
-    def examples(cls, task: LanguageModelOptions) -> tuple[Examples, Examples]:
-        return packed(Source.of(task))
+    def examples(cls, config: Config) -> tuple[Examples, Examples]:
+        return packed(Source.of(config.task, config.bases))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "LanguageModel":
         super().to(device, dtype)

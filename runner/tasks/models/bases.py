@@ -1,70 +1,75 @@
-"""Loading frozen bases. `llama_tiny` is pretrained here, once per everything that shapes it, and then is a checkpoint like any.
+"""Loading frozen bases. Some are made here, once, and then are checkpoints like any.
 
-It learns English, from the text that CPython carries in `pydoc_data.topics`, with bytes as tokens.
+What a package has in GGUF is converted. `llama_tiny` is pretrained, once per everything that shapes it: it learns English, from
+the text that CPython carries in `pydoc_data.topics`, with bytes as tokens.
 """
 
-import fcntl
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from runner.config import ConfigError
 from runner.core.messages import announce, say
 from runner.core.rng import generator
-from runner.tasks.models import checkpoints, library, spec
+from runner.tasks.models import checkpoints, kept, library, packages, spec
+from runner.tasks.models.conversion import converted
 from runner.tasks.models.options import ModelOptions
 
 # How llama_tiny is pretrained, besides the task's fields: part of its name, so that a change makes another base.
 RECIPE = {"version": 1, "batch": 16, "length": 128, "lr": 3e-3, "warmup": 50, "clip": 1.0}
 THREADS = 2  # whatever the machine has: a product divided otherwise rounds otherwise
-BASE = "base.json"  # what shaped the base, and SHA-256 of its files
 
 
 def load(task: ModelOptions, bases: str, labels: int | None, dtype: torch.dtype) -> nn.Module:
     """The frozen model, in evaluation mode, as classifier or causal language model (labels None). Raises ConfigError."""
     network = spec.skeleton(task.model, task.width, task.layers, labels)
-    source = str(pretrained(task, bases)) if task.model == spec.LLAMA_TINY else task.model
+    source = place(task, bases)
     announce(f"loading {task.model}")
     return checkpoints.load(source, network, labels, dtype).eval().requires_grad_(False)
 
 
 def prepare(task: ModelOptions, bases: str, labels: int | None) -> None:
-    """Pretrain llama_tiny or download a checkpoint's weights, where they are not there yet. Raises ConfigError."""
+    """Pretrain, convert or download what is not there yet. Raises ConfigError."""
+    checkpoints.check(place(task, bases), spec.skeleton(task.model, task.width, task.layers, labels), labels)
+
+
+def place(task: ModelOptions, bases: str) -> str:
+    """The checkpoint's folder, made if it is made here and is not there yet; of a model on the hub its id. Raises ConfigError."""
     if task.model == spec.LLAMA_TINY:
-        pretrained(task, bases)
-    else:
-        checkpoints.check(task.model, spec.skeleton(task.model, task.width, task.layers, labels), labels)
+        return str(pretrained(task, bases))
+    if (package := packages.find("task.model", task.model)) is None:
+        return task.model
+    return str(converted(task.model, bases) if package.described else packages.place("task.model", task.model))
 
 
 def pretrained(task: ModelOptions, bases: str) -> Path:
     """The folder of llama_tiny as the task wants it, pretrained if it is not there yet; one process does, others wait."""
     folder = Path(bases) / name(task)
-    if _is_intact(folder):
-        return folder
-    try:
-        with _only_one(folder):
-            if not _is_intact(folder):
-                _make(folder, task)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"bases={bases}: cannot write {folder} ({reason}); choose a folder you can write to"
-        ) from error
-    return folder
+
+    def make(new: Path) -> dict[str, Any]:
+        say(
+            f"pretraining {task.model}, width {task.width}, {task.layers} layers, {task.pretrain_steps} steps: once, for {folder}"
+        )
+        model, loss = pretrain(task)
+        model.save_pretrained(new)
+        if loss is not None:
+            say(f"pretrained to {loss:.2f} nats per byte")
+        return {**_shaped_by(task), "loss": loss}
+
+    return kept.once(folder, make)
 
 
 def name(task: ModelOptions) -> str:
-    """Of llama_tiny's folder: the same for what is the same base."""
+    """By which the base is known where its folder is named: the same for what is the same base."""
+    if task.model != spec.LLAMA_TINY:
+        package = packages.find("task.model", task.model)
+        own = package and not package.described  # a folder of the package, and not one that is made here
+        return str(packages.place("task.model", task.model)) if own else task.model
     key = hashlib.sha256(json.dumps(_shaped_by(task), sort_keys=True).encode()).hexdigest()[:12]
     return f"{task.model}-n{task.width}-l{task.layers}-{key}"
 
@@ -81,28 +86,6 @@ def _shaped_by(task: ModelOptions) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": library().__version__,
     }
-
-
-def _make(folder: Path, task: ModelOptions) -> None:
-    """Pretrain into a hidden folder, and rename it when it is whole."""
-    if folder.exists():
-        say(f"damaged base, pretraining it again: {folder}")
-    say(
-        f"pretraining {task.model}, width {task.width}, {task.layers} layers, {task.pretrain_steps} steps: once, for {folder}"
-    )
-    new = folder.with_name(f".{folder.name}-new")
-    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
-    try:
-        model, loss = pretrain(task)
-        model.save_pretrained(new)
-        checksums = {path.name: _sha256(path) for path in sorted(new.iterdir())}
-        (new / BASE).write_text(json.dumps({**_shaped_by(task), "loss": loss, "sha256": checksums}, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    if loss is not None:
-        say(f"pretrained to {loss:.2f} nats per byte")
 
 
 def pretrain(task: ModelOptions) -> tuple[nn.Module, float | None]:
@@ -156,25 +139,3 @@ def english() -> bytes:
     from pydoc_data import topics
 
     return "\n\n".join(topics.topics[name] for name in sorted(topics.topics)).encode()
-
-
-def _is_intact(folder: Path) -> bool:
-    try:
-        base = json.loads((folder / BASE).read_bytes())
-        checksums = base["sha256"]
-        return "model.safetensors" in checksums and all(_sha256(folder / n) == sum for n, sum in checksums.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Held by one process at a time; the system lets go when it ends, however it ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield

@@ -18,7 +18,7 @@ from torch import nn
 
 from runner.config import ConfigError
 from runner.core.messages import first_line
-from runner.tasks.models import hub
+from runner.tasks.models import hub, packages
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DESCRIBING = ("*.json", "*.txt", "*.model", "*.jinja")  # the files of a hub's model that are no weights
@@ -30,29 +30,37 @@ OURS = {
     *("dtype", "torch_dtype", "return_dict", "output_attentions", "output_hidden_states"),
     *("name_or_path", "_name_or_path"),
 }
+NAMED = ", ".join(("llama_tiny", *packages.MODELS))  # the models that are neither folders nor on the hub
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @cache
 def folder(model: str) -> Path:
-    """Of a checkpoint: its own, or where the hub's files are, of which the weights may be missing yet. Raises ConfigError."""
+    """Of a checkpoint: its own, a package's, or where the hub's files are, of which the weights may be missing yet.
+
+    Raises ConfigError.
+    """
+    if packages.find("task.model", model):
+        return packages.place("task.model", model)
     if Path(model).is_dir():
         return Path(model)
     if not hub.is_name(model):
         raise ConfigError(
-            f"task.model={model}: there is no such folder; give llama_tiny, a checkpoint's folder or a hub id"
+            f"task.model={model}: there is no such folder; give {NAMED}, a checkpoint's folder or a hub id"
         )
     try:
         return hub.files(model, DESCRIBING)
     except Exception as error:  # the hub's and the network's
         raise ConfigError(
-            f"task.model={model}: is neither llama_tiny, nor a checkpoint's folder, nor to be had from the hub "
+            f"task.model={model}: is neither {NAMED}, nor a checkpoint's folder, nor to be had from the hub "
             f"({first_line(error)}); on a machine without a network give the folder of a checkpoint that was saved elsewhere"
         ) from error
 
 
 def description(model: str) -> dict[str, Any]:
     """What config.json says of the model, less what is OURS to decide. Raises ConfigError."""
+    if (package := packages.find("task.model", model)) and package.described:
+        return dict(package.described)
     path = folder(model) / CONFIG
     if not path.is_file():
         its = "an adapter: give its base, and the adapter as adapter.start_from"

@@ -121,7 +121,7 @@ def _check_base(config: Config, folder: Path, described: Mapping[str, Any]) -> N
             raise ConfigError(f"task.model={task.model}: {folder} adapts the base beside it; set task.model={beside}")
         return
     base = described.get("base_model_name_or_path")
-    expected = bases.name(task) if task.model == LLAMA_TINY else task.model
+    expected = bases.name(task)
     if not isinstance(base, str) or Path(base).name == Path(expected).name:
         return
     if task.model == LLAMA_TINY:

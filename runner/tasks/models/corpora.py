@@ -1,4 +1,4 @@
-"""Where text comes from: Python's own sources, or a data set that `datasets` loads."""
+"""Where text comes from: Python's own sources, movie reviews of a package, or a data set that `datasets` loads."""
 
 import csv
 import glob
@@ -17,15 +17,15 @@ from runner.config import ConfigError
 from runner.config.compose import CONF
 from runner.config.options import shown
 from runner.core.messages import first_line
-from runner.tasks.models import hub
+from runner.tasks.models import hub, packages, reviews
 from runner.tasks.models.options import ModelOptions
 
 PYTHON_STDLIB = "python_stdlib"
 HELD_OUT = 10  # one in so many files of the standard library, or rows of a data set without a split for it
 FORMATS = {".json": "json", ".jsonl": "json", ".txt": "text", ".parquet": "parquet", ".csv": "csv"}
 GIVE = (
-    f"give {PYTHON_STDLIB}, the name of a data set on the hub or a folder (with task.subset, task.train_split, and "
-    f"task.eval_split or task.eval_dataset), or files: {', '.join(FORMATS)}"
+    f"give {PYTHON_STDLIB}, {reviews.MOVIE_REVIEWS}, the name of a data set on the hub or a folder (with task.subset, "
+    f"task.train_split, and task.eval_split or task.eval_dataset), or files: {', '.join(FORMATS)}"
 )
 
 
@@ -97,6 +97,8 @@ def check_fields(task: ModelOptions) -> None:
     for field, reason in _unused(task).items():
         if (value := getattr(task, field)) != (usual := _usual(task.name)[field]):
             raise ConfigError(f"task.{field}={shown(value)}: {reason}; set task.{field}={shown(usual)}")
+    if packages.find("task.dataset", task.dataset):
+        reviews.check_subset(task.dataset, task.subset)
 
 
 def _unused(task: ModelOptions) -> dict[str, str]:
@@ -104,7 +106,10 @@ def _unused(task: ModelOptions) -> dict[str, str]:
     unused = {}
     if task.eval_dataset is not None:
         unused["eval_split"] = f"is not used, because all rows of task.eval_dataset={task.eval_dataset} are held out"
-    if task.dataset == PYTHON_STDLIB or _files(task.dataset):
+    if packages.find("task.dataset", task.dataset):
+        reason = f"is for data sets on the hub or in a folder; of task.dataset={task.dataset} a tenth is held out"
+        unused |= dict.fromkeys(("train_split", "eval_split"), reason)
+    elif task.dataset == PYTHON_STDLIB or _files(task.dataset):
         reason = f"is for data sets on the hub or in a folder, and task.dataset={task.dataset} is neither"
         unused |= dict.fromkeys(("subset", "train_split", "eval_split"), reason)
     if task.dataset == PYTHON_STDLIB:
@@ -120,13 +125,14 @@ def _usual(task: str) -> Any:
 
 
 def rows(task: ModelOptions, columns: Sequence[str]) -> tuple[Part, Part]:
-    """(training, held-out) rows of a data set: by name from the hub, from a folder or from files. Raises ConfigError."""
+    """(training, held-out) rows: of a package, of files, or of a data set in a folder or on the hub. Raises ConfigError."""
     field, held_out = f"task.dataset={task.dataset}", None
     if task.eval_dataset is not None:
         field_of_held_out = f"task.eval_dataset={task.eval_dataset}"
         held_out = _load_files(field_of_held_out, _files(task.eval_dataset))
-    if files := _files(task.dataset):
-        training = _load_files(field, files)
+    packaged = packages.find("task.dataset", task.dataset)
+    if packaged or (files := _files(task.dataset)):
+        training = Part(field, reviews.table(task.dataset, task.subset)) if packaged else _load_files(field, files)
         if held_out is None:
             training, held_out = _split(training)
     elif _names_files(task.dataset):

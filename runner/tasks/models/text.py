@@ -11,7 +11,7 @@ from torch import Tensor
 from runner.config import ConfigError
 from runner.core.messages import first_line
 from runner.core.rng import generator
-from runner.tasks.models import checkpoints, corpora, library
+from runner.tasks.models import bases, checkpoints, corpora, library
 from runner.tasks.models.options import ModelOptions
 from runner.tasks.models.spec import BYTES, LLAMA_TINY, configuration
 
@@ -62,10 +62,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Source:
-    """A task's text, as something to look up what was read of it."""
+    """A task's text, as something to look up what was read of it; `bases`: where models that are made here are kept."""
 
     fields: str
     task: ModelOptions
+    bases: str
 
     def __hash__(self) -> int:
         return hash(self.fields)
@@ -74,17 +75,18 @@ class Source:
         return isinstance(other, Source) and self.fields == other.fields
 
     @classmethod
-    def of(cls, task: ModelOptions) -> "Source":
-        return cls(repr(task), task)
+    def of(cls, task: ModelOptions, bases: str) -> "Source":
+        return cls(repr(task), task, bases)
 
     def tokenizer(self) -> Any:
         """The checkpoint's own; None for llama_tiny and bases made of it, whose tokens are bytes. Raises ConfigError."""
         model = self.task.model
         if model == LLAMA_TINY or getattr(configuration(model), "tokens", None) == BYTES:
             return None
+        folder = checkpoints.folder(bases.place(self.task, self.bases))
         try:
             tokenizer = library().AutoTokenizer.from_pretrained(
-                checkpoints.folder(model), config=configuration(model), trust_remote_code=False
+                folder, config=configuration(model), trust_remote_code=False
             )
         except Exception as error:  # the library's own, and those of files that are not what they seem
             reason = "it comes with code, which is not run" if "remote_code" in str(error) else first_line(error)

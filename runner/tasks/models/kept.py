@@ -1,0 +1,74 @@
+"""Checkpoints that are made here: once each, by one process while others wait, and whole or not there at all."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from runner.config import ConfigError
+from runner.core.messages import say
+
+BASE = "base.json"  # what shaped the checkpoint, and SHA-256 of its files
+
+
+def once(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Path:
+    """The folder, made if it is not there yet or is damaged. Raises ConfigError where it cannot be written.
+
+    `make` is given a folder to write a checkpoint to, and returns what is to be known of it.
+    """
+    if _is_intact(folder):
+        return folder
+    try:
+        with _only_one(folder):
+            if not _is_intact(folder):
+                _make(folder, make)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"bases={folder.parent}: cannot write {folder} ({reason}); choose a folder you can write to"
+        ) from error
+    return folder
+
+
+def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> None:
+    """Make it in a hidden folder, and rename that when it is whole."""
+    if folder.exists():
+        say(f"damaged base, made again: {folder}")
+    new = folder.with_name(f".{folder.name}-new")
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+    try:
+        known = make(new)
+        checksums = {path.name: _sha256(path) for path in sorted(new.iterdir())}
+        (new / BASE).write_text(json.dumps({**known, "sha256": checksums}, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        checksums = json.loads((folder / BASE).read_bytes())["sha256"]
+        return "model.safetensors" in checksums and all(_sha256(folder / n) == sum for n, sum in checksums.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Held by one process at a time; the system lets go when it ends, however it ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
