@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.installed
 # The paper: its toys and small language models; the rest of what the project trains.
 PAPER := first_step,width_exponents,lm_lr_sensitivity
-REST := init_zoo,variants,lora_plus,rank_transfer
+REST := init_zoo,variants,lora_plus,rank_transfer,coordinate_check
 # The paper's toy grid: widths to 8192, 14 learning rates; runs, record, figures and claims of its own under outputs/full.
 FULL := task.width=128,256,512,1024,2048,4096,8192 outputs=outputs/full \
   optimizer.lr=6.103515625e-05,0.0001220703125,0.000244140625,0.00048828125,0.0009765625,0.001953125,0.00390625,0.0078125,0.015625,0.03125,0.0625,0.125,0.25,0.5
@@ -32,7 +32,7 @@ reproduce: $(SETUP)  ## the paper: toys and small language models, their figures
 	@echo "2 of 3: all other runs" && $(BIN)/python -m runner experiment=$(PAPER)
 	@echo "3 of 3: figures and claims" && $(BIN)/python -m analysis --publish docs/claims.md
 
-reproduce-all: reproduce  ## also the inits, variants, LoRA+ and ranks (25 to 30 minutes in all)
+reproduce-all: reproduce  ## also the inits, variants, LoRA+, ranks and the coordinate check (25 to 30 minutes in all)
 	@$(BIN)/python -m runner experiment=$(REST)
 	@$(BIN)/python -m analysis --publish docs/claims.md
 

@@ -87,6 +87,12 @@ INCREMENTS = {
     "feature/delta_2": Look(COLUMNS["feature/delta_2"], MARKS[1], "s", "--"),
     "feature/delta_3": Look(COLUMNS["feature/delta_3"], MARKS[2], "^", ":"),
 }
+COORDINATES = {  # relative sizes
+    "feature/Z_B": Look(r"$s\,B\,A\,Z$ over $W_0\,Z$", MARKS[0], "o", "-"),
+    "feature/dZ_B": Look(r"its change in the last step, over $W_0\,Z$", MARKS[1], "s", "--"),
+    "feature/Z_A": Look(r"$A\,Z$ over $Z$", MARKS[2], "^", "-."),
+    "feature/Y0": Look(r"$W_0\,Z$ over $Z$", MARKS[3], "D", ":"),
+}
 KINDS = {
     "plain": Look("frozen weight as it was", MARKS[0], "o", "-"),
     "residual": Look("product taken from the frozen weight (loftq: rounded)", MARKS[1], "s", "-"),

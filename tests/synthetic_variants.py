@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import synthetic_coordinates
 from synthetic import layers, sweep
 
 # Shifts of log loss and of log lr.
@@ -110,4 +111,6 @@ MADE = {
     "lora_plus": ratios,
     "rank_transfer": ranks,
     "variants.layers": directions,
+    "coordinate_check": synthetic_coordinates.runs,
+    "coordinate_check.layers": synthetic_coordinates.layers,
 }

@@ -42,6 +42,7 @@ def scaled(arguments: list[str]) -> list[str]:
     if "--help" in arguments:
         return arguments
     of_models = "task=language_model" in text or "task=classification" in text or "experiment=lm_" in text
+    of_models = of_models or "experiment=coordinate_check" in text
     small = MODELS if of_models else TOYS
     small = small + PRETRAINED_HERE * (of_models and "task.model=" not in text)
     experiment = re.search(r"experiment=(\w+)", text)

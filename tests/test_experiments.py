@@ -31,6 +31,7 @@ CORNERS = {
     "variants": [([*TOYS, "task=feature_regression"], 32), ([*MODELS, "task=language_model", "adapter.rank=4"], 32)],
     "dora_directions": [([*TOYS, "task=teacher_student", "init=gaussian_A", "adapter=lora,dora"], 20)],
     "lora_plus": [([*TOYS, "optimizer.lr_ratio=1,4"], 12)],
+    "coordinate_check": [(MODELS, 4)],
     "rank_transfer": [([*TOYS, "adapter.rank=2,4", "task.target_rank=4"], 24)],
 }
 CASES = [

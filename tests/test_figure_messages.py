@@ -4,6 +4,7 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic_coordinates
 from conftest import rejects
 from matplotlib.lines import Line2D
 from synthetic import LRS, first_steps, layers, sweep
@@ -178,6 +179,7 @@ def test_only_inits_have_the_colours_of_inits():
     not_of_inits(figures.draw("dora_directions", [directions()]).axes)
     not_of_inits(figures.draw("lora_plus", [ratios()]).axes)
     not_of_inits(figures.draw("lm_layers", [layers(), frame]).axes)
+    not_of_inits(figures.draw("coordinate_check", [synthetic_coordinates.layers(), synthetic_coordinates.runs()]).axes)
     rejects(not_of_inits, increments)  # the last panel is of inits
     rejects(not_of_inits, figures.draw("variants", [variants()]).axes)  # whose sides are the inits' families
 
@@ -197,6 +199,7 @@ def distinct(looks):
 
 
 ROLES = {"factors": style.FACTORS, "increments": style.INCREMENTS, "kinds": style.KINDS, "sides": style.SIDES}
+ROLES |= {"coordinates": style.COORDINATES}
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -59,6 +59,7 @@ LATER = {
     "rank_transfer": ["train/loss", "adapter.alpha"],
 }
 LATER |= {"lm_lr_sensitivity": ["eval/loss", "summary.final_eval_loss"], "variants": ["summary.trainable_parameters"]}
+LATER |= {"coordinate_check": ["feature/Y0", "feature/dZ_B"]}
 LATER |= {"dora_directions": ["change/direction"], "lm_layers": ["feature/Z_A"], "lora_plus": ["optimizer.lr_ratio"]}
 
 

@@ -76,7 +76,8 @@ def runs(frame: pd.DataFrame) -> str:
 
 def _of_task(task: str, frame: pd.DataFrame) -> str:
     model = frame["task.model"].dropna() if "task.model" in frame else ()
-    name = f"{task} ({str(model.iloc[0]).rpartition('/')[2]})" if len(model) else task
+    models = dict.fromkeys(str(path).rstrip("/").rpartition("/")[2] for path in model)
+    name = f"{task} ({listed(list(models))})" if len(models) else task
     steps = frame["steps" if "steps" in frame else "step"].max()
     optimizers = sorted(frame["optimizer.name"].dropna().unique()) if "optimizer.name" in frame else []
     by = f" of {listed([OPTIMIZERS.get(optimizer, optimizer) for optimizer in optimizers])}" if optimizers else ""
