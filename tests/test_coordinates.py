@@ -107,7 +107,7 @@ def test_sizes_of_activations_have_the_exponents_that_these_were_drawn_with():
     """From vectors on: W0·Z of size n^0.3, s·B·A·Z of size c·n^0.8 at any rate, by the function that measures runs."""
     g, parts = torch.Generator().manual_seed(0), []
     draw = lambda n: torch.randn(16, n, generator=g, dtype=torch.float64)  # noqa: E731
-    frame = runs(widths=(32, 64, 128, 256))
+    frame = runs(widths=(32, 64, 128, 256), lrs=tuple(2.0**-k for k in range(1, 6)))
     for _, of_run in frame.groupby("run_id"):
         n, first = int(of_run["task.width"].iloc[0]), of_run.iloc[:2].copy()
         sizes = {

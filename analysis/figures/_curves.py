@@ -1,6 +1,6 @@
 """What the figures against training step share: the runs at each init's best learning rate."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,14 @@ def draw(axes: Axes, runs: pd.DataFrame, column: str, color: str, line, label: s
     middle = np.exp(values.apply(lambda x: np.log(x).mean())).loc[steps]
     axes.fill_between(steps, values.min().loc[steps], values.max().loc[steps], color=color, alpha=0.2, linewidth=0)
     axes.plot(steps, middle, color=color, linestyle=line, label=label)
+
+
+def same_limits(axes: Iterable[Axes]) -> None:
+    """Of all panels that show a curve on a logarithmic axis. (To share axes costs matplotlib the square of their number.)"""
+    drawn = [panel for panel in axes if panel.get_yscale() == "log"]
+    limits = [panel.get_ylim() for panel in drawn]
+    for panel in drawn:
+        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def panels(frame: pd.DataFrame, columns: list[str], axes: np.ndarray, grid: Grid) -> Iterator[tuple[Axes, str, int]]:

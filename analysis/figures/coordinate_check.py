@@ -74,24 +74,24 @@ def _found(grid: Grid) -> dict[tuple[str, float], Slopes]:
 def _steps(part: SubFigure, table: pd.DataFrame, grid: Grid, kinds: list[str], lines: int) -> None:
     """Curves of the widest models, a panel an init and kind."""
     table = table[table["task.width"] == grid.widths[-1]]
-    rates = _few(np.sort(table["optimizer.lr"].unique()))
-    columns = -(-len(kinds) // lines)
-    axes = part.subplots(lines * len(grid.inits), columns, sharex=True, sharey=True, squeeze=False)
+    rates, last = _few(np.sort(table["optimizer.lr"].unique())), table["step"].max()
+    axes = part.subplots(lines * len(grid.inits), -(-len(kinds) // lines), squeeze=False)
     for place, init in enumerate(grid.inits):
-        panels = axes[place * lines : (place + 1) * lines].flat
+        panels = axes[place * lines : (place + 1) * lines].ravel()
         for panel, kind in zip(panels, kinds, strict=False):
+            of_panel = table[(table["init.name"] == init) & (table["kind"] == kind)]
             for lr, look in zip(rates, SHADES, strict=False):
-                one = (table["init.name"] == init) & (table["kind"] == kind) & (table["optimizer.lr"] == lr)
                 for column, line in CURVES.items():
-                    _curves.draw(panel, table[one], column, look.color, line, "")
-            panel.set_title(kind)
-        for panel in list(panels)[len(kinds) :]:
+                    _curves.draw(panel, of_panel[of_panel["optimizer.lr"] == lr], column, look.color, line, "")
+            style.log_y(panel)
+            panel.set(
+                title=kind, xlabel="step", ylabel=f"{label(init)}\nrelative size", xlim=(-0.05 * last, 1.05 * last)
+            )
+            panel.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
+            panel.label_outer()
+        for panel in panels[len(kinds) :]:
             panel.remove()
-        axes[place * lines, 0].set_ylabel(f"{label(init)}\nrelative size")
-    style.log_y(axes[0, 0])
-    for panel in axes[-1]:
-        panel.set_xlabel("step")
-        panel.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
+    _curves.same_limits(part.axes)
     handles = [Line2D([], [], color=look.color, label=f"lr {lr:.2g}") for lr, look in zip(rates, SHADES, strict=False)]
     named = zip(CURVES.items(), (style.COORDINATES["feature/Z_B"].label, "its change in a step"), strict=True)
     handles += [Line2D([], [], color="black", linestyle=line, label=text) for (_, line), text in named]
@@ -105,34 +105,39 @@ def _few(rates: np.ndarray) -> np.ndarray:
 
 def _exponents(part: SubFigure, grid: Grid, kinds: list[str], found: dict[tuple[str, float], Slopes]) -> None:
     """A panel an init and rule, a row a kind, with its verdict beside it."""
-    axes = part.subplots(len(grid.inits), len(RULES), sharex=True, sharey=True, squeeze=False)
+    axes = part.subplots(len(grid.inits), len(RULES), squeeze=False)
     for (init, power), panel in zip(found, axes.flat, strict=True):
         slopes = found[init, power]
         panel.axvspan(-NEGLIGIBLE, NEGLIGIBLE, color="0.85", linewidth=0)
         panel.axvline(0, color="0.5", linewidth=0.6)
+        panel.hlines(
+            np.arange(1, len(kinds)) - 0.5, 0, 1, transform=panel.get_yaxis_transform(), color="0.9", linewidth=0.5
+        )
+        for i, (size, look) in enumerate(style.COORDINATES.items()):
+            _dots(panel, [slopes[size, kind] for kind in kinds], 0.18 * (i - 1.5), look)
         for row, kind in enumerate(kinds):
-            panel.axhline(row + 0.5, color="0.9", linewidth=0.5)
-            for i, (size, look) in enumerate(style.COORDINATES.items()):
-                _dot(panel, slopes[size, kind], row + 0.18 * (i - 1.5), look)
             word = verdict(slopes[JUDGED, kind])
             place = {"transform": panel.get_yaxis_transform(), "va": "center", "fontsize": 6}
             panel.text(1.02, row, word, color="0.5" if word in (STABLE, UNKNOWN) else "black", **place)
+        panel.set(title=f"{label(init)}, {_rule(power)}: {_count(slopes, kinds)} stable", xlabel="exponent in $n$")
+        panel.set_yticks(range(len(kinds)), kinds)
         panel.tick_params(axis="y", length=0)
-        panel.set_title(f"{label(init)}, {_rule(power)}: {_count(slopes, kinds)} stable")
-    axes[0, 0].set_yticks(range(len(kinds)), kinds)
-    axes[0, 0].set_ylim(len(kinds) - 0.5, -0.5)
-    for panel in axes[-1]:
-        panel.set_xlabel("exponent in $n$")
+        panel.label_outer()
+    limits = np.array([panel.get_xlim() for panel in axes.flat])
+    for panel in axes.flat:
+        panel.set(xlim=(limits.min(), limits.max()), ylim=(len(kinds) - 0.5, -0.5))
     looks = style.COORDINATES.values()
     handles = [Line2D([], [], color=k.color, marker=k.marker, linestyle="none", label=k.label) for k in looks]
     part.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def _dot(panel: Axes, slope: Estimate, row: float, look: style.Look) -> None:
-    if np.isfinite(slope.value):
-        bars = None if np.isnan(slope.low) else [[slope.value - slope.low], [slope.high - slope.value]]
-        mark = {"color": look.color, "marker": look.marker, "markersize": 3, "linestyle": "none"}
-        panel.errorbar(slope.value, row, xerr=bars, elinewidth=0.8, capsize=1.2, **mark)
+def _dots(panel: Axes, slopes: list[Estimate], offset: float, look: style.Look) -> None:
+    """A dot a row with its interval; nothing where there is none."""
+    value, low, high = (np.array([getattr(slope, name) for slope in slopes]) for name in ("value", "low", "high"))
+    mark = {"color": look.color, "marker": look.marker, "markersize": 3, "linestyle": "none"}
+    rows = np.arange(len(slopes)) + offset
+    bars = np.maximum([value - low, high - value], 0)
+    panel.errorbar(value, rows, xerr=bars, elinewidth=0.8, capsize=1.2, **mark)
 
 
 def _rule(power: float) -> str:

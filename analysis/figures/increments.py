@@ -27,7 +27,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, axes = style.wrapped(len(grid.inits) + 1, height=2.8, columns=3)
     for panel, init in zip(axes, grid.inits, strict=False):
         _curve(panel, frame, grid, init)
-    _same_limits(axes[:-1])
+    _curves.same_limits(axes[:-1])
     axes[0].set_ylabel("size of increment")
     style.legend_below(axes[0])
     against_width(axes[-1], grid, exponents(setting(frame), grid.inits, RATIO), RATIOS, short=True)
@@ -62,11 +62,3 @@ def _curve(panel: Axes, frame: pd.DataFrame, grid: Grid, init: str) -> None:
     style.log_y(panel)
     edge = "\n(lr at the grid's edge)" * grid.best(init, width).edge
     panel.set(xlabel="step", title=f"{style.look(init).label}, $n = {width}$" + edge)
-
-
-def _same_limits(axes: list[Axes]) -> None:
-    """Of all panels that show a curve."""
-    drawn = [panel for panel in axes if panel.get_yscale() == "log"]
-    limits = [panel.get_ylim() for panel in drawn]
-    for panel in drawn:
-        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
