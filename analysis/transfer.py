@@ -61,19 +61,19 @@ def _rank_powers(grid: Grid, power: float) -> dict[str, float | None]:
 
 
 def carried(lrs: np.ndarray, sizes: np.ndarray, size: float, rule: str, power: float | None = None) -> float:
-    """Log of the rate for this size, from the log best rates (W,) of all other sizes, nan where there is none; nan below LEAST.
+    """Log of the rate for this size, from the log best rates (W,) of others, nan where there is none; nan below LEAST.
 
-    FIT: on the least-squares line of log best rate against log size. THEORY and SAME: from the largest of them, along size^power
-    and unchanged.
+    FIT: on the least-squares line of log best rate against log size. THEORY: on the line with the slope `power` that is nearest
+    to them. SAME: that of the largest.
     """
-    logs, known = np.log(sizes), np.isfinite(lrs) & (sizes != size)
+    logs, known = np.log(sizes), np.isfinite(lrs)
     if known.sum() < LEAST:
         return np.nan
     if rule == FIT:
         return float(np.polyval(np.polyfit(logs[known], lrs[known], 1), np.log(size)))
-    slope = 0.0 if rule == SAME else power
-    last = np.flatnonzero(known)[-1]
-    return np.nan if slope is None else float(lrs[last] + slope * (np.log(size) - logs[last]))
+    if rule == SAME:
+        return float(lrs[known][-1])
+    return np.nan if power is None else float(np.mean(lrs[known] - power * logs[known]) + power * np.log(size))
 
 
 def slope_of(lrs: np.ndarray, sizes: np.ndarray) -> float:
@@ -83,24 +83,27 @@ def slope_of(lrs: np.ndarray, sizes: np.ndarray) -> float:
 
 
 def regrets_at(sweep: Sweep, grid: Grid, init: str) -> np.ndarray:
-    """(rules,) what the rate costs that is carried over to the largest size: how much higher it ends than at the best rate tried,
-    as a share of what training gains at that. 1, all of it, where some seed diverges at the rate or beside it; nan where the
-    rate was not tried. `grid`: the sweep's, or a sample of it."""
+    """(rules,) what the rate costs that is carried over from the smaller sizes to the largest: how much higher it ends than at
+    that size's own best rate, as a share of what training gains there. Between rates of the grid log loss is a line, for both.
+
+    1, all of it, where some seed diverges at the rate or beside it, or it ends above the start; nan where the rate was not tried,
+    or the best lies at the edge. `grid`: the sweep's, or a sample of it.
+    """
     size, lrs, power = grid.widths[-1], sweep.measure(grid, init), sweep.powers.get(init)
     scores = grid.scores(init, size)
     known = ~np.isnan(scores)
     tried, scores = np.log(grid.lrs[known]), scores[known]
-    if not np.isfinite(scores).any():
+    if not np.isfinite(lrs[-1]):
         return np.full(len(RULES), np.nan)
     begin = float(np.exp(np.nanmean(np.log(grid.columns[BEGIN][grid.at(init, size)]))))
-    best = float(np.exp(scores.min()))
+    best = float(np.exp(interpolated(lrs[-1], tried, scores)))
 
     def regret(rule: str) -> float:
-        lr = carried(lrs, grid.widths, size, rule, power)
-        if begin <= best or np.isnan(lr) or not tried[0] <= lr <= tried[-1]:
+        lr = carried(lrs[:-1], grid.widths[:-1], size, rule, power)
+        if not begin > best or np.isnan(lr) or not tried[0] <= lr <= tried[-1]:
             return np.nan
         there = interpolated(lr, tried, scores)
-        return 1.0 if np.isnan(there) else (float(np.exp(there)) - best) / (begin - best)
+        return 1.0 if np.isnan(there) else min(1.0, (float(np.exp(there)) - best) / (begin - best))
 
     return np.array([regret(rule) for rule in RULES])
 

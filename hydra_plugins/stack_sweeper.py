@@ -67,7 +67,10 @@ class StackSweeper(Sweeper):
         jobs: list[tuple[list[str], tuple[Axis, ...]]] = []
         for grid in self.grids:
             given = [f"{key}={value}" for key, value in {**self.params, **grid}.items()]
-            overrides = parser.parse_overrides([*given, *arguments])
+            every = parser.parse_overrides([*given, *arguments])
+            overrides = list(
+                {override.get_key_element(): override for override in every}.values()
+            )  # the last one counts
             if any(override.key_or_group == "experiment" and override.is_sweep_override() for override in overrides):
                 raise ConfigError("experiment: each has axes of its own; name them as a list, experiment=a,b")
             if check(overrides) + len(jobs) > MOST_RUNS:

@@ -15,6 +15,7 @@ import runner
 from runner.config import ConfigError
 from runner.config.identity import run_id
 from runner.store.runs import Store
+from runner.sweeps import execute
 from runner.sweeps import search as module
 from runner.sweeps.rates import powers, rate
 
@@ -63,7 +64,7 @@ def test_killed_at_random_moments_it_asks_for_the_same_runs(whole, tmp_path):
     with killable(*SEARCH) as sweep:
         code, operations = sweep(tmp_path / "first")
         assert code == 0
-        for trial in range(3):
+        for trial in range(2):
             outputs = tmp_path / f"{trial}"
             for most in (operations, operations // 2, 0):
                 code, _ = sweep(outputs, moments.randint(1, most) if most else 0, moments.choice((1, 3000)))
@@ -72,7 +73,7 @@ def test_killed_at_random_moments_it_asks_for_the_same_runs(whole, tmp_path):
                 killed += 1
             assert code == 0
             same_store(outputs, whole)
-    assert killed >= 3
+    assert killed >= 2
     victim = next(outputs.glob("runs/scratch/*/steps.parquet"))
     victim.write_bytes(victim.read_bytes() + b" ")
     rejects(same_store, outputs, whole)
@@ -172,3 +173,35 @@ def test_a_script_can_search_too(tmp_path):
         assert all(store.path(config).name == run_id(config) for config in result.configs)
     with pytest.raises(ConfigError, match="only optimizer"):
         runner.sweep("steps=interval(1,9)", outputs=str(tmp_path))
+
+
+def test_rates_of_the_command_line_replace_an_experiments_search(cli):
+    for given, runs in (("optimizer.lr=0.01", 10), ("optimizer.lr=1e-3,1e-2", 20)):
+        code, out, _ = cli("experiment=advise", given, *TINY, "--dry-run")
+        assert code == 0 and out.startswith(f"{runs} runs to train") and "search" not in out
+    code, out, _ = cli(
+        "experiment=first", "optimizer.lr=interval(1e-3,1)", *TINY, "task.width=16", "seed=0", "--dry-run"
+    )
+    assert code == 0 and out.startswith("8 runs to train") and "first round of 2 searches" in out
+
+
+def test_ctrl_c_between_rounds_keeps_what_is_trained(cli, monkeypatch):
+    real, calls = execute.plan, []
+
+    def plan(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(execute, "plan", plan)
+    code, out, _ = cli(*SEARCH, "init=gaussian_A", "workers=1")
+    assert code == 130 and "interrupted: the same command trains what is left" in out and "(init=gaussian_A)" in out
+
+
+def test_a_forecast_counts_runs_once_and_is_for_the_command_line(cli, tmp_path):
+    assert cli("-m", "seed=0,0", *TINY, "--dry-run")[1].startswith("1 run to train")
+    with pytest.raises(ConfigError, match="--dry-run: is for the command line"):
+        runner.sweep("--dry-run", outputs=str(tmp_path))
+    code, _, err = cli("-m", *TINY, "optimizer.lr=interval(1e-3,1)", "search.within=2,3")
+    assert code == 2 and "search: must be the same for all runs of a sweep" in err

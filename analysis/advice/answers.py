@@ -9,25 +9,30 @@ import pandas as pd
 
 from analysis.grid import BY_HELD_OUT, is_setting, log_losses
 from analysis.tables import where
-from runner.core.optimum import Optimum, half_width, interval, mean, optimum
+from runner.core.optimum import CONFIDENCE, Optimum, half_width, interval, logs, mean, optimum
 
 WAY = ("adapter.", "init.", "optimizer.")  # fields of a way to finetune; all others are of the question
 WATCHING = ("log.", "eval.", "probe.")  # what is measured of a run, which does not change it
 LR = "optimizer.lr"
-MOST_SEEDS = 100  # more than so many that would decide are not counted
+FOLDER = "adapter.start_from"
+LEAST_SEEDS, MOST_SEEDS = 3, 100  # between which it is said how many would decide
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds with Student's 95% interval, nan of one seed."""
+    """A mean over seeds with Student's interval, nan of one seed."""
 
     value: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, values: np.ndarray) -> "Mean":
-        return cls(float(np.mean(values)), *interval(values))
+    def of(cls, values: np.ndarray, confidence: float = CONFIDENCE) -> "Mean":
+        return cls(float(np.mean(values)), *interval(values, confidence))
+
+    def exp(self) -> "Mean":
+        """Of logs, that of what they are logs of."""
+        return Mean(*(float(np.exp(x)) for x in (self.value, self.low, self.high)))
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,9 @@ class Answer:
     """One way at its best learning rate.
 
     `curve`: log2 rate -> seed -> log loss, +inf where the run diverged. `found`: None where no rate has a loss of every seed.
-    `loss` is over the seeds at the best rate. `breaks`: the lowest rate above the best at which a run broke down (it diverged
-    or, where losses are held out, ended above its start); `holds`: the highest rate below. None where there is none.
+    `loss`: over the seeds at the best rate; `gain`: of log loss there minus that before training, seed by seed. `breaks`: the
+    lowest rate above the best at which a run broke down (it diverged or, where losses are held out, ended above its start);
+    `holds`: the highest rate below. None where there is none.
     """
 
     name: str
@@ -44,6 +50,7 @@ class Answer:
     curve: Mapping[float, Mapping[int, float]]
     found: Optimum | None
     loss: Mean
+    gain: Mean
     holds: float | None
     breaks: float | None
 
@@ -98,19 +105,35 @@ class Question:
 
 def questions(runs: pd.DataFrame) -> list[Question]:
     """From a table with a row a run (`analysis.runs`)."""
-    settings = [name for name in runs if is_setting(name) and not name.startswith(WATCHING)] + [
-        "init.name",
-        "task.width",
-    ]
-    runs = runs.drop_duplicates([*settings, LR, "seed"])
-    varying = [name for name in settings if runs[name].nunique(dropna=False) > 1]
+    fields = settings(runs)
+    runs = runs.drop_duplicates([*fields, LR, "seed"])
+    varying = [name for name in fields if runs[name].nunique(dropna=False) > 1]
     ways, shared = ([name for name in varying if name.startswith(WAY) == own] for own in (True, False))
-    called = naming(runs, shared)
-    found = []
-    for _, part in groups(runs, shared):
-        first = {name: part[name].iloc[0] for name in called}
-        found.append(_question({name: value for name, value in first.items() if not pd.isna(value)}, part, ways))
-    return found
+    return [_question(named(part, runs, shared), part, ways) for part in groups(runs, shared)]
+
+
+def settings(runs: pd.DataFrame) -> list[str]:
+    """The fields of the configuration that tell runs apart, besides rate and seed."""
+    return [*(n for n in runs if is_setting(n) and not n.startswith(WATCHING)), "init.name", "task.width"]
+
+
+def groups(table: pd.DataFrame, names: list[str]) -> list[pd.DataFrame]:
+    """The parts of a table with the same values in these columns."""
+    return [part for _, part in table.groupby(names, dropna=False, sort=True)] if names else [table]
+
+
+def named(part: pd.DataFrame, whole: pd.DataFrame, varying: list[str]) -> dict[str, Any]:
+    """The fields to call a part by, among those that vary in the whole: choices, and what differs under the same choices."""
+    first = part.iloc[0]
+    choices = [name for name in varying if name.endswith(".name")]
+    alike = whole[(whole[choices] == first[choices]).all(axis=1)] if choices else whole
+    rest = [name for name in varying if name not in choices and alike[name].nunique(dropna=False) > 1]
+    return {name: first[name] for name in (*choices, *rest)}
+
+
+def written(fields: Mapping[str, Any]) -> str:
+    """Fields as one types them."""
+    return " ".join(f"{name.removesuffix('.name')}={where.written(value)}" for name, value in fields.items())
 
 
 def _question(fields: dict[str, Any], runs: pd.DataFrame, varying: list[str]) -> Question:
@@ -119,13 +142,12 @@ def _question(fields: dict[str, Any], runs: pd.DataFrame, varying: list[str]) ->
     start = "summary.initial_eval_loss" if nats else "summary.initial_loss"
     model = first.get("task.model")
     names = [name for name in varying if runs[name].nunique(dropna=False) > 1]
-    called = naming(runs, names) or ["init.name"]
-    all_answers = [_answer(called, part, start, nats) for _, part in groups(runs, names)]
-    most = max(answer.seeds for answer in all_answers)
-    answers = [answer for answer in all_answers if answer.seeds == most]
+    tried = [_answer(_called(part, runs, names), part, start, nats) for part in groups(runs, names)]
+    most = max(answer.seeds for answer in tried)
+    answers = [answer for answer in tried if 2 * answer.seeds >= most]
     answers.sort(key=lambda answer: answer.loss.value if answer.found else np.inf)
     best, *others = answers
-    gaps = [gap(best, other, nats) for other in others if best.found and other.found]
+    others = [other for other in others if best.found and other.found]
     return Question(
         fields=fields,
         task=str(first["task.name"]),
@@ -133,74 +155,63 @@ def _question(fields: dict[str, Any], runs: pd.DataFrame, varying: list[str]) ->
         start=float(runs[start].mean()) if start in runs else np.nan,
         nats=nats,
         answers=answers,
-        gaps=gaps,
-        left_out=len(all_answers) - len(answers),
+        gaps=[gap(best, other, nats, len(others)) for other in others],
+        left_out=len(tried) - len(answers),
     )
 
 
-def groups(table: pd.DataFrame, names: list[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    if not names:
-        return [({}, table)]
-    return [
-        (dict(zip(names, values, strict=True)), part) for values, part in table.groupby(names, dropna=False, sort=True)
-    ]
+def _called(part: pd.DataFrame, whole: pd.DataFrame, varying: list[str]) -> dict[str, Any]:
+    """What a way is called by; at least its init, or the folder that it starts from instead."""
+    folder = part[FOLDER].iloc[0] if FOLDER in part else None
+    start = {"init.name": part["init.name"].iloc[0]} if pd.isna(folder) else {FOLDER: folder}
+    fields = named(part, whole, varying) or start
+    return fields if pd.isna(folder) else {k: v for k, v in fields.items() if not k.startswith("init.")} | start
 
 
-def _answer(called: list[str], runs: pd.DataFrame, start: str, nats: bool) -> Answer:
+def _answer(fields: dict[str, Any], runs: pd.DataFrame, start: str, nats: bool) -> Answer:
     curve: dict[float, dict[int, float]] = {}
+    starts: dict[tuple[float, int], float] = {}
     broken = set()
-    losses = log_losses(runs)
-    starts = runs[start].to_numpy(float) if start in runs else np.full(len(runs), np.nan)
-    for lr, seed, loss, before in zip(runs[LR], runs["seed"], losses, starts, strict=True):
-        curve.setdefault(float(np.log2(lr)), {})[int(seed)] = float(loss)
-        if np.isposinf(loss) or (nats and loss > np.log(before)):
+    before = logs(runs[start].to_numpy(float)) if start in runs else np.full(len(runs), np.nan)
+    for lr, seed, loss, first in zip(runs[LR], runs["seed"], log_losses(runs), before, strict=True):
+        curve.setdefault(x := float(np.log2(lr)), {})[int(seed)] = float(loss)
+        starts[x, int(seed)] = float(first)
+        if np.isposinf(loss) or (nats and loss > first):
             broken.add(float(lr))
     found = optimum(curve)
     lrs = sorted(float(lr) for lr in runs[LR].unique())
     breaks = min((lr for lr in broken if found is None or np.log2(lr) > found.point), default=None)
     holds = max((lr for lr in lrs if breaks is None or lr < breaks), default=None)
-    fields = {name: runs[name].iloc[0] for name in called}
-    name = written(fields)
-    if found is None:
-        loss = Mean(np.nan, np.nan, np.nan)
-    else:
-        logs = Mean.of(np.array(list(curve[found.point].values())))
-        loss = Mean(*np.exp([logs.value, logs.low, logs.high]))
-    return Answer(name, fields, curve, found, loss, holds, breaks)
+    loss = gain = Mean(np.nan, np.nan, np.nan)
+    if found is not None:
+        at = curve[found.point]
+        loss = Mean.of(np.array(list(at.values()))).exp()
+        gain = Mean.of(np.array([loss - starts[found.point, seed] for seed, loss in at.items()]))
+    return Answer(written(fields), fields, curve, found, loss, gain, holds, breaks)
 
 
-def written(fields: Mapping[str, Any]) -> str:
-    """Fields as one types them."""
-    parts = ((name.removesuffix(".name"), value) for name, value in fields.items() if not pd.isna(value))
-    return " ".join(f"{name}={where.written(value)}" for name, value in parts)
-
-
-def naming(runs: pd.DataFrame, varying: list[str]) -> list[str]:
-    """The fields to tell their combinations by: the choices that differ, and what differs under the same choices."""
-    choices = [name for name in varying if name.endswith(".name")]
-    alike = runs.groupby(choices, dropna=False) if choices else runs
-    rest = [name for name in varying if name not in choices]
-    counts = {name: alike[name].nunique(dropna=False) for name in rest}
-    return [*choices, *(name for name in rest if np.max(counts[name]) > 1)]
-
-
-def gap(first: Answer, other: Answer, nats: bool) -> Gap:
-    """Of `other` to `first`, over the seeds that both have at their best rates."""
+def gap(first: Answer, other: Answer, nats: bool, comparisons: int = 1) -> Gap:
+    """Of `other` to `first`, over the seeds that both have at their best rates. All comparisons with the best hold together at
+    95% (Bonferroni)."""
     one, two = first.at_best(), other.at_best()
     seeds = sorted(one.keys() & two.keys())
     apart = np.array([two[s] - one[s] if nats else np.log(two[s] / one[s]) for s in seeds])
     if not len(apart):
         return Gap(other.name, Mean(np.nan, np.nan, np.nan), False, None)
-    by = Mean.of(apart)
+    confidence = 1 - (1 - CONFIDENCE) / comparisons
+    by = Mean.of(apart, confidence)
     decided = by.low > 0 or by.high < 0
-    more = None if decided else more_seeds(apart)
-    return Gap(other.name, by if nats else Mean(*np.exp([by.value, by.low, by.high])), decided, more)
+    more = None if decided else more_seeds(apart, confidence)
+    return Gap(other.name, by if nats else by.exp(), decided, more)
 
 
-def more_seeds(apart: np.ndarray) -> int | None:
-    """How many beyond these would take 0 out of the mean's interval, if they had this mean and scatter."""
-    middle, spread = abs(apart.mean()), apart.std(ddof=1) if len(apart) > 1 else np.nan
+def more_seeds(apart: np.ndarray, confidence: float = CONFIDENCE) -> int | None:
+    """How many beyond these would take 0 out of the mean's interval, if they had this mean and scatter; of fewer than
+    LEAST_SEEDS, which tell too little of both, None."""
+    if len(apart) < LEAST_SEEDS:
+        return None
+    middle, spread = abs(apart.mean()), apart.std(ddof=1)
     for count in range(len(apart) + 1, MOST_SEEDS + 1):
-        if half_width(spread, count) < middle:
+        if half_width(spread, count, confidence) < middle:
             return count - len(apart)
     return None

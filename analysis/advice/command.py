@@ -54,14 +54,16 @@ def carry_over(runs: pd.DataFrame, field: str, size: int, outputs: Path, console
 
 def chosen(outputs: Path, experiment: str, conditions: list[where.Condition]) -> pd.DataFrame:
     """The runs of an experiment that fulfil the conditions, or its record's where there are none. Raises MissingRecords."""
-    folder, record = records.runs_folder(outputs, experiment), records.record_path(outputs, experiment)
+    folder = records.runs_folder(outputs, experiment)
     try:
-        runs = load.runs(folder if folder.is_dir() else record)
+        runs = load.runs(folder)
     except FileNotFoundError:
-        raise MissingRecords(
-            f"{folder}: holds no finished runs; train some: python -m runner experiment=advise task=…, or name others with "
-            "--experiment"
-        ) from None
+        if not records.record_path(outputs, experiment).exists() or experiment.endswith(records.LAYERS):
+            raise MissingRecords(
+                f"{folder}: holds no finished runs; train some: python -m runner experiment=advise task=…, or name others with "
+                "--experiment"
+            ) from None
+        runs = load.per_run(records.read(outputs, experiment))
     return where.select(runs, conditions, experiment)
 
 

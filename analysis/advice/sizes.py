@@ -4,7 +4,6 @@ Along a power law in the size, fitted to the best rates of the runs at hand; whe
 project's own records.
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.advice.answers import WATCHING, groups, naming, written
+from analysis.advice.answers import groups, named, settings, written
 from analysis.figures._caption import listed, number, power
-from analysis.grid import Grid, NotShown, is_setting
+from analysis.grid import Grid, NotShown
 from analysis.scaling import MIN_SEEDS, Estimate, best_lrs, bootstrap
-from analysis.tables import records, settings
-from analysis.theory import FAMILY
+from analysis.tables import records
+from analysis.tables.settings import balanced
+from analysis.theory import ADAPTERS, FAMILY
 from analysis.transfer import FIT, LEAST, SIZES, carried, slope_of, sweeps
 
 OPTIONS = {"width": "task.width", "rank": "adapter.rank", "steps": "steps"}
@@ -58,22 +58,15 @@ def ways(runs: pd.DataFrame, field: str) -> Iterator[tuple[str, pd.DataFrame]]:
     runs = runs.copy()
     if field == "adapter.rank" and "adapter.alpha" in runs:  # one that follows the rank is the same at every rank
         runs["adapter.alpha"] = runs["adapter.alpha"].where(runs["adapter.alpha"] != runs[field], "rank")
-    columns = [name for name in runs if is_setting(name) and not name.startswith(WATCHING)] + [
-        "init.name",
-        "task.width",
-    ]
-    varying = [name for name in columns if name != field and runs[name].nunique(dropna=False) > 1]
-    called = naming(runs, varying) or ["init.name"]
-    for _, part in groups(runs, varying):
-        yield written({name: part[name].iloc[0] for name in called}), part
+    varying = [name for name in settings(runs) if name != field and runs[name].nunique(dropna=False) > 1]
+    for part in groups(runs, varying):
+        yield written(named(part, runs, varying) or {"init.name": part["init.name"].iloc[0]}), part
 
 
 def prediction(name: str, runs: pd.DataFrame, field: str, size: int, outputs: Path) -> Prediction:
     """Of one of `ways`. Raises NotShown where neither its runs nor the records know how its best rate moves."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", settings.LeftOut)  # rates with few seeds, as a search leaves them
-        runs = settings.balanced(runs)
-    grid = Grid.of(runs.assign(**{"task.width": runs[field]}))
+    runs = balanced(runs.assign(**{"task.width": runs[field]}))
+    grid = Grid.of(runs)
     [init] = grid.inits
     sizes = [int(n) for n, lr in zip(grid.widths, best_lrs(grid, init), strict=True) if np.isfinite(lr)]
     if not sizes:
@@ -101,22 +94,21 @@ def _exponent(runs: pd.DataFrame, field: str, init: str, outputs: Path) -> tuple
     task = runs["task.name"].iloc[0]
     name = RECORDS.get((field, task))
     option = next(option for option, of in OPTIONS.items() if of == field)
-    ask = f"train the same at {LEAST + 1} or more of {field} to have one of your own"
+    few = f"--{option}: these runs have a best rate off the edge at one {field} only"
+    ask = f"train the same at {LEAST} or more of {field} to have one of your own"
     if name is None:
-        raise NotShown(
-            f"--{option}: these runs have one {field}, and no record says how the best rate of {task} moves; {ask}"
-        )
-    root = outputs if records.record_path(outputs, name).exists() else OWN_RECORDS
-    side, rule = FAMILY.get(init), _scale(runs)
-    for sweep in sweeps(records.read(root, name)):
+        raise NotShown(f"{few}, and no record says how the best rate of {task} moves; {ask}")
+    record = records.read(outputs if records.record_path(outputs, name).exists() else OWN_RECORDS, name)
+    side, rule, optimizer = FAMILY.get(init), _scale(runs), runs["optimizer.name"].iloc[0]
+    known = side and runs["adapter.name"].iloc[0] in ADAPTERS and optimizer == record["optimizer.name"].iloc[0]
+    for sweep in sweeps(record) if known else []:
         for other in sweep.grid.inits:
-            if side is not None and FAMILY.get(other) == side and (field != "adapter.rank" or sweep.what == rule):
+            if FAMILY.get(other) == side and (field != "adapter.rank" or sweep.what == rule):
                 return name, bootstrap(
                     sweep.grid, lambda g, other=other: np.array([slope_of(best_lrs(g, other), g.widths)])
                 )[0]
-    raise NotShown(
-        f"--{option}: these runs have one {field}, and no record says how the best rate of init={init} moves; {ask}"
-    )
+    way = f"adapter={runs['adapter.name'].iloc[0]} init={init} optimizer={optimizer}"
+    raise NotShown(f"{few}, and no record says how the best rate of {way} moves; {ask}")
 
 
 def _scale(runs: pd.DataFrame) -> str:

@@ -36,8 +36,9 @@ def verdict(question: Question) -> str:
         return "No rate at which every seed finished; search lower rates."
     side = theory.FAMILY.get(_init(first))
     what = f"{STARTS[side]} ({first.name})" if side else f"use {first.name}"
-    if _is_useless(question, first):
-        return "No rate improves on the frozen model by more than the seeds' noise."
+    if first.gain.value >= 0 or first.gain.high >= 0:  # False of a single seed's nan
+        before = "the frozen model" if question.nats else "the start"
+        return f"No rate improves on {before} by more than the seeds' noise."
     parts = [f"{what}, lr {rate(first)}", *_against_all(question)]
     parts += [
         f"{answer.name} has no rate at which every seed finished" for answer in question.answers if not answer.found
@@ -49,7 +50,7 @@ def verdict(question: Question) -> str:
 def way(question: Question, answer: Answer) -> str:
     """Best rate, the range that is as good, breakdown, losses."""
     if answer.found is None:
-        return f"{answer.name}: broke down at every rate, down to {number(2 ** min(answer.curve))}"
+        return f"{answer.name}: a run broke down at every rate, down to {number(2 ** min(answer.curve))}"
     low, high = (2.0**x for x in answer.found.good)
     parts = [f"lr {rate(answer)}"]
     if answer.seeds > 1:
@@ -109,16 +110,12 @@ def _against(gap: Gap, nats: bool) -> str:
         return f"{gap.name} ends {by}"
     if math.isnan(gap.by.low):
         return f"{gap.name} ends {by} (one seed decides nothing)"
-    more = f"{counted(gap.more, 'more seed')} would decide it" if gap.more else "many more seeds would be needed"
+    more = f"about {counted(gap.more, 'more seed')} may decide it" if gap.more else "many more seeds would be needed"
     return f"not decided against {gap.name}, which ends {by}; {more}"
 
 
 def _init(answer: Answer) -> str:
     return str(answer.fields.get("init.name", ""))
-
-
-def _is_useless(question: Question, answer: Answer) -> bool:
-    return math.isfinite(question.start) and not answer.loss.value < question.start
 
 
 def data(question: Question) -> dict[str, Any]:
@@ -131,6 +128,7 @@ def data(question: Question) -> dict[str, Any]:
         "start": _plain(question.start),
         "difference": "nats" if question.nats else "ratio",
         "answers": [_answer(answer) for answer in question.answers],
+        "left_out": question.left_out,
         "gaps": [
             {"way": gap.name, "by": _mean(gap.by), "decided": gap.decided, "more_seeds": gap.more}
             for gap in question.gaps
@@ -146,12 +144,16 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "tried": _plain(2**found.point),
         "as_good": [_plain(2**x) for x in found.good],
         "edge": found.edge,
+        "next_to_breakdown": found.cliff,
         "loss": _mean(answer.loss),
     }
     return {
         "way": answer.name,
         "fields": {name: _plain(value) for name, value in answer.fields.items()},
         "best": best,
+        "curve": [
+            {"lr": 2.0**x, "log_loss": [_plain(y) for y in of.values()]} for x, of in sorted(answer.curve.items())
+        ],
         "holds": _plain(answer.holds),
         "breaks": _plain(answer.breaks),
         "seeds": answer.seeds,

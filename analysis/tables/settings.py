@@ -11,6 +11,7 @@ from analysis.tables.load import per_run
 
 # Fields that no kind of adapter or task needs to have otherwise.
 TRAINING = ("steps", "dtype", "optimizer.", "stability.")
+IN_PASSING = 2  # seeds of a rate that a search tries, but does not take for the best
 SHOWN = 6  # fields that a message names
 
 
@@ -73,6 +74,11 @@ def _commonest(frame: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     )
 
 
+def _setting(cell: tuple) -> tuple:
+    """Of an init, width and rate, without the rate."""
+    return cell[:2]
+
+
 def _narrowed(frame: pd.DataFrame, kept: pd.Series, why: str, which: str, remedy: str) -> pd.DataFrame:
     """The table of the runs that are kept, with a warning that says which, why, and what to do about the others."""
     left = frame["run_id"].nunique() - len(kept)
@@ -101,16 +107,20 @@ def _some(names: Sequence[str]) -> str:
 def balanced(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep a grid in which every seed has every run: means over different seeds at different rates do not compare.
 
-    Cells (init, width, lr) that no more than half of the seeds have are left out (a search tries rates with few), then seeds
-    without all other cells; a warning says so.
+    Cells (init, width, lr) that no more than half of the seeds have, or no more than a search tries in passing, are left out,
+    then seeds without all other cells. A warning says so, but for what a search leaves: other rates of an init and width.
     """
     table = per_run(frame)
     cells = table[[name for name in AXES if name != "seed"]].apply(tuple, axis=1)
-    common = cells.map(cells.value_counts()) * 2 > table["seed"].nunique()
+    counts, seeds = cells.map(cells.value_counts()), table["seed"].nunique()
+    common = (2 * counts > seeds) & ((counts > IN_PASSING) | (seeds <= IN_PASSING))
     counts = table.loc[common, "seed"].value_counts()
     complete = counts.index[counts == cells[common].nunique()]
     kept = table.loc[common & table["seed"].isin(complete), "run_id"]
     if len(kept) in (0, len(table)):
         return frame
+    of_kept = table["run_id"].isin(kept)
+    if len(complete) == seeds and set(cells[~of_kept].map(_setting)) <= set(cells[of_kept].map(_setting)):
+        return frame[frame["run_id"].isin(kept)]
     seeds = f"of seeds {', '.join(map(str, sorted(complete)))}"
     return _narrowed(frame, kept, "not every seed has every run", seeds, "train the missing ones to use all")

@@ -49,6 +49,7 @@ class Command:
 def read(arguments: Sequence[str]) -> Command:
     """The arguments of a command, checked. Raises ConfigError."""
     parser = get_args_parser()
+    parser.allow_abbrev = False
     parser.add_argument("--dry-run", action="store_true")  # Hydra has none
     parser.error = _refuse  # argparse would print how to use all flags of Hydra's
     flags = vars(parser.parse_intermixed_args(arguments))

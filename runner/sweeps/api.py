@@ -88,6 +88,8 @@ def sweep(*overrides: str, **values: Any) -> SweepResult:
     arguments = [*overrides, *(f"{name}={_text(name, value)}" for name, value in _flat(values))]
     try:
         command = read(arguments)
+        if command.flags.get("dry_run"):
+            raise ConfigError("--dry-run: is for the command line; leave it out here")
         register_new_names(command)
         request = compose_sweep(command)
         results = execute(request.runs, request.searches)

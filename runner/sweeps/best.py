@@ -104,7 +104,7 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     losses, start = (np.array([row[name] for row in best if row[name] is not None]) for name in ("loss", "start"))
     with np.errstate(all="ignore"):  # a loss of 0
         low, high = np.exp(interval(np.log(losses)))
-        first, last = found.good if len(best) > 1 else (np.nan, np.nan)
+        first, last = found.good
         return {
             "lr": best[0]["config"].optimizer.lr,
             "first": 2.0**first,

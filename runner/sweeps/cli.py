@@ -42,7 +42,7 @@ def train(request: Request) -> float | None:
     """Train and report; the final loss of the first. Exits with what the results say if not all is well."""
     results = execute(request.runs, request.searches)
     with printing("the report", "; the runs are stored"):
-        print_report(results, searched=bool(request.searches))
+        print_report(results, searched=list(dict.fromkeys(search.experiment for search in request.searches)))
     if results.exit_code:
         sys.exit(results.exit_code)
     return results.rows[0]["loss"]

@@ -20,7 +20,7 @@ from runner.sweeps.plan import Plan, arrange, cost, done, plan
 from runner.sweeps.pools import InProcess, Processes, StackResult, pool_for, run_context
 from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
-from runner.sweeps.search import Request, Search, rounds
+from runner.sweeps.search import Request, Search, key, rounds
 from runner.training.checkpoint import Checkpoint
 
 _sweeping = threading.Lock()
@@ -54,6 +54,10 @@ def _execute(request: Request) -> Results:
                         say(name)
                     sweep = Sweep(store, TRACKERS[first.tracker.name](first), results)
                 sweep.run(planned)
+        except KeyboardInterrupt:  # between two rounds
+            if sweep is None:
+                raise
+            results.interrupted = True
         finally:
             if sweep:
                 sweep.close()
@@ -69,7 +73,7 @@ def dry_run(request: Request) -> str:
         with Store(configs[0].outputs) as store:
             planned = plan(configs, store)
     else:
-        planned = Plan([], arrange(configs), [])
+        planned = Plan([], arrange(list({key(config): config for config in configs}.values())), [])
     check_fits(planned.stacks)
     sentences = [extent(planned.stacks)]
     if planned.done:
@@ -87,7 +91,7 @@ def _check_shared(configs: Sequence[Config]) -> None:
     """One command has one store, one tracker and one set of workers."""
     if not configs:
         raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
-    for name in ("outputs", "bases", "tracker", "workers", "retrain", "stack", "device"):
+    for name in ("outputs", "bases", "tracker", "workers", "retrain", "stack", "device", "search"):
         if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
             raise ConfigError(f"{name}: must be the same for all runs of a sweep; run one command for each")
 

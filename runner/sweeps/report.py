@@ -1,7 +1,7 @@
 """The end of a sweep in a table: what became of the runs, the best learning rates, and what to type next."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from runner.config import Config
@@ -14,8 +14,8 @@ from runner.sweeps.results import SKIPPED, Results
 MIN_RATES = MIN_WIDTHS = 3  # fewer have no best rate off the edge, or no exponent
 
 
-def print_report(results: Results, searched: bool = False) -> None:
-    """To stdout; one command's worth of runs. `searched`: rates were, and what was found is told."""
+def print_report(results: Results, searched: Collection[str] = ()) -> None:
+    """To stdout; one command's worth of runs. `searched`: the experiments whose rates were, of which the answer is told."""
     configs = [row["config"] for row in results.rows]
     outputs = configs[0].outputs
     counts = [(status, results.count(status)) for status in (FINISHED, DIVERGED, FAILED, INTERRUPTED, SKIPPED)]
@@ -24,14 +24,17 @@ def print_report(results: Results, searched: bool = False) -> None:
         print("  skipped: finished or diverged before; delete a run's folder to train it again")
     for error in sorted({row["error"] for row in results.rows if row["status"] == FAILED}):
         print(f"  failed: {error}")
-    if results.count(INTERRUPTED):
+    if results.interrupted or results.count(INTERRUPTED):
         print("  interrupted: the same command trains what is left")
-    table = best_learning_rates(results.rows)
-    if searched and not table.empty:
+    if searched:
         from analysis.advice.command import answers_of
 
-        print("\n".join(answers_of(SweepResult(results).runs)))
-    elif not table.empty:
+        for name in searched:
+            runs = SweepResult(results).runs
+            if not (own := runs[runs["experiment"] == name]).empty:
+                print("\n".join(answers_of(own)))
+    table = best_learning_rates([row for row in results.rows if row["experiment"] not in searched])
+    if not table.empty:
         print(table.to_string(index=False))
     for note in results.notes:
         print(note)
@@ -42,7 +45,7 @@ def print_report(results: Results, searched: bool = False) -> None:
         return  # there is nothing to draw
     names = dict.fromkeys(config.experiment for config in configs)
     of_each = ([config for config in configs if config.experiment == name] for name in names)
-    commands = map(_advice_command if searched else _next_command, of_each)
+    commands = [_advice_command(of) if of[0].experiment in searched else _next_command(of) for of in of_each]
     for command in dict.fromkeys(commands):
         print(f"next:  {command}")
 

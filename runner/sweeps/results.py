@@ -19,6 +19,7 @@ class Results:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    interrupted: bool = False  # between two runs
 
     def add(self, config: Config, status: str, summary: dict[str, Any] | None = None, error: str | None = None) -> None:
         final = TASKS[config.task.name].objective
@@ -50,6 +51,6 @@ class Results:
     @property
     def exit_code(self) -> int:
         """0, 1 (failures) or 130 (Ctrl-C)."""
-        if self.count(INTERRUPTED):
+        if self.interrupted or self.count(INTERRUPTED):
             return 130
         return 1 if self.count(FAILED) else 0

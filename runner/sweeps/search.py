@@ -63,6 +63,7 @@ class Search:
         self.configs = {config.seed: config for config in configs}
         self.axes = axes
         self.rates = RateSearch([(axis.low, axis.high) for axis in axes], list(self.configs), configs[0].search.within)
+        self.experiment = configs[0].experiment
         self.runs: dict[tuple[Point, int], Config] = {}
 
     def next(self, rows: Mapping[tuple[str, str], dict[str, Any]]) -> dict[tuple[Point, int], Config]:
@@ -101,9 +102,9 @@ class Request:
 
 def searches(configs: Sequence[Config], axes: Sequence[Axis]) -> list[Search]:
     """One for each setting among configurations that differ in seeds and settings."""
-    settings: dict[tuple[str, str], list[Config]] = {}
+    settings: dict[tuple[str, ...], list[Config]] = {}
     for config in configs:
-        settings.setdefault(key(with_values(config, {"seed": 0})), []).append(config)
+        settings.setdefault((*key(with_values(config, {"seed": 0})), str(config.search)), []).append(config)
     return [Search(of_setting, axes) for of_setting in settings.values()]
 
 
