@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures import _caption, _sensitivity
+from analysis.figures import _caption
 from analysis.figures._message import label, trend
 from analysis.figures._needs import TWO_RATES, Need
 from analysis.figures._scaling import against_width
@@ -18,10 +18,9 @@ NEEDS = (Need("steps", MIN_WIDTHS, "steps=60,120,240,480"), TWO_RATES)
 
 def figure(frame: pd.DataFrame) -> Figure:
     grid = Grid.along(frame, "steps")
-    fig, ((panel,),) = style.subplots(1, 1, 2.9, width=0.6, extra=style.legend_room(len(grid.inits), free=0))
+    fig, ((panel,),) = style.subplots(1, 1, 2.6, width=0.6, extra=style.legend_room(len(grid.inits)))
     against_width(panel, grid, {}, best_lrs, symbol="T", axis="steps")
     panel.set_ylabel("best learning rate")
-    _sensitivity.legend_below(fig, panel.get_legend_handles_labels()[0])
     style.heading(fig, _caption.short(frame, _caption.short_bars(frame)))
     return fig
 
@@ -36,7 +35,7 @@ def caption(frame: pd.DataFrame) -> str:
         f"The best learning rate moves with the number of steps T as {_caption.listed(parts)}."
         if parts
         else "These runs have too few numbers of steps with a best rate off the grid's edge for an exponent.",
-        "Lines are fits; a rate that was tuned on short runs is too high for long ones where the exponent is below 0.",
+        "Lines are fits; where points lie off their line, no single power law holds.",
         _caption.runs(frame),
         _caption.bars(frame),
     )

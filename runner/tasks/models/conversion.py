@@ -13,8 +13,6 @@ from runner.config import ConfigError
 from runner.core.messages import announce, first_line, say
 from runner.tasks.models import kept, library, packages
 
-NEEDED = ("gguf", "accelerate")  # by transformers, to read GGUF
-
 
 def converted(model: str, bases: str) -> Path:
     """The checkpoint's folder, made if it is not there yet; one process does, others wait. Raises ConfigError."""
@@ -34,9 +32,9 @@ def converted(model: str, bases: str) -> Path:
 def _read(model: str, file: Path) -> tuple[Any, Any]:
     """(network, tokenizer) of a file in GGUF. Raises ConfigError."""
     package = packages.find("task.model", model)
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    if find_spec("gguf") is None:
         raise ConfigError(
-            f"task.model={model}: to convert it, {' and '.join(missing)} must be installed; pip install {' '.join(missing)}"
+            f"task.model={model}: is converted with the package gguf, which is not installed; pip install gguf"
         )
     transformers = library()
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
