@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import configure
-from models import checkpoint, rows
+from models import adapter_of, checkpoint, own, rows
 
 from analysis import figures
 from runner.config.compose import CONF
@@ -80,6 +80,6 @@ def test_every_yaml_choice_composes():
     for group in ("task", "init", "optimizer", "tracker", "adapter"):
         for path in (CONF / group).glob("*.yaml"):
             model = ["task.model=llama_tiny", "task.dataset=any.jsonl"] if path.stem == "classification" else []
-            vera = ["adapter=vera"] if path.stem.startswith("vera") and group == "init" else []
-            rank = [f"adapter.rank={1 if path.stem == 'linear' else 2}"]
-            assert getattr(configure(*vera, f"{group}={path.stem}", *rank, *model), group).name == path.stem
+            adapter = path.stem if group == "adapter" else adapter_of(path.stem) if group == "init" else "lora"
+            chosen = own(adapter, rank=1 if path.stem == "linear" else 2)
+            assert getattr(configure(*chosen, f"{group}={path.stem}", *model), group).name == path.stem

@@ -160,9 +160,10 @@ def _with_layers(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def _layers_only(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """Thinned curves of a few columns, and of the configuration only what tells runs apart."""
-    columns = ["run_id", "status", *dict.fromkeys((*AXES, *axes)), "step", "layer", *LAYER_COLUMNS]
-    return rounded(frame.loc[_on_curve(frame["step"]), [*columns, *(name for name in CHANGES if name in frame)]])
+    """Thinned curves of a few columns, and of the configuration only what tells runs apart, and what they measure."""
+    columns = ["run_id", "status", *dict.fromkeys((*AXES, *axes, "adapter.name")), "step", "layer"]
+    measured = [name for name in (*LAYER_COLUMNS, *CHANGES) if name in frame]
+    return rounded(frame.loc[_on_curve(frame["step"]), [*columns, *measured]])
 
 
 def _on_curve(step: pd.Series) -> pd.Series:

@@ -9,8 +9,14 @@ from runner.config.experiments import experiment_names
 from runner.store.runs import DIVERGED, FAILED, FINISHED, INTERRUPTED
 from runner.sweeps.best import best_learning_rates, is_held_out
 from runner.sweeps.results import SKIPPED, Results
+from runner.training.measure.layer import columns_of
 
 MIN_RATES = MIN_WIDTHS = 3  # fewer have no best rate off the edge, or no exponent
+# Figures over training steps, by whether they are of transformers models, and a column that each needs.
+OVER_TIME = {
+    False: {"feature_norms": "feature/Z_A", "gradient_norms": "grad/A"},
+    True: {"lm_dynamics": "grad/A"},
+}
 
 
 def print_report(results: Results, configs: Sequence[Config]) -> None:
@@ -36,12 +42,13 @@ def print_report(results: Results, configs: Sequence[Config]) -> None:
         return  # there is nothing to draw
     names = dict.fromkeys(config.experiment for config in configs)
     of_each = ([config for config in configs if config.experiment == name] for name in names)
-    for command in dict.fromkeys(map(_next_command, of_each)):
+    for command in filter(None, dict.fromkeys(map(_next_command, of_each))):
         print(f"next:  {command}")
 
 
 def _next_command(configs: Sequence[Config]) -> str:
-    """The analysis whose figures these runs can fill: of an experiment with a file its own, of others by what they vary."""
+    """The analysis whose figures these runs can fill: of an experiment with a file its own, of others by what they vary and
+    measure. Empty where there is none."""
     experiment, outputs = configs[0].experiment, configs[0].outputs
     where = "" if Path(outputs) == Path("outputs") else f" --outputs {shlex.quote(outputs)}"
     if experiment == "first":  # the short form of lr_vs_width
@@ -49,11 +56,14 @@ def _next_command(configs: Sequence[Config]) -> str:
     if experiment in experiment_names():
         return f"python -m analysis{where}"
     models = all(map(is_held_out, configs))
-    rates, widths = (len({value(config) for config in configs}) for value in (_lr, _width))
-    over_time = ["lm_dynamics"] if models else ["feature_norms", "gradient_norms"]
+    rates, widths, adapters = (len({value(config) for config in configs}) for value in (_lr, _width, _adapter))
+    measured = set.intersection(*({*columns_of(config)} for config in configs))
+    over_time = [name for name, column in OVER_TIME[models].items() if column in measured]
     over_rates = [f"{'lm_' * models}lr_sensitivity"] * (rates >= MIN_RATES)
     over_widths = ["lr_vs_width"] * (rates >= MIN_RATES and widths >= MIN_WIDTHS)
-    return f"python -m analysis {' '.join(over_widths + over_rates + over_time)} --experiment {experiment}{where}"
+    over_adapters = ["variants"] * (rates >= MIN_RATES and adapters > 1)
+    names = " ".join(over_widths + over_rates + over_adapters + over_time)
+    return f"python -m analysis {names} --experiment {experiment}{where}" if names else ""
 
 
 def _lr(config: Config) -> float:
@@ -62,3 +72,7 @@ def _lr(config: Config) -> float:
 
 def _width(config: Config) -> int:
     return config.task.width
+
+
+def _adapter(config: Config) -> str:
+    return config.adapter.name
