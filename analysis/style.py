@@ -56,6 +56,7 @@ INITS = {
     "kaiming_A": Look("Init[A], uniform", "#004166", "^", (0, (5, 1, 1, 1))),
     "kaiming_B": Look("Init[B], uniform", "#A66F00", "D", (0, (1, 1))),
     "zero": Look("A = B = 0", "#7F7F7F", "x", ":"),
+    "pretrained": Look("full finetuning", "#56B4E9", "P", (0, (3, 1, 1, 1))),
 }
 
 COLUMNS = {

@@ -79,7 +79,7 @@ class StackSweeper(Sweeper):
             discrete = [parse(axes[o.key_or_group].placeholder) if o.is_interval_sweep() else o for o in overrides]
             searched = tuple(axes.values())
             jobs += [(job, searched) for batch in BasicSweeper.split_arguments(discrete, None) for job in batch]
-        templates: dict[tuple[str, ...], Template] = {}
+        templates: dict[tuple[tuple[str, ...], frozenset[str]], Template] = {}
         configs: dict[tuple[Axis, ...], list[Config]] = {}
         for job, searched in jobs:
             # Choices pick files and so take part in composing the defaults list; values, of whole nodes too, are set in
@@ -87,18 +87,19 @@ class StackSweeper(Sweeper):
             choices = tuple(
                 text for text in job if is_group(parse(text).key_or_group) and not isinstance(parse(text).value(), dict)
             )
-            if choices not in templates:
-                templates[choices] = Template(loader.load_sweep_config(self.config, list(choices)))
-            config = templates[choices].configure({text: parse(text) for text in job if text not in choices})
-            configs.setdefault(searched, []).append(config)
+            values = {text: parse(text) for text in job if text not in choices}
+            alike = choices, frozenset(override.key_or_group for override in values.values())
+            if alike not in templates:
+                templates[alike] = Template(loader.load_sweep_config(self.config, list(choices)))
+            configs.setdefault(searched, []).append(templates[alike].configure(values))
         plain = configs.pop((), [])
         return Request(plain, [search for searched, some in configs.items() for search in searches(some, searched)])
 
 
 class Template:
-    """A composed configuration in which the jobs of one combination of choices take turns to set their values.
+    """A composed configuration in which jobs of the same choices, and values of the same keys, take turns to set them.
 
-    Composing, copying and converting it for each job would take 5 ms. Jobs of a sweep set the same keys, so each
+    Composing, copying and converting it for each job would take 5 ms. As its jobs set the same keys, each
     replaces what the last one set, and only these values and those that refer to others can differ between jobs.
     """
 

@@ -21,7 +21,7 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-from runner.adapters import Dense
+from runner.adapters import Full
 from runner.config import ConfigError
 from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
 from runner.core import streams
@@ -106,7 +106,7 @@ def _write(new: Path, out: Path, config: dict[str, Any], task: ModelOptions, wei
     for head in heads:
         tensors |= {
             f"{peft.PREFIX}{head}.{name}": weights[f"{head}.{part}"]
-            for part, name in Dense.peft_names.items()
+            for part, name in Full.peft_names.items()
             if f"{head}.{part}" in weights
         }
     description = {
@@ -163,6 +163,11 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError, SafetensorError) as error:
         raise ConfigError(f"{run}: is not the folder of a run, or is damaged ({first_line(error)})") from error
+    own = config["adapter"]["name"]
+    if own in list(ADAPTERS) and not ADAPTERS[own].peft:
+        raise ConfigError(
+            f"{run}: adapter={own} has no counterpart in PEFT; with log.weights=true its weights are in {WEIGHTS} there, by layer"
+        )
     if status != "finished":
         raise ConfigError(f"{run}: its run is {status}; only finished ones have an adapter to export")
     if task not in list(TASKS) or not TASKS[task].exports:

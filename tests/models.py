@@ -1,6 +1,7 @@
 """Small transformers checkpoints and data sets that tests write to disk, to be used by path as any other, and stacks on them."""
 
 import contextlib
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -11,12 +12,13 @@ import transformers
 from conftest import configure
 from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerFast, RobertaConfig
 
-from runner.adapters import Dense, LoRA
+from runner.adapters import Full, LoRA
+from runner.config.registry import ADAPTERS, INITS
 from runner.training.start import build_adapters
 from runner.training.train import build_task
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
-SMALL = ["dtype=float64", "device=cpu", "adapter.rank=3", "steps=3"]
+SMALL = ["dtype=float64", "device=cpu", "steps=3"]
 WORDS = "the a cat dog bird sees likes chases big small red and then it was good bad".split()
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 VOCABULARY = len(SPECIAL) + len(WORDS)
@@ -69,14 +71,24 @@ def rows(path: Path, count: int, seed: int = 0, columns: Sequence[str] = ("text"
     return path
 
 
+def adapter_of(init: str) -> str:
+    """One that takes the init."""
+    return next(name for name, kind in ADAPTERS.items() if set(INITS[init].parameters) <= kind.sides.keys())
+
+
+def own(adapter: str, **fields) -> list[str]:
+    """The choice of an adapter, and those of these fields that it has."""
+    known = {field.name for field in dataclasses.fields(ADAPTERS.options[adapter])}
+    return [f"adapter={adapter}", *(f"adapter.{name}={value}" for name, value in fields.items() if name in known)]
+
+
 def overrides(folder, task: str, kind: str, targets: str = "all-linear", adapter: str = "lora") -> list[str]:
     labels = 3 if task == "classification" else None
     more = ["task.labels=3", "task.text_columns=[text]"] if labels else []
     model, data = checkpoint(folder / "model", kind, labels), rows(folder / "d.jsonl", 60)
     given = [f"task={task}", f"task.model={model}", f"task.dataset={data}", f"task.targets={targets}"]
     small = "task.sequence_length=16 task.batch_size=4 task.eval_sequences=6 probe.size=20".split()
-    alpha = [] if adapter == "vera" else ["adapter.alpha=6"]
-    return [*given, *small, f"adapter={adapter}", *more, *SMALL, *alpha]
+    return [*given, *small, *more, *SMALL, *own(adapter, rank=3, alpha=6)]
 
 
 def stack(folder, task: str, kind: str, targets: str = "all-linear", *more: str, adapter: str = "lora"):
@@ -100,7 +112,7 @@ def same(ours, theirs) -> None:
     assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
 
 
-def of_run(adapter: LoRA | Dense, k: int) -> LoRA | Dense:
+def of_run(adapter: LoRA | Full, k: int) -> LoRA | Full:
     """A stack of run k alone."""
     parameters = [p.detach()[k : k + 1] for p in adapter.parameters.values()]
-    return LoRA(*parameters, adapter.scale[k : k + 1]) if isinstance(adapter, LoRA) else Dense(*parameters)
+    return LoRA(*parameters, adapter.scale[k : k + 1]) if isinstance(adapter, LoRA) else Full(*parameters)

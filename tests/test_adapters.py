@@ -8,7 +8,7 @@ import torch
 from conftest import rejects
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
-from runner.adapters import Adapter, DoRA, LoRA, VeRA
+from runner.adapters import Adapter, DoRA, Full, LoRA, VeRA
 from runner.adapters.dora import WeightRows
 from runner.adapters.products import AddFolded, AddProduct, GainFolded, GainProduct
 from runner.adapters.vera import projections
@@ -18,7 +18,7 @@ RUNS, RANK, N_IN, N_OUT, POINTS = 3, 4, 10, 7, 6
 ALPHAS = [4.0, 1.0, 16.0]
 KEYS = [0, 1, 5]  # of VeRA's frozen pairs, which are drawn for a larger layer
 LARGEST = (N_OUT + 2, N_IN + 3)
-KINDS = ("lora", "rslora", "dora", "vera")
+KINDS = ("lora", "rslora", "dora", "vera")  # that PEFT has, too
 
 
 def draw(*shapes, seed=0):
@@ -40,6 +40,8 @@ def build(kind: str, W0, norm_gradient: bool = False, offset: bool = False) -> A
         pairs = [projections(key, RANK, *LARGEST) for key in KEYS]
         pair = tuple(torch.stack([pair[side] for pair in pairs]).double() for side in (0, 1))
         return VeRA(d, b, pair, N_IN)
+    if kind == "full":
+        return Full(*draw((RUNS, N_OUT, N_IN), seed=1), W0=W0)
     scale = torch.tensor([ADAPTERS[kind].scale_at(alpha, RANK) for alpha in ALPHAS], dtype=torch.float64)
     frozen = tuple(draw((RUNS, RANK, N_IN), (RUNS, N_OUT, RANK), seed=2)) if offset else None
     if kind != "dora":
@@ -56,6 +58,8 @@ def explicit(adapter: Adapter, W0, k: int):
     if isinstance(adapter, VeRA):
         d, b = parameters
         return W0 + torch.diag(b) @ adapter.B[k] @ torch.diag(d) @ adapter.A[k]
+    if isinstance(adapter, Full):
+        return parameters[0]
     A, B, *m = parameters
     V = W0 + adapter.scale[k] * B @ A
     if adapter.offset is not None:
@@ -71,7 +75,7 @@ def close(a, b):
     assert a.shape == b.shape and (a - b).abs().max() <= 1e-10 * b.abs().max()
 
 
-VARIANTS = [(kind, False, False) for kind in KINDS] + [
+VARIANTS = [(kind, False, False) for kind in (*KINDS, "full")] + [
     ("dora", True, False),
     ("lora", False, True),
     ("dora", True, True),
@@ -225,7 +229,7 @@ def test_projections_have_the_variances_of_kaiming():
     rejects(check, A, 2 / 256)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "full"])
 def test_gradients_of_a_run_do_not_depend_on_its_neighbours(problem, kind):
     W0, _, x, _ = problem
     adapters = [build(kind, W0), build(kind, W0)]

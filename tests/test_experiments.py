@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import configure
-from models import checkpoint, rows
+from models import adapter_of, checkpoint, own, rows
 
 from analysis import figures
 from runner.config.compose import CONF
@@ -85,6 +85,6 @@ def test_every_yaml_choice_composes():
         assert files == set(GROUPS[group])
         for name in files:
             model = ["task.model=llama_tiny", "task.dataset=any.jsonl"] if name == "classification" else []
-            vera = ["adapter=vera"] if name.startswith("vera") and group == "init" else []
-            rank = [f"adapter.rank={1 if name == 'linear' else 2}"]
-            assert getattr(configure(*vera, f"{group}={name}", *rank, *model), group).name == name
+            adapter = name if group == "adapter" else adapter_of(name) if group == "init" else "lora"
+            chosen = own(adapter, rank=1 if name == "linear" else 2)
+            assert getattr(configure(*chosen, f"{group}={name}", *model), group).name == name

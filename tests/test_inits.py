@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from conftest import configure, rejects
+from models import adapter_of, own
 
 from runner.config.registry import ADAPTERS, INITS
 from runner.core.rng import generator
@@ -49,13 +50,13 @@ ROWS = {
     "lora_one": Row(None, None, starts_at_W0=False),
     "vera_b0": Row(None, 0),  # of d and b
     "vera_d0": Row(0, 1),
+    "pretrained": Row(None, None),  # of W
 }
 
 
 def options(name: str) -> dict:
     """As its YAML file sets them."""
-    vera = ["adapter=vera"] if name.startswith("vera") else []
-    return configure(*vera, f"init={name}").init.options()
+    return configure(f"adapter={adapter_of(name)}", f"init={name}").init.options()
 
 
 @cache
@@ -73,8 +74,7 @@ def site(seed: int = 0, rank: int = RANK, shape: tuple[int, int] = (N_OUT, N_IN)
 
 
 def draw(name: str, seed: int = 0, **changes) -> dict[str, torch.Tensor]:
-    start = INITS[name].draw(site(seed), **(options(name) | changes))
-    return {"A": start.A, "B": start.B}
+    return INITS[name].draw(site(seed), **(options(name) | changes)).drawn
 
 
 def test_every_init_has_a_row_here():
@@ -96,9 +96,9 @@ def has_moments(x, variance, kurtosis):
 @pytest.mark.parametrize("name", ROWS)
 def test_distribution(name):
     row, factors = ROWS[name], draw(name)
-    if not name.startswith("vera"):
+    if INITS[name].parameters == ("A", "B"):
         assert factors["A"].shape == (RANK, N_IN) and factors["B"].shape == (N_OUT, RANK)
-    for side, variance in (("A", row.A), ("B", row.B)):
+    for side, variance in zip(factors, (row.A, row.B), strict=False):
         if variance == 0:
             assert not factors[side].any(), f"{side} must be zero"
         elif variance:
@@ -156,7 +156,7 @@ STARTS = [(a, n) for a, kind in ADAPTERS.items() for n, i in INITS.items() if se
 @pytest.mark.parametrize(("adapter", "name"), STARTS, ids=str)
 def test_training_starts_at_the_frozen_models_output_or_does_not(adapter, name):
     """To rounding: B·A = 0, or a product that is taken from the frozen weight."""
-    found = outputs(f"adapter={adapter}", f"init={name}", *(["adapter.alpha=6"] if adapter != "vera" else []))
+    found = outputs(*own(adapter, alpha=6), f"init={name}")
     is_noop(*found) if ROWS[name].starts_at_W0 else rejects(is_noop, *found)
 
 

@@ -5,7 +5,7 @@ import torch
 from conftest import rejects
 from test_adapters import close
 
-from runner.adapters import Dense, DoRA, LoRA, VeRA, products
+from runner.adapters import DoRA, Full, LoRA, VeRA, products
 from runner.adapters.products import AddFolded, AddProduct, GainFolded, GainProduct, _columns
 
 DOUBLE = torch.float64
@@ -166,8 +166,8 @@ def test_a_head_on_a_base_of_lower_precision_rounds_once():
     W, b, x = draw((runs, n_out, n_in), (runs, n_out), (runs * points, n_in))
     x, y0 = x.to(dtype), torch.zeros(runs * points, n_out, dtype=dtype)
     exact = (unfolded(x.double(), runs) @ W.mT + b[:, None]).view(y0.shape)
-    y = Dense(W.float(), b.float()).folded(x, y0)
+    y = Full(W.float(), b.float()).folded(x, y0)
     assert y.dtype == dtype
     rounded_once(y, exact, UNIT)
-    rejects(rounded_once, Dense(W.to(dtype), b.to(dtype)).folded(x, y0), exact, UNIT)
-    rejects(rounded_once, Dense(W.float(), None).folded(x, y0), exact, UNIT)
+    rejects(rounded_once, Full(W.to(dtype), b.to(dtype)).folded(x, y0), exact, UNIT)
+    rejects(rounded_once, Full(W.float(), None).folded(x, y0), exact, UNIT)

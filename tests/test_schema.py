@@ -40,6 +40,14 @@ def test_a_size_of_another_type_is_none(value):
     assert schema.RULES["task.width"].accepts(np.int64(1)) and schema.RULES["optimizer.lr"].accepts(np.float32(1))
 
 
+@pytest.mark.parametrize("value", [4, 4.0, np.float64(4), np.int64(4)])
+def test_a_rank_that_not_every_run_has_is_a_float_in_a_table(value):
+    rule = schema.RULES["adapter.rank"]
+    assert rule.accepts(value)
+    assert not any(rule.accepts(type(value)(wrong)) for wrong in (0, -4, 2**24 + 2))
+    assert not any(map(rule.accepts, (4.5, np.inf, np.nan, True, "4", None)))
+
+
 def test_of_several_faults_the_same_is_told_each_time():
     """In whatever order a set of names is walked, which changes from process to process."""
     frame = sweep(widths=(128,), seeds=(0,), noise=0.0)

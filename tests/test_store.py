@@ -286,6 +286,7 @@ print(sorted(measured)[times // 2])
         (36, 1, toy, "engine=autograd", "task.train_points=50", "task.test_points=400"),
         (8, 1, *model, "task.width=128"),
         (8, 3, *model, "task.width=64", "task.accumulation=2", "task.batch_size=8"),
+        (6, 1, "adapter=full", "task.width=1024", "task.train_points=400"),
     ):
         overrides = [*case, "eval.every=1"]
         command = [sys.executable, "-c", script, str(tests), str(tests.parent), str(runs), str(times), *overrides]

@@ -55,6 +55,10 @@ SWEEPS = {
     "additions": ["++optimizer.lr=0.1,0.2", "++seed=3,4"],
     "one run": ["optimizer.lr=0.5"],
     "several grids": ["experiment=lora_plus", "seed=3", "optimizer.lr=0.1,0.2", "optimizer.lr_ratio=1,2"],
+    "several grids of one choice": [
+        *("experiment=variants", "task=teacher_student", "adapter=lora", "init=gaussian_A"),
+        *("task.width=64", "optimizer.lr=0.1,0.2", "seed=0"),
+    ],
 }
 
 

@@ -21,7 +21,7 @@ RECORDS = ("variants",)
 AXES = ("task.name", "adapter.name")
 NEEDS = (Need("adapter.name", 2, "adapter=lora,dora"), TWO_RATES)
 MEASURED = ("summary.trainable_parameters",)
-ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "vera": "VeRA"}
+ADAPTERS = {"full": "full finetuning", "lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "vera": "VeRA"}
 SIDE = {"vera_b0": "A", "vera_d0": "B"} | theory.FAMILY
 LABELS = ("best lr", "lowest lr that breaks down", "trainable parameters")
 
@@ -122,8 +122,8 @@ def _arms(frame: pd.DataFrame) -> list[tuple[str, str, Grid, str]]:
             side = SIDE.get(init, "")
             name = ADAPTERS.get(adapter, adapter)
             of_vera = {"vera_b0": "b = 0", "vera_d0": "d = 0"}
-            label = f"{name}, {of_vera.get(init) or style.look(init).label}"
-            arms.append((label, side, grid, init))
+            start = of_vera.get(init) or style.look(init).label
+            arms.append((", ".join(dict.fromkeys([name, start])), side, grid, init))
     order = [*ADAPTERS.values()]
     place = {name: i for i, name in enumerate(order)}
     return sorted(arms, key=lambda arm: (place.get(arm[0].partition(",")[0], len(order)), arm[1]))

@@ -101,7 +101,7 @@ def _remedy(what: str, missing: Sequence[str], tables: Mapping[str, pd.DataFrame
     own = source in figures.drawn() and not (known and source not in figures.sources(what))
     if not own and any(name.startswith("change/") for name in missing):
         return f"log it with: {command(outputs, experiment, 'log.layers=true log.directions=true')}"
-    if not own and any(name.startswith(("grad/", "param/", "update/")) for name in missing) and not _of_lora(tables):
+    if not own and any(name.startswith(_never_measured(tables)) for name in missing):
         return f"LoRA has it: {command(outputs, experiment, 'adapter=lora')}"
     if not own and known and not any(map(is_measured, missing)):  # a field that these runs need not have
         of_figure = figures.sources(what)[0].removesuffix(LAYERS)
@@ -111,7 +111,8 @@ def _remedy(what: str, missing: Sequence[str], tables: Mapping[str, pd.DataFrame
     return f"repeat what trained them with retrain=missing: {command(outputs, experiment, '… retrain=missing')}"
 
 
-def _of_lora(tables: Mapping[str, pd.DataFrame | None]) -> bool:
-    """Whether all of the runs have factors A and B that train."""
+def _never_measured(tables: Mapping[str, pd.DataFrame | None]) -> tuple[str, ...]:
+    """How columns begin that some of the runs cannot have: not all adapters have factors A and B that train."""
     adapters = {name for t in tables.values() if t is not None and "adapter.name" in t for name in t["adapter.name"]}
-    return adapters <= {"lora", "rslora", "dora"}
+    of_factors = () if adapters <= {"lora", "rslora", "dora"} else ("grad/", "param/", "update/")
+    return (*of_factors, "feature/", "balance") if "full" in adapters else of_factors

@@ -168,8 +168,8 @@ def _with_layers(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def _layers_only(frame: pd.DataFrame, axes: Sequence[str], kept: Sequence[str]) -> pd.DataFrame:
-    """Thinned curves of a few columns, and of the configuration only what tells runs apart."""
-    columns = ["run_id", "status", *dict.fromkeys((*AXES, *axes)), "step", "layer", *kept]
+    """Thinned curves of a few columns, and of the configuration only what tells runs apart, and what they measure."""
+    columns = ["run_id", "status", *dict.fromkeys((*AXES, *axes, "adapter.name")), "step", "layer", *kept]
     return rounded(frame.loc[_on_curve(frame["step"]), [name for name in columns if name in frame]])
 
 

@@ -25,6 +25,15 @@ def of_type(kind: type, allowed: Allowed) -> Allowed:
     return Allowed(allowed.text, lambda x: isinstance(x, kind) and not isinstance(x, bool) and allowed.accepts(x))
 
 
+def beside_gaps(allowed: Allowed) -> Allowed:
+    """The same, of an integer that not every run has: in a table with gaps it is a float."""
+    whole = of_type(Integral, allowed)
+    return Allowed(
+        allowed.text,
+        lambda x: whole.accepts(x) or (isinstance(x, float) and x.is_integer() and allowed.accepts(x)),
+    )
+
+
 # What run-level columns hold where they are not null. Fields of tasks, adapters and optimizers are declared beside code that
 # trains, which is not imported here; the wider range is taken where an older version may have recorded more.
 TEXT = of_type(str, Allowed("a text of printable letters", lambda x: x != "" and x.isprintable()))
@@ -37,7 +46,7 @@ RULES = {
     "task.width": of_type(Integral, SIZE),
     "task.out_exponent": FINITE,
     "adapter.name": TEXT,
-    "adapter.rank": of_type(Integral, SIZE),
+    "adapter.rank": beside_gaps(SIZE),
     "adapter.alpha": of_type(Real, POSITIVE),
     "init.name": TEXT,
     "optimizer.name": TEXT,

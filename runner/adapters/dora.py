@@ -71,9 +71,9 @@ class DoRA(LoRA):
 
     @classmethod
     def stack(
-        cls, configs: Sequence[Config], layer: str, W0: Tensor, A: Tensor, B: Tensor, offset: Pair | None, shared: Any
+        cls, configs: Sequence[Config], layer: str, W0: Tensor, drawn: list[Tensor], offset: Pair | None, shared: Any
     ) -> "DoRA":
-        stacked = cls(A, B, cls._scales(configs, A), offset, W0, configs[0].adapter.norm_gradient)
+        stacked = cls(*drawn, cls._scales(configs, drawn[0]), offset, W0, configs[0].adapter.norm_gradient)
         if not stacked.m.all():
             raise ConfigError(
                 f"adapter=dora: a row of the weight of layer {layer} is zero, which has no direction; choose another adapter or "

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.adapters.base import Factored, Pair, adapter
+from runner.adapters.base import Pair, adapter
+from runner.adapters.factored import Factored, FactoredOptions
 from runner.config.options import POSITIVE, option
-from runner.config.schema import AdapterOptions, Config
+from runner.config.schema import Config
 
 
 @dataclass
-class LoRAOptions(AdapterOptions):
+class LoRAOptions(FactoredOptions):
     alpha: float = option("numerator of the scale s", POSITIVE, per_run=True)
 
 
@@ -52,9 +53,9 @@ class LoRA(Factored):
 
     @classmethod
     def stack(
-        cls, configs: Sequence[Config], layer: str, W0: Tensor, A: Tensor, B: Tensor, offset: Pair | None, shared: Any
+        cls, configs: Sequence[Config], layer: str, W0: Tensor, drawn: list[Tensor], offset: Pair | None, shared: Any
     ) -> "LoRA":
-        return cls(A, B, cls._scales(configs, A), offset)
+        return cls(*drawn, cls._scales(configs, drawn[0]), offset)
 
     @classmethod
     def _scales(cls, configs: Sequence[Config], like: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.adapters.base import Factored, Pair, Shapes, adapter
+from runner.adapters.base import Pair, Shapes, adapter
+from runner.adapters.factored import Factored, FactoredOptions
 from runner.config.options import AT_LEAST_0, option
-from runner.config.schema import AdapterOptions, Config
+from runner.config.schema import Config
 
 
 @dataclass
-class VeRAOptions(AdapterOptions):
+class VeRAOptions(FactoredOptions):
     projection_key: int | None = option(
         "of the random numbers of A and B, as PEFT's projection_prng_key; null: the run's seed",
         AT_LEAST_0,
@@ -72,9 +73,9 @@ class VeRA(Factored):
 
     @classmethod
     def stack(
-        cls, configs: Sequence[Config], layer: str, W0: Tensor, A: Tensor, B: Tensor, offset: Pair | None, shared: Any
+        cls, configs: Sequence[Config], layer: str, W0: Tensor, drawn: list[Tensor], offset: Pair | None, shared: Any
     ) -> "VeRA":
-        return cls(A, B, shared, W0.shape[1])
+        return cls(*drawn, shared, W0.shape[1])
 
     def frozen_factors(self, layer: str, k: int) -> dict[str, Tensor]:
         return {"projection.A": self.pair[0][k], "projection.B": self.pair[1][k]}

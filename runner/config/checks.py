@@ -14,6 +14,7 @@ def validate(config: Config) -> None:
     task = TASKS[config.task.name]
     task.check(config)
     ADAPTERS[config.adapter.name].check(config.adapter, task.shapes(config.task))
+    _check_rates(config)
     _check_init(config)
     resolve_engine(config)
 
@@ -30,6 +31,15 @@ def check_rank(field: str, rank: int, layer: str, shape: tuple[int, int]) -> Non
         raise ConfigError(
             f"{field}={rank}: exceeds min(n_out, n_in)={min(shape)} of the adapted layer {layer}, {shape[0]}×{shape[1]}; "
             "lower the rank or widen the task"
+        )
+
+
+def _check_rates(config: Config) -> None:
+    """That there is something whose rate `lr_ratio` sets."""
+    sides, ratio = ADAPTERS[config.adapter.name].sides.values(), config.optimizer.lr_ratio
+    if ratio != 1 and "B" not in sides:
+        raise ConfigError(
+            f"optimizer.lr_ratio={ratio}: adapter={config.adapter.name} trains everything at optimizer.lr, and takes 1"
         )
 
 

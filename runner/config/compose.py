@@ -7,6 +7,7 @@ anything is trained.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -28,12 +29,18 @@ def choices(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def register() -> None:
-    """Put the schema where the YAML files' defaults lists find it: `/schema/<group>: <name>`."""
+    """Put the schema where the YAML files' defaults lists find it: `/schema/<group>: <name>`; and make `of_task` known."""
+    OmegaConf.register_new_resolver("of_task", _of_task, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config, package="_global_")
     for group, parts in GROUPS.items():
         for name, options in parts.options.items():
             store.store(group=f"schema/{group}", name=name, node=options(name=name))
+
+
+def _of_task(name: str, otherwise: Any, *, _root_: DictConfig) -> Any:
+    """`${of_task:rank,4}` in a YAML file: what the chosen task says under this name, or the other value where it says nothing."""
+    return getattr(TASKS.get(OmegaConf.select(_root_, "task.name")), name, otherwise)
 
 
 def from_hydra(cfg: DictConfig) -> Config:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -10,7 +10,6 @@ from runner.config.options import (
     ABOVE_1,
     AT_LEAST_0,
     AT_LEAST_1,
-    FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
     SIZE,
@@ -39,17 +38,10 @@ class TaskOptions(Choice):
 
 @dataclass
 class AdapterOptions(Choice):
-    rank: int = option("r", SIZE)
-    dropout: float = option(
-        "share of what A reads that is dropped while it trains; on transformers models only",
-        FRACTION,
-        default=0.0,
-        per_run=True,
-    )
-    start_from: str | None = option(
-        "a folder that PEFT or runner.export wrote: the run starts there and `init` is not used; on transformers models only",
-        default=None,
-    )
+    # Of an adapter that has no such field.
+    rank: ClassVar[int] = 0
+    dropout: ClassVar[float] = 0.0
+    start_from: ClassVar[str | None] = None
 
 
 @dataclass
@@ -76,7 +68,7 @@ class LogConfig:
     every: int = option("steps between rows of steps.parquet", AT_LEAST_1)
     layers: Switch = option("whether each layer's columns are kept too, in layers.parquet", SWITCH)
     weights: Switch | None = option(
-        "whether what was trained is kept, in adapter.safetensors, for runner.export; null: on transformers models",
+        "whether what was trained is kept, in adapter.safetensors; null: where runner.export can read it",
         SWITCH,
     )
     directions: Switch = option(
@@ -154,7 +146,7 @@ class Config:
     dtype: str = option("of what trains, and of the base where task.base_dtype does not say", choices(*DTYPES))
     device: str = option("auto is the GPU when there is one", DEVICE)
     engine: str = option(
-        "fused is for all adapters but DoRA on teacher_student, feature_regression and sine, on the CPU; auto takes it there",
+        "fused is for LoRA, rsLoRA and VeRA on teacher_student, feature_regression and sine, on the CPU; auto takes it there",
         choices("auto", "autograd", "fused"),
     )
     workers: int | str = option(

@@ -48,15 +48,21 @@ class Layer:
 
 
 class Start(NamedTuple):
-    """A (r, n_in) and B (n_out, r), or VeRA's d (r,) and b (n_out,).
+    """A (r, n_in) and B (n_out, r), or VeRA's d (r,) and b (n_out,); or W (n_out, n_in) alone.
 
     `base` (n_out, n_in) takes the place of W0 for all runs of the stack; `frozen` names parameters that do not train.
     """
 
-    A: Tensor
-    B: Tensor
+    A: Tensor | None = None
+    B: Tensor | None = None
+    W: Tensor | None = None
     base: Tensor | None = None
     frozen: tuple[str, ...] = ()
+
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        """The parameters that there are, in the order of the adapter's."""
+        return {name: t for name, t in (("A", self.A), ("B", self.B), ("W", self.W)) if t is not None}
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Init:
     """
 
     draw: Callable[..., Start]
-    parameters: tuple[str, str] = ("A", "B")
+    parameters: tuple[str, ...] = ("A", "B")
     needs: str | None = None
     residual: Callable[[Any], bool] = lambda options: False
     replaces: bool = False

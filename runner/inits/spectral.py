@@ -1,13 +1,26 @@
-"""Initializations that look at the frozen weight W0 = U·diag(S)·Vᵀ."""
+"""Initializations that look at the frozen weight W0 = U·diag(S)·Vᵀ, and the one that is that weight."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from runner.config.options import SIZE, integers, option
+from runner.config.options import SIZE, Allowed, integers, option
 from runner.config.schema import InitOptions
 from runner.inits.base import Layer, Start, always, init
+
+
+@dataclass
+class PretrainedOptions(InitOptions):
+    scale: float = option(
+        "there is nothing to multiply", Allowed("1, as the weight starts where it is", lambda x: x == 1), default=1.0
+    )
+
+
+@init(PretrainedOptions, parameters=("W",))
+def pretrained(layer: Layer) -> Start:
+    """Full finetuning: W = W0, and nothing is drawn."""
+    return Start(W=layer.W0)
 
 
 @init(residual=always)

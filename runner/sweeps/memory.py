@@ -10,9 +10,9 @@ import torch
 from runner.config import Config, ConfigError
 from runner.config.identity import with_values
 from runner.config.options import described, shown
-from runner.config.registry import TASKS
+from runner.config.registry import ADAPTERS, TASKS
 from runner.config.resources import resolve_device
-from runner.sweeps.plan import bytes_per_run
+from runner.sweeps.plan import ITEM_SIZE, bytes_per_run
 
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # a number, or `max`
 GIB = 2**30
@@ -71,6 +71,15 @@ def _largest(config: Config) -> tuple[str, object]:
                 share = 1 - bytes_of_run(with_values(config, {name: value // 2})) / whole
                 saved[name] = (round(share, 1), value)  # of the factors of a product, the largest
     if "task.model" in values:
-        saved["task.model"] = (round(TASKS[config.task.name].frozen(config) / 2 / whole, 1), 0)
+        saved["task.model"] = (round(_half_the_model(config) / whole, 1), 0)
     largest = max(saved, key=saved.get)
     return largest, values[largest]
+
+
+def _half_the_model(config: Config) -> float:
+    """Bytes that a model would save whose layers have half as many outputs."""
+    task, kind = TASKS[config.task.name], ADAPTERS[config.adapter.name]
+    shapes = list(task.shapes(config.task).values())
+    half = [(max(1, n_out // 2), n_in) for n_out, n_in in shapes]
+    trained = kind.numbers(config, shapes) - kind.numbers(config, half)
+    return task.frozen(config) / 2 + trained * ITEM_SIZE[config.dtype]

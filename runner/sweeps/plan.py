@@ -9,11 +9,10 @@ import torch
 
 from runner.config import Config
 from runner.config.identity import run_id
-from runner.config.registry import TASKS
+from runner.config.registry import ADAPTERS, TASKS
 from runner.config.resources import resolve_device, resolve_engine
 from runner.store.runs import DamagedRun, Store
-from runner.tasks.base import pairs
-from runner.tasks.toy import ToyTask, padded
+from runner.tasks.toy import ToyTask
 from runner.training.checkpoint import forget, resumable
 from runner.training.log import count_rows
 from runner.training.measure.layer import columns_of
@@ -84,7 +83,8 @@ def stacks(configs: Sequence[Config]) -> list[list[Config]]:
 
 def cost(config: Config) -> float:
     """Relative training time of one run."""
-    return config.steps * TASKS[config.task.name].cost(config.task)
+    task, kind = TASKS[config.task.name], ADAPTERS[config.adapter.name]
+    return config.steps * task.cost(config.task, kind.multiplied(list(task.shapes(config.task).values())))
 
 
 def max_workers(config: Config) -> int:
@@ -104,14 +104,14 @@ def memory_budget(config: Config) -> int:
 
 
 def bytes_per_run(config: Config) -> int:
-    """What one more run adds to a stack: factors, gradients, optimizer and their copies, the log, and activations."""
-    task = TASKS[config.task.name]
+    """What one more run adds to a stack: what trains, gradients, optimizer and their copies, the log, and activations."""
+    task, kind = TASKS[config.task.name], ADAPTERS[config.adapter.name]
     shapes = task.shapes(config.task)
-    factors = 16 * padded(config.adapter.rank) * pairs(config) * sum(map(sum, shapes.values()))
+    trained = kind.numbers(config, list(shapes.values()))
     activations = task.activations(config, resolve_engine(config) == "fused")
     columns = len(task.evals) + len(columns_of(config)) * (1 + len(shapes) * config.log.layers)
     log = 8 * (columns * count_rows(config) + config.steps + 1)
-    return int((factors + activations) * ITEM_SIZE[config.dtype]) + log
+    return int((trained + activations) * ITEM_SIZE[config.dtype]) + log
 
 
 def _split(group: list[Config], budget: int) -> list[list[Config]]:

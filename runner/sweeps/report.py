@@ -10,8 +10,14 @@ from runner.store.runs import DIVERGED, FAILED, FINISHED, INTERRUPTED
 from runner.sweeps.api import SweepResult
 from runner.sweeps.best import best_learning_rates, is_held_out
 from runner.sweeps.results import SKIPPED, Results
+from runner.training.measure.layer import columns_of
 
 MIN_RATES = MIN_WIDTHS = 3  # fewer have no best rate off the edge, or no exponent
+# Figures over training steps, by whether they are of transformers models, and a column that each needs.
+OVER_TIME = {
+    False: {"feature_norms": "feature/Z_A", "gradient_norms": "grad/A"},
+    True: {"lm_dynamics": "grad/A"},
+}
 
 
 def print_report(results: Results, searched: Collection[str] = ()) -> None:
@@ -46,7 +52,7 @@ def print_report(results: Results, searched: Collection[str] = ()) -> None:
     names = dict.fromkeys(config.experiment for config in configs)
     of_each = ([config for config in configs if config.experiment == name] for name in names)
     commands = [_advice_command(of) if of[0].experiment in searched else _next_command(of) for of in of_each]
-    for command in dict.fromkeys(commands):
+    for command in filter(None, dict.fromkeys(commands)):
         print(f"next:  {command}")
 
 
@@ -59,18 +65,22 @@ def _where(outputs: str) -> str:
 
 
 def _next_command(configs: Sequence[Config]) -> str:
-    """The analysis whose figures these runs can fill: of an experiment with a file its own, of others by what they vary."""
+    """The analysis whose figures these runs can fill: of an experiment with a file its own, of others by what they vary and
+    measure. Empty where there is none."""
     experiment, where = configs[0].experiment, _where(configs[0].outputs)
     if experiment == "first":  # the short form of lr_vs_width
         return f"python -m analysis headline --experiment first{where}"
     if experiment in experiment_names():
         return f"python -m analysis{where}"
     models = all(map(is_held_out, configs))
-    rates, widths = (len({value(config) for config in configs}) for value in (_lr, _width))
-    over_time = ["lm_dynamics"] if models else ["feature_norms", "gradient_norms"]
+    rates, widths, adapters = (len({value(config) for config in configs}) for value in (_lr, _width, _adapter))
+    measured = set.intersection(*({*columns_of(config)} for config in configs))
+    over_time = [name for name, column in OVER_TIME[models].items() if column in measured]
     over_rates = [f"{'lm_' * models}lr_sensitivity"] * (rates >= MIN_RATES)
     over_widths = ["lr_vs_width"] * (rates >= MIN_RATES and widths >= MIN_WIDTHS)
-    return f"python -m analysis {' '.join(over_widths + over_rates + over_time)} --experiment {experiment}{where}"
+    over_adapters = ["variants"] * (rates >= MIN_RATES and adapters > 1)
+    names = " ".join(over_widths + over_rates + over_adapters + over_time)
+    return f"python -m analysis {names} --experiment {experiment}{where}" if names else ""
 
 
 def _lr(config: Config) -> float:
@@ -79,3 +89,7 @@ def _lr(config: Config) -> float:
 
 def _width(config: Config) -> int:
     return config.task.width
+
+
+def _adapter(config: Config) -> str:
+    return config.adapter.name

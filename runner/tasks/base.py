@@ -11,11 +11,12 @@ from torch import Tensor
 
 from runner.adapters import Adapter
 from runner.config import Config
-from runner.config.registry import INITS, TASKS
+from runner.config.registry import TASKS
 from runner.config.schema import TaskOptions
 from runner.inits import Calibration
 
 Adapters = Mapping[str, Adapter]  # layer -> its K adapters
+PER_OUTPUT = 16  # entries of a weight that an input meets in the time of one entry of a toy's layer output
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def cost(cls, task: TaskOptions) -> float:
-        """Relative time of one run's step; a toy's layer output costs its number of entries."""
+    def cost(cls, task: TaskOptions, multiplied: int = 0) -> float:
+        """Relative time of one run's step, whose inputs meet so many entries of weights of its own beside the frozen ones; a
+        toy's layer output costs its number of entries."""
 
     @classmethod
     @abstractmethod
@@ -118,8 +120,3 @@ def task(name: str, options: type[TaskOptions]) -> Callable[[type[Task]], type[T
         return kind
 
     return declare
-
-
-def pairs(config: Config) -> int:
-    """How many pairs of factors a run's step takes: two, where its frozen weight is W0 - s·B0·A0."""
-    return 1 + INITS[config.init.name].residual(config.init)

@@ -12,7 +12,7 @@ from runner.config import Config, ConfigError
 from runner.config.options import check_value
 from runner.config.registry import ADAPTERS
 from runner.inits import Calibration
-from runner.tasks.base import Adapters, Probe, Task
+from runner.tasks.base import PER_OUTPUT, Adapters, Probe, Task
 from runner.tasks.models import bases, compatibility, corpora, hooks, packages, spec
 from runner.tasks.models.calibration import calibrate
 from runner.tasks.models.folding import check_folding
@@ -76,9 +76,10 @@ class ModelTask(Task):
         return {name: layers[name] for name in spec.select(list(layers), task.targets)}
 
     @classmethod
-    def cost(cls, task: ModelOptions) -> float:
-        """A token meets every parameter; sixteen of them take as long as an entry of a toy's layer output."""
-        return task.batch_size * task.sequence_length * spec.of(task, cls.labels(task)).parameters / 16
+    def cost(cls, task: ModelOptions, multiplied: int = 0) -> float:
+        """A token meets every parameter."""
+        entries = spec.of(task, cls.labels(task)).parameters + multiplied
+        return task.batch_size * task.sequence_length * entries / PER_OUTPUT
 
     @classmethod
     def activations(cls, config: Config, fused: bool) -> float:

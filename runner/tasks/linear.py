@@ -1,6 +1,7 @@
 """LoRA+'s linear model, whose increments have closed forms: the oracle for metrics and optimizers."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class Linear(ToyTask):
 
     With one output and rank 1 this is f(x) = (W* + b·aᵀ)x. x ~ N(0, I_n), y ~ N(0, 1), W* ~ N(0, 1/n).
     """
+
+    rank: ClassVar[int] = 1  # of an adapter, where none is asked for
 
     def __init__(self, config: LinearOptions, seed: int):
         base, data = generator(seed, "base"), generator(seed, "data")

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runner.adapters.factored import padded, pairs
 from runner.config import Config, ConfigError
 from runner.config.options import SIZE, option
 from runner.config.schema import TaskOptions
 from runner.core.exact import product
 from runner.inits import Calibration
-from runner.tasks.base import Adapters, Probe, Task, pairs
+from runner.tasks.base import PER_OUTPUT, Adapters, Probe, Task
 
 
 @dataclass
@@ -86,8 +87,8 @@ class ToyTask(Task):
         return {"hidden": task.layer_shape()}
 
     @classmethod
-    def cost(cls, task: ToyOptions) -> float:
-        return float(task.train_points * task.layer_shape()[0])
+    def cost(cls, task: ToyOptions, multiplied: int = 0) -> float:
+        return task.train_points * (task.layer_shape()[0] + multiplied / PER_OUTPUT)
 
     @classmethod
     def activations(cls, config: Config, fused: bool) -> float:
@@ -168,8 +169,3 @@ class ToyTask(Task):
         """The first `size` training points, or all."""
         some = self.train.map(lambda t: t[:size])
         return {"hidden": Probe(some.Z, some.y0 if some.added is None else some.y0 - some.added)}
-
-
-def padded(rank: int) -> int:
-    """What the fused step rounds a rank up to."""
-    return -(-rank // 4) * 4

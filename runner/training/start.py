@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runner.adapters import Adapter, Dense, Factored
+from runner.adapters import Adapter, Full
 from runner.config import Config
 from runner.config.registry import ADAPTERS, INITS
 from runner.core.machine import one_thread
@@ -41,7 +41,7 @@ def build_adapters(
     for layer, (n_out, n_in, has_bias) in task.heads.items():
         W = torch.stack([normal(n_out, n_in, variance=HEAD_STD**2, generator=stream) for stream in streams])
         b = torch.zeros(len(configs), n_out, device=device, dtype=dtype) if has_bias else None
-        adapters[layer] = Dense(W.to(device, dtype), b)
+        adapters[layer] = Full(W.to(device, dtype), b)
     for k, c in enumerate(configs):
         if c.adapter.start_from is not None:
             load(adapters, k, tensors[c.adapter.start_from])
@@ -63,8 +63,7 @@ def weights(adapters: dict[str, Adapter], k: int) -> dict[str, np.ndarray]:
     tensors = {}
     for layer, adapter in adapters.items():
         tensors |= {f"{layer}.{name}": p[k] for name, p in adapter.parameters.items()}
-        if isinstance(adapter, Factored):
-            tensors |= adapter.frozen_factors(layer, k)
+        tensors |= adapter.frozen_factors(layer, k)
     return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
 
 
@@ -94,7 +93,9 @@ def draw(configs: Sequence[Config], task: Task) -> dict[str, list[Start]]:
                     start = INITS[c.init.name].draw(layer, **c.init.options())
                 else:
                     start = _blank(c, layer)
-                starts[name].append(start._replace(A=c.init.scale * start.A, B=c.init.scale * start.B))
+                if c.init.scale != 1:
+                    start = start._replace(**{part: c.init.scale * t for part, t in start.drawn.items()})
+                starts[name].append(start)
     return starts
 
 
@@ -138,11 +139,12 @@ def _ranks(config: Config, statistics: dict[str, Calibration], known: dict[str, 
 
 def _stacked(
     configs: Sequence[Config], layer: str, W0: Tensor, starts: list[Start], shared: Any, dtype: torch.dtype
-) -> Factored:
+) -> Adapter:
     """The adapter of K runs at one layer."""
-    A, B = (torch.stack([start[side].to(dtype) for start in starts]).to(W0.device) for side in (0, 1))
+    of_runs = [start.drawn.values() for start in starts]
+    drawn = [torch.stack([t.to(dtype) for t in part]).to(W0.device) for part in zip(*of_runs, strict=True)]
     residual = torch.tensor([INITS[c.init.name].residual(c.init) for c in configs], device=W0.device)[:, None, None]
-    offset = (A * residual, B * residual) if residual.any() else None
-    stacked = ADAPTERS[configs[0].adapter.name].stack(configs, layer, W0, A, B, offset, shared)
+    offset = (drawn[0] * residual, drawn[1] * residual) if residual.any() else None
+    stacked = ADAPTERS[configs[0].adapter.name].stack(configs, layer, W0, drawn, offset, shared)
     stacked.frozen = [start.frozen for start in starts]
     return stacked

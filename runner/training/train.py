@@ -7,7 +7,7 @@ from torch import Tensor
 
 from runner.adapters import Adapter
 from runner.config import Config
-from runner.config.registry import TASKS
+from runner.config.registry import ADAPTERS, TASKS
 from runner.config.resources import resolve_device, resolve_engine
 from runner.core.messages import announce
 from runner.store.runs import DIVERGED, FINISHED, Outcome
@@ -16,7 +16,7 @@ from runner.training.checkpoint import Checkpoint
 from runner.training.fused.step import Fused
 from runner.training.log import Log, summarise
 from runner.training.measure import compiled
-from runner.training.measure.layer import LayerMetrics
+from runner.training.measure.layer import meter
 from runner.training.optimizers import base as optimizers
 from runner.training.optimizers.clipping import clip, clipping
 from runner.training.optimizers.schedules import learning_rates as schedule
@@ -50,7 +50,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> li
     max_norm = clipping([c.optimizer for c in configs], device)
     probe = task.probe(shared.probe.size)
     directions = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
-    meters = [LayerMetrics(adapters[layer], probe[layer], directions.get(layer)) for layer in task.layers]
+    meters = [meter(adapters[layer], probe[layer], directions.get(layer)) for layer in task.layers]
     measured = torch.empty(len(meters), len(meters[0].columns), len(configs), dtype=torch.float64, device=device)
 
     log = Log(configs, list(task.layers), meters[0].columns, task.evals, device)
@@ -77,18 +77,17 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> li
             optimizer.step(used if max_norm is None else clip(used, max_norm), lrs[step])
         if log.has_row(step):
             size = len(meters[0].adapter.parameters)
-            for i, (meter, out) in enumerate(
-                zip(meters, measured, strict=True)
-            ):  # heads are not measured, and come last
+            for i, (each, out) in enumerate(zip(meters, measured, strict=True)):  # heads, which come last, have none
                 of_layer = slice(size * i, size * (i + 1))
-                meter.measure(before[of_layer], gradients[of_layer], parameters[of_layer], out)
+                each.measure(before[of_layer], gradients[of_layer], parameters[of_layer], out)
             log.measured(step, measured)
         progress(step, losses, log, stability)
         if last:
             break
         if checkpoint.due():
             checkpoint.save(step + 1, state)
-    keeps = task.exports if shared.log.weights is None else shared.log.weights
+    exported = task.exports and bool(ADAPTERS[shared.adapter.name].peft)
+    keeps = exported if shared.log.weights is None else shared.log.weights
     return _outcomes(log, stability, count(adapters), adapters if keeps else {})
 
 

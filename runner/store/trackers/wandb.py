@@ -124,16 +124,18 @@ class WandbTracker(Tracker):
 
 
 def describe(config: Config) -> list[str]:
-    """What a person tells runs apart by: adapter (if it is not LoRA), init, learning rate, width, rank, alpha, seed."""
+    """What a person tells runs apart by: adapter (if it is not LoRA), init, learning rate, width, rank and alpha (where it has
+    them), seed."""
     own, adapter = config.adapter, [config.adapter.name] * (config.adapter.name != "lora")
-    alpha = [f"alpha={own.alpha:.3g}"] if hasattr(own, "alpha") else []  # VeRA has none
+    rank = [f"r={own.rank}"] if own.rank else []
+    alpha = [f"alpha={own.alpha:.3g}"] if hasattr(own, "alpha") else []
     rates = [f"lr={config.optimizer.lr:.3g}"]
     return [
         *adapter,
         config.init.name,
         *rates,
         f"n={config.task.width}",
-        f"r={own.rank}",
+        *rank,
         *alpha,
         f"seed={config.seed}",
     ]

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.adapters import Dense
+from runner.adapters import Full
 from runner.config import Config, ConfigError
 from runner.config.registry import ADAPTERS
 from runner.core.messages import say
@@ -33,7 +33,7 @@ def check(config: Config, layers: Mapping[str, tuple[int, int]], heads: Mapping[
     found = peft.shapes(folder)
     pair = getattr(adapter, "peft_pair", ())
     names = {f"{peft.PREFIX}{layer}.{part}" for layer in layers for part in adapter.peft_names.values()}
-    of_heads = {f"{peft.PREFIX}{head}.{part}" for head in heads for part in Dense.peft_names.values()}
+    of_heads = {f"{peft.PREFIX}{head}.{part}" for head in heads for part in Full.peft_names.values()}
     _check_targets(config, folder, found, names, of_heads, pair)
     for layer, (n_out, n_in) in layers.items():
         rank = _of_layer(folder, described, "rank_pattern", layer, config.adapter.rank)
@@ -50,7 +50,7 @@ def check(config: Config, layers: Mapping[str, tuple[int, int]], heads: Mapping[
             _check_size(folder, found, name, size)
     for head, (n_out, n_in, _) in heads.items():
         for part, size in (("W", (n_out, n_in)), ("b", (n_out,))):
-            name = f"{peft.PREFIX}{head}.{Dense.peft_names[part]}"
+            name = f"{peft.PREFIX}{head}.{Full.peft_names[part]}"
             if found.get(name, size) != size:
                 raise ConfigError(
                     f"task.labels={config.task.labels}: {name} in {folder} is {_shape(found[name])}, and the task's head needs "
@@ -79,7 +79,7 @@ def _kind(folder: Path, described: Mapping[str, Any]) -> str:
     kinds = [
         kind
         for kind, adapter in ADAPTERS.items()
-        if all((described.get(name) or False) == value for name, value in adapter.peft.items())
+        if adapter.peft and all((described.get(name) or False) == value for name, value in adapter.peft.items())
     ]
     if not kinds:
         raise _incompatible(folder, "use_dora and use_rslora", "adapter=dora does not combine them")
@@ -162,7 +162,7 @@ def _check_targets(
 
 def _adapted(names: Iterable[str]) -> set[str]:
     """The layers of which tensors of these names are adapters."""
-    known = sorted({name for adapter in ADAPTERS.values() for name in adapter.peft_names.values()})
+    known = sorted({name for adapter in ADAPTERS.values() if adapter.peft for name in adapter.peft_names.values()})
     parts = re.compile(rf"{re.escape(peft.PREFIX)}(.+)\.(?:{'|'.join(map(re.escape, known))})")
     return {match[1] for match in map(parts.fullmatch, names) if match}
 

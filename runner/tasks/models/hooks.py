@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from runner.adapters import Adapter, Dense
+from runner.adapters import Adapter, Factored
 from runner.core.rng import generator
 
 
@@ -17,7 +17,7 @@ def attached(
     """Within: each module's output is its adapter's, for K runs folded into the batch dimension."""
 
     def hook(adapter: Adapter) -> Callable[..., Tensor]:
-        drops = dropout is not None and not isinstance(adapter, Dense)
+        drops = dropout is not None and isinstance(adapter, Factored)
         return lambda module, inputs, output: adapter.folded(
             dropout(inputs[0]) if drops else inputs[0], output, module.bias
         )

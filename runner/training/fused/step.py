@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runner.adapters.factored import padded
 from runner.tasks.base import Adapters
-from runner.tasks.toy import Batch, ToyTask, padded
+from runner.tasks.toy import Batch, ToyTask
 from runner.training.fused import kernels
 from runner.training.fused.kernels import LANES
 

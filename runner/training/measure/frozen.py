@@ -6,6 +6,7 @@ computed once. Features of the adapter are compared with it: feature/Z_A with fe
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from runner.core.exact import sqrt_, total
@@ -22,6 +23,11 @@ def frozen(column: str) -> Callable[[Callable[[Probe], Tensor]], Callable[[Probe
         return measure
 
     return declare
+
+
+def measured(probe: Probe) -> Tensor:
+    """(columns, 1), for every run."""
+    return torch.stack([measure(probe) for measure in FROZEN.values()])[:, None]
 
 
 @frozen("feature/Z")

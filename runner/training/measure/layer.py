@@ -1,4 +1,5 @@
-"""The columns of one layer: of any two factors by `metrics`, and what VeRA's vectors, DoRA's lengths and rows add to them."""
+"""The columns of one layer: of any two factors by `metrics`, and what VeRA's vectors, DoRA's lengths and rows add to them; of a
+weight that is trained whole by `weight`."""
 
 from collections.abc import Sequence
 
@@ -6,16 +7,15 @@ import numba
 import torch
 from torch import Tensor
 
-from runner.adapters import Factored
+from runner.adapters import Adapter, Factored, Full
 from runner.adapters.dora import WeightRows
 from runner.config import Config
 from runner.config.registry import ADAPTERS
 from runner.tasks.base import Probe
-from runner.training.measure import compiled
-from runner.training.measure.frozen import FROZEN
+from runner.training.measure import compiled, weight
+from runner.training.measure.frozen import FROZEN, measured
 from runner.training.measure.metrics import METRICS, Update, norm
-
-CHANGES = ("change/magnitude", "change/direction")
+from runner.training.measure.rows import CHANGES, moved
 
 
 def of_factors() -> list[str]:
@@ -34,7 +34,14 @@ def columns(parameters: Sequence[str], changes: bool) -> list[str]:
 def columns_of(config: Config) -> list[str]:
     """What a run with this configuration measures at every logged step."""
     kind = ADAPTERS[config.adapter.name]
-    return columns(list(kind.peft_names), kind.rescales or config.log.directions)
+    if issubclass(kind, Full):
+        return weight.columns(config.log.directions)
+    return columns(list(kind.sides), kind.rescales or config.log.directions)
+
+
+def meter(adapter: Adapter, probe: Probe, W0: Tensor | None = None) -> "LayerMetrics | weight.WeightMetrics":
+    """What measures an adapter on the probe; where a weight W0 is given, also how its rows move."""
+    return (weight.WeightMetrics if isinstance(adapter, Full) else LayerMetrics)(adapter, probe, W0)
 
 
 class LayerMetrics:
@@ -49,7 +56,7 @@ class LayerMetrics:
         self.rows = adapter.rows if adapter.rescales else None if W0 is None else WeightRows(W0, probe.Z.dtype)
         self.factors = of_factors()
         self.columns = columns(list(adapter.parameters), self.rows is not None)
-        self.frozen = torch.stack([measure(probe) for measure in FROZEN.values()])[:, None]
+        self.frozen = measured(probe)
         self.panels = compiled.panels(probe.Z) if probe.Z.device.type == "cpu" else None
 
     @torch.no_grad()
@@ -91,19 +98,8 @@ class LayerMetrics:
 
 
 def changes(rows: WeightRows, inner: Tensor, outer: Tensor, magnitudes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """How far lengths and directions of the weight's rows have moved, in the mean over the n_out rows: (K,), (K,).
-
-    V = W0 + outer·inner, row by row: | ‖v‖ - ‖w‖ |, or | |m| - ‖w‖ | for DoRA's `magnitudes` m (K, n_out), and 1 - cos(v, w)
-    (Liu et al. 2024, equations 3 and 4). Of the part of the change across w rather than of cosines, which near 1 have no digits.
-    """
-    w = rows.squares.sqrt().double()
+    """How far the rows of W0 + outer·inner have moved from those of W0, as `moved` has it; `magnitudes`: DoRA's m."""
     along = (outer * rows.cross(inner).mT).sum(2).double()
     inner, outer = inner.double(), outer.double()
     change = (outer * (outer @ (inner @ inner.mT))).sum(2).clamp_min(0)
-    square = (w.square() + 2 * along + change).clamp_min(0)
-    norm = square.sqrt()
-    magnitude = (2 * along + change) / (norm + w) if magnitudes is None else magnitudes.double().abs() - w
-    across = (change - (along / w).square()).clamp_min(0)
-    cosine = (w + along / w) / norm
-    direction = torch.where(cosine > 0, across / square / (1 + cosine), 1 - cosine)
-    return magnitude.abs().mean(1), direction.mean(1)
+    return moved(rows.squares.sqrt().double(), along, change, magnitudes)

@@ -1,0 +1,58 @@
+"""Full finetuning: a weight W of each run's own in the place of the frozen one, the baseline of all that adapt it."""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from runner.adapters.base import Adapter, Pair, Shape, adapter
+from runner.config.schema import AdapterOptions, Config
+
+KEPT = 6  # numbers for each entry of W: itself, its gradient as it is and clipped, two moments, and W before the update
+PASSING = 3  # for each entry of the largest layer: what an optimizer's step makes on its way
+
+
+@adapter("full", AdapterOptions)
+class Full(Adapter):
+    """y = W·x + b. W (K, n_out, n_in) starts at the frozen W0 and trains whole; b is what the frozen layer adds, and stays.
+
+    A head, which has no frozen weight, is one, too: its W is drawn, and so is its bias b (K, n_out), which trains.
+    """
+
+    sides = MappingProxyType({"W": "AB"})
+    default_init = "pretrained"
+    peft_names = MappingProxyType({"W": "weight", "b": "bias"})  # of heads, PEFT's modules_to_save
+
+    def __init__(self, W: Tensor, b: Tensor | None = None, W0: Tensor | None = None):
+        self.parameters = {"W": W.requires_grad_()} | ({} if b is None else {"b": b.requires_grad_()})
+        self.W0 = W0
+
+    @classmethod
+    def numbers(cls, config: Config, shapes: Sequence[Shape]) -> int:
+        return KEPT * cls.multiplied(shapes) + PASSING * max(n_out * n_in for n_out, n_in in shapes)
+
+    @classmethod
+    def multiplied(cls, shapes: Sequence[Shape]) -> int:
+        return sum(n_out * n_in for n_out, n_in in shapes)
+
+    @classmethod
+    def stack(
+        cls, configs: Sequence[Config], layer: str, W0: Tensor, drawn: list[Tensor], offset: Pair | None, shared: Any
+    ) -> "Full":
+        return cls(*drawn, W0=W0)
+
+    def __call__(self, x: Tensor, y0: Tensor, added: Tensor | None = None) -> Tensor:
+        return self._output(x.expand(len(self.parameters["W"]), *x.shape), added)
+
+    def folded(self, x: Tensor, y0: Tensor, added: Tensor | None = None) -> Tensor:
+        W = self.parameters["W"]
+        y = self._output(x.reshape(len(W), -1, W.shape[2]).to(W.dtype), added)
+        return y.view(y0.shape).to(y0.dtype)
+
+    def _output(self, x: Tensor, added: Tensor | None) -> Tensor:
+        """(K, N, n_in) -> (K, N, n_out)."""
+        y, b = x @ self.parameters["W"].mT, self.parameters.get("b")
+        if b is not None:
+            return y.add_(b[:, None])
+        return y if added is None else y.add_(added)
