@@ -19,6 +19,7 @@ from runner.adapters import Full
 from runner.config import ConfigError
 from runner.tasks.base import Probe
 from runner.training.measure import weight
+from runner.training.measure.frozen import FROZEN
 from runner.training.measure.layer import columns_of, meter
 from runner.training.measure.weight import STEPS, largest_singular_value
 from runner.training.train import build_task, train
@@ -86,7 +87,9 @@ def test_every_column_is_its_formula(at_once, monkeypatch):
     broken = W.clone()
     broken[1, 0, 0] = torch.nan
     for name, values in measured(W0, broken, G, new_W, Z).items():
-        assert torch.equal(values[[0, 2]], found[name][[0, 2]]) and (name == "grad/W" or values[1].isnan()), name
+        assert torch.equal(values[[0, 2]], found[name][[0, 2]]) and (
+            name in ("grad/W", *FROZEN) or values[1].isnan()
+        ), name
 
 
 def test_a_weight_that_has_not_moved_has_no_stable_rank():
@@ -121,7 +124,7 @@ def test_of_a_trained_weight_the_columns_are_those_of_its_change(tmp_path):
     [outcome] = train([configure(*SMALL, "adapter=full", "steps=12", "log.weights=true", "log.directions=true")])
     task = build_task([configure(*SMALL)])
     W = torch.from_numpy(outcome.weights["hidden.W"])
-    expected = by_formula(task.W0.double(), W, W, W, task.to(CPU, DOUBLE).probe(10)["hidden"])
+    expected = by_formula(task.W0.double(), W, W, W, task.to(CPU, DOUBLE).probe(10)["hidden"].Z)
     last = outcome.steps.iloc[-1]
     for name in ("param/W", "feature/Z_B", "weight/fro", "weight/spectral", "change/magnitude", "change/direction"):
         assert last[name] == pytest.approx(expected[name].item(), rel=1e-6), name

@@ -11,7 +11,9 @@ from analysis.figures import _caption
 from analysis.figures._message import label
 from analysis.figures._needs import TWO_RATES
 from analysis.figures._rows import dots, row_height, rows
+from analysis.grid import NotShown
 from analysis.scaling import Estimate
+from analysis.transfer import LEAST as LEAST_SIZES
 from analysis.transfer import RULES, Sweep, regrets, sweeps
 
 RECORDS = ("lr_vs_width", "width_exponents", "lm_lr_sensitivity", "rank_transfer", "horizon_transfer")
@@ -59,8 +61,8 @@ def caption(*frames: pd.DataFrame) -> str:
     return _caption.lines(
         f"Carried over to the largest size by our fit, the best rate costs at most {GOAL:.0%} of what training gains there in "
         f"{good} of {len(fits)} cases; lowest is {_caption.listed([f'{RULES[rule]} in {n}' for rule, n in lowest.items()])}.",
-        "Our fit is the least-squares line of log best rate against log size, over all smaller sizes; the theory's exponent and "
-        "the same rate start from the largest of these. Hollow: a seed diverges at that rate.",
+        "Our fit is the least-squares line of log best rate against log size, over all smaller sizes; the theory's is the line "
+        "with its exponent; the same rate is that of the largest of them. Hollow: the rate loses all that training gains.",
         *dict.fromkeys(map(_caption.runs, frames)),
         _caption.bars(frames[0]),
     )
@@ -74,6 +76,11 @@ def _found(frames: tuple[pd.DataFrame, ...]) -> list[tuple[str, list[Estimate]]]
         for task, part in frame.groupby("task.name")
         for sweep in sweeps(part)
     ]
+    if not parts:
+        raise NotShown(
+            f"regret needs more than {LEAST_SIZES} widths, ranks or numbers of steps, of runs that differ in one of these only; "
+            f"those of {frames[0]['experiment'].iloc[0]} have not"
+        )
     return [(_name(str(task), sweep, init), regrets(sweep, init)) for task, sweep in parts for init in sweep.grid.inits]
 
 
