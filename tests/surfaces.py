@@ -59,8 +59,8 @@ class Surface:
 
 
 def valley(u: np.ndarray) -> np.ndarray:
-    """A parabola that ends in a plateau below, where training does ever less, and in another above."""
-    return np.where(u < -2, 8 - 4 * 2.0 ** (u + 2), np.where(u > 2, 8 - 4 * np.exp(2 - u), u * u))
+    """A parabola that ends in a plateau below, where training does ever less, and in a higher one above, where it does harm."""
+    return np.where(u < -2, 8 - 4 * 2.0 ** (u + 2), np.where(u > 2, 12 - 8 * np.exp(2 - u), u * u))
 
 
 SHAPES = {

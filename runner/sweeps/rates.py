@@ -19,7 +19,7 @@ FEW = 2  # seeds of a rate that is tried for the first time
 LEAST_START = 3  # rates on an axis to start with, where its range has so many
 NEAR = 6  # steps within which rates tell how large the noise is
 CONTENDS = 2.0  # a rate contends for the best while it is worse by less than so many standard errors
-LEAST_GAIN = 1e-3  # training that lowers the loss by less than this share does not help
+LEAST_CHANGE = 1e-3  # of the loss, relative: a rate that changes it by less does nothing, and no lower one does
 LOWEST, HIGHEST = -120, 40  # 9e-19 and a million: beyond, no rate is looked for
 
 Point = tuple[int, ...]  # a place on the lattice: a power of √2 for each axis that is searched
@@ -64,15 +64,15 @@ class RateSearch:
             lowest = tuple(min(point[i] for point in tried) for i in range(len(self.start[0])))
             yield dict.fromkeys(_inside([tuple(_coarser(power, -1) for power in lowest)]), few)
             return
-        helps = mean(tried[best]) < start - LEAST_GAIN
+        idle = abs(mean(tried[best]) - start) < LEAST_CHANGE
         ends = [step for step in self.steps if all(np.dot(step, point) <= np.dot(step, best) for point in tried)]
-        yield dict.fromkeys(_inside(_beyond(best, step) for step in ends if step.sum() > 0 or helps), few)
+        yield dict.fromkeys(_inside(_beyond(best, step) for step in ends if step.sum() > 0 or not idle), few)
         sides = _around(best, self.steps, MEDIUM)
-        hurts = not helps and any(step.sum() < 0 for step in ends)  # at every rate, or no rate was low enough to tell
-        if len(tried[best]) < all_seeds and not hurts:
+        useless = idle and any(step.sum() < 0 for step in ends)  # at the lowest rate, which is the best
+        if len(tried[best]) < all_seeds and not useless:
             yield dict.fromkeys(sides, few)
         yield dict.fromkeys(self._contenders(tried, best), all_seeds)
-        if hurts:
+        if useless:
             return
         yield dict.fromkeys(_around(best, self.across, MEDIUM), few)
         yield dict.fromkeys(_hopeful(tried, sides), all_seeds)
