@@ -16,9 +16,7 @@ from runner.training.measure.frozen import FROZEN
 from runner.training.measure.metrics import norm, size
 from runner.training.measure.rows import CHANGES, moved
 
-COLUMNS = (
-    "grad/W param/W update/W feature/Z_B feature/dZ_B weight/fro weight/spectral weight/stable_rank"  # in this order
-).split()
+COLUMNS = "grad/W param/W update/W feature/Z_B feature/dZ_B weight/fro weight/spectral weight/stable_rank".split()
 AT_ONCE = 2**20
 STEPS = 16  # of Lanczos
 NOISE = 1e-14  # of ‖D‖_F²: what is left of a direction below it is rounding
