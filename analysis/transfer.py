@@ -95,7 +95,8 @@ def regrets_at(sweep: Sweep, grid: Grid, init: str) -> np.ndarray:
     tried, scores = np.log(grid.lrs[known]), scores[known]
     if not np.isfinite(lrs[-1]):
         return np.full(len(RULES), np.nan)
-    begin = float(np.exp(np.nanmean(np.log(grid.columns[BEGIN][grid.at(init, size)]))))
+    begins = np.log(grid.columns[BEGIN][grid.at(init, size)])
+    begin = float(np.exp(np.nanmean(begins))) if np.isfinite(begins).any() else np.nan
     best = float(np.exp(interpolated(lrs[-1], tried, scores)))
 
     def regret(rule: str) -> float:

@@ -105,7 +105,16 @@ def directions(signs: dict | None = None, **options) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def horizons(**options) -> pd.DataFrame:
+    """A language model of one width, trained for three numbers of steps, of which best rates do not depend."""
+    tables = [
+        named(sweep(task="language_model", **narrow(options)), f"{steps}", steps=steps) for steps in (60, 120, 240)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
 MADE = {
+    "horizon_transfer": horizons,
     "init_zoo": zoo,
     "variants": variants,
     "lora_plus": ratios,

@@ -216,7 +216,7 @@ def test_equal_ways_are_not_told_apart_however_many_there_are():
 
     def told_apart(corrected):
         found = 0
-        for trial in range(40):
+        for trial in range(25):
             rng = np.random.default_rng(trial)
             table = runs({f"i{k}": (-7, 2.0) for k in range(10)}, lrs=LRS[4:7], noise=0.0)
             table["summary.final_eval_loss"] += 0.01 * rng.normal(size=len(table))
@@ -224,10 +224,10 @@ def test_equal_ways_are_not_told_apart_however_many_there_are():
             best, *others = question.answers
             gaps = question.gaps if corrected else [gap(best, other, nats=True) for other in others]
             found += any(each.decided for each in gaps)
-        return found / 40
+        return found / 25
 
     def check(corrected):
-        assert told_apart(corrected) < 0.15
+        assert told_apart(corrected) <= 0.16  # four of 25: 5% have more by chance alone in less than 1 of 25 such tests
 
     check(corrected=True)
     rejects(check, False)

@@ -85,12 +85,10 @@ def test_claims_say_which_column_they_lack(experiment):
     column = {"first_step": "grad/A", "variants.layers": "change/direction", "rank_transfer": "train/loss"}
     lacking = table.drop(columns=column.get(experiment, "feature/delta_2"))
     said = []
-    assert report.claims_of({experiment: lacking}, Path("outputs"), say=said.append) == []
-    assert (
-        len(said) == 1
-        and f"needs {column.get(experiment, 'feature/delta_2')}" in said[0]
-        and "retrain=missing" in said[0]
-    )
+    claims = report.claims_of({experiment: lacking}, Path("outputs"), say=said.append)
+    assert {claim.number[:-1] for claim in claims} <= {"13"}  # which needs less
+    needed = column.get(experiment, "feature/delta_2")
+    assert said and all(f"needs {needed}" in each and "retrain=missing" in each for each in said)
     assert report.claims_of({experiment: table}, Path("outputs"))
 
 

@@ -38,7 +38,7 @@ def with_start(table):
 def test_the_rate_of_an_untrained_size_lies_in_its_interval():
     """From three sizes the fourth is met, within 95% intervals in nine of ten cases at least, over noise drawn anew."""
     rng, held = np.random.default_rng(0), []
-    for _ in range(20):
+    for _ in range(12):
         table = sweep(widths=WIDTHS[:3], noise=0.0)
         table["summary.final_loss"] += 0.01 * rng.normal(size=len(table))
         for name, part in sizes.ways(table, "task.width"):

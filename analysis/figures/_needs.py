@@ -7,7 +7,10 @@ from analysis.scaling import MIN_WIDTHS
 
 @dataclass(frozen=True)
 class Need:
-    """At least so many values of a field, and the override that trains them; `among`: only these values count."""
+    """At least so many values of a field, and the override that trains them; `among`: only these values count.
+
+    A tuple of them in `NEEDS`: any one will do, and the first is asked for.
+    """
 
     field: str
     least: int

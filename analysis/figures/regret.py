@@ -9,15 +9,14 @@ from analysis import style
 from analysis.claims_transfer import GOAL
 from analysis.figures import _caption
 from analysis.figures._message import label
-from analysis.figures._needs import TWO_RATES
+from analysis.figures._needs import TWO_RATES, Need
 from analysis.figures._rows import dots, row_height, rows
-from analysis.grid import NotShown
 from analysis.scaling import Estimate
 from analysis.transfer import LEAST as LEAST_SIZES
-from analysis.transfer import RULES, Sweep, regrets, sweeps
+from analysis.transfer import RULES, SIZES, Sweep, regrets, sweeps
 
 RECORDS = ("lr_vs_width", "width_exponents", "lm_lr_sensitivity", "rank_transfer", "horizon_transfer")
-NEEDS = (TWO_RATES,)
+NEEDS = (TWO_RATES, tuple(Need(field, LEAST_SIZES + 1, f"{field}=32,64,128") for field in SIZES))
 LEAST = 1e-4  # of the gain: what is drawn for less
 LOOKS = dict(zip(RULES, (("o", style.MARKS[0]), ("^", style.MARKS[1]), ("s", style.MARKS[2])), strict=True))
 OFFSETS = (-0.22, 0.0, 0.22)
@@ -31,6 +30,9 @@ def figure(*frames: pd.DataFrame) -> Figure:
         hollow = [estimate.value >= 1 for estimate in estimates]
         dots(panel, drawn, [color] * len(drawn), hollow, offset, [marker] * len(drawn))
     rows(panel, [name for name, _ in found])
+    if not found:
+        panel.set_yticks([])
+        panel.text(0.5, 0.5, "no sizes to carry a rate over to", transform=panel.transAxes, ha="center", color="0.4")
     panel.set_xscale("log")
     panel.set_xlim(LEAST / 1.5, 1.5)
     ticks = [1e-4, 1e-3, 1e-2, 1e-1, 1]
@@ -57,13 +59,16 @@ def caption(*frames: pd.DataFrame) -> str:
         if np.isfinite(values).any():
             lowest[list(RULES)[int(np.argmin(values))]] += 1
     if not fits:
-        return _caption.lines("No sweep has a best rate at enough sizes to carry it over.", *map(_caption.runs, frames))
+        return _caption.lines(
+            "No sweep has a best rate at enough sizes to carry it over.",
+            _caption.runs(pd.concat(frames, ignore_index=True)),
+        )
     return _caption.lines(
         f"Carried over to the largest size by our fit, the best rate costs at most {GOAL:.0%} of what training gains there in "
         f"{good} of {len(fits)} cases; lowest is {_caption.listed([f'{RULES[rule]} in {n}' for rule, n in lowest.items()])}.",
         "Our fit is the least-squares line of log best rate against log size, over all smaller sizes; the theory's is the line "
         "with its exponent; the same rate is that of the largest of them. Hollow: the rate loses all that training gains.",
-        *dict.fromkeys(map(_caption.runs, frames)),
+        _caption.runs(pd.concat(frames, ignore_index=True)),
         _caption.bars(frames[0]),
     )
 
@@ -76,11 +81,6 @@ def _found(frames: tuple[pd.DataFrame, ...]) -> list[tuple[str, list[Estimate]]]
         for task, part in frame.groupby("task.name")
         for sweep in sweeps(part)
     ]
-    if not parts:
-        raise NotShown(
-            f"regret needs more than {LEAST_SIZES} widths, ranks or numbers of steps, of runs that differ in one of these only; "
-            f"those of {frames[0]['experiment'].iloc[0]} have not"
-        )
     return [(_name(str(task), sweep, init), regrets(sweep, init)) for task, sweep in parts for init in sweep.grid.inits]
 
 

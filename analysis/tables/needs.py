@@ -37,12 +37,15 @@ def check(
     name: str, table: pd.DataFrame, experiment: str, outputs: Path, conditions: Sequence[where.Condition] = ()
 ) -> None:
     """Raises TooFew, or KeyError for a column that is not there, unless the table has what the figure needs."""
-    needs = figures.trait(name, "NEEDS")
-    for column in (*figures.trait(name, "MEASURED"), *(need.field for need in needs)):
+    needs = [need if isinstance(need, tuple) else (need,) for need in figures.trait(name, "NEEDS")]
+    for column in (*figures.trait(name, "MEASURED"), *(need.field for need, *others in needs if not others)):
         if table[column].isna().all():
             raise KeyError(column)
     experiment = experiment.removesuffix(LAYERS)
-    for need in needs:
+    for alternatives in needs:
+        if any(need.field in table and table[need.field].nunique() >= need.least for need in alternatives[1:]):
+            continue
+        need = alternatives[0]
         values = list(np.sort(table[need.field].dropna().unique()))
         if sum(need.among is None or value in need.among for value in values) >= need.least:
             continue
