@@ -62,6 +62,7 @@ def caption(*frames: pd.DataFrame) -> str:
         return _caption.lines(
             "No sweep has a best rate at enough sizes to carry it over.",
             _caption.runs(pd.concat(frames, ignore_index=True)),
+            _caption.bars(frames[0]),
         )
     return _caption.lines(
         f"Carried over to the largest size by our fit, the best rate costs at most {GOAL:.0%} of what training gains there in "
