@@ -223,6 +223,22 @@ def log_y(axes: Axes, empty: str = "no value off\nthe grid's edge") -> None:
         axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", color="0.4", fontsize=7)
 
 
+def at_the_top(axes: Axes, rates: np.ndarray, height: float, look: Look) -> None:
+    """Triangles near the upper edge, for rates at which runs broke down."""
+    axes.plot(
+        rates,
+        np.full(len(rates), height),
+        "^",
+        color=look.color,
+        markersize=5,
+        markeredgecolor="black",
+        markeredgewidth=0.4,
+        clip_on=False,
+        transform=axes.get_xaxis_transform(),
+        label=f"{look.label}, broken down",
+    )
+
+
 def legend_below(axes: Axes, **options) -> None:
     """Legend under the axis label, where it can hide no data."""
     below = axes.transAxes + ScaledTranslation(0, -30 / 72, axes.figure.dpi_scale_trans)

@@ -6,7 +6,7 @@ from conftest import configure, rejects
 from models import CPU, overrides
 from safetensors.torch import load_file
 from test_checkpoint import MODEL, TOY, Killed, same, trained
-from test_train import SMALL, agree
+from test_train import SMALL, alone_as_in_a_stack
 
 from runner.adapters import Full
 from runner.config import ConfigError
@@ -29,11 +29,7 @@ def test_a_run_alone_is_the_same_run_inside_a_stack(task, tmp_path):
     if task == "language_model":
         small = [*overrides(tmp_path, task, "llama", adapter="full"), "log.layers=true"]
     shared = [f"task={task}", *small, "adapter=full", "steps=5", "optimizer.weight_decay=0.1"]
-    configs = [configure(*shared, f"optimizer.lr={lr}") for lr in (1e-3, 1e-2, 3e-3)]
-    together = train(configs)
-    for config, outcome in zip(configs, together, strict=True):
-        agree(train([config])[0].steps, outcome.steps)
-    rejects(agree, together[0].steps, together[1].steps)
+    alone_as_in_a_stack([configure(*shared, f"optimizer.lr={lr}") for lr in (1e-3, 1e-2, 3e-3)])
 
 
 def test_a_neighbour_that_blows_up_changes_no_bit():

@@ -126,6 +126,13 @@ def agree(alone: pd.DataFrame, stacked: pd.DataFrame) -> None:
         np.testing.assert_allclose(stacked[name], alone[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+def alone_as_in_a_stack(configs):
+    together = train(configs)
+    for config, outcome in zip(configs, together, strict=True):
+        agree(train([config])[0].steps, outcome.steps)
+    rejects(agree, together[0].steps, together[1].steps)
+
+
 @pytest.mark.parametrize("task", ["teacher_student", "feature_regression", "linear"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_run_alone_is_the_same_run_inside_a_stack(task, optimizer):
@@ -141,10 +148,7 @@ def test_a_run_alone_is_the_same_run_inside_a_stack(task, optimizer):
             ("gaussian_B", 1e-4, 4),
         )
     ]
-    together = train(configs)
-    for config, outcome in zip(configs, together, strict=True):
-        agree(train([config])[0].steps, outcome.steps)
-    rejects(agree, together[0].steps, together[1].steps)
+    alone_as_in_a_stack(configs)
 
 
 def test_a_neighbour_that_blows_up_changes_no_bit():

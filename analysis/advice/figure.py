@@ -100,17 +100,7 @@ def _curve(panel: Axes, answer: Answer, own: style.Look, top: float, height: flo
         panel.plot(rates, losses, color=own.color, marker=own.marker, linestyle=own.line, markersize=2.5)
     down = 2.0 ** xs[~known | (means > np.log(top))]
     if len(down):
-        panel.plot(
-            down,
-            np.full(len(down), height),
-            "^",
-            color=own.color,
-            markersize=5,
-            markeredgecolor="black",
-            markeredgewidth=0.4,
-            clip_on=False,
-            transform=panel.get_xaxis_transform(),
-        )
+        style.at_the_top(panel, down, height, own)
     if (found := answer.found) is None:
         return
     good = [x for x in xs if found.good[0] <= x <= found.good[1] and np.isfinite(answer.curve_mean(x))]

@@ -66,27 +66,12 @@ def curves(panel: Axes, grid: Grid, width: int, rates: Rates, starts: Mapping[in
         down = np.isposinf(losses).any(1) | (losses.mean(1) > np.log(ceiling))
         broken |= bool(down.any())
         if down.any():
-            _at_the_top(panel, grid.lrs[down], 1.0 - min(0.05, 0.3 / len(grid.inits)) * offset, style.look(init))
+            height = 1.0 - min(0.05, 0.3 / len(grid.inits)) * offset
+            style.at_the_top(panel, grid.lrs[down], height, style.look(init))
     if np.isfinite(ceiling):
         panel.axhline(ceiling, color="0.4", linestyle=":", linewidth=1.0, label="frozen model")
     style.rate_axis(panel, grid.lrs)
     return broken
-
-
-def _at_the_top(panel: Axes, rates: np.ndarray, height: float, look: style.Look) -> None:
-    """Triangles at the top edge."""
-    panel.plot(
-        rates,
-        np.full(len(rates), height),
-        "^",
-        color=look.color,
-        markersize=5,
-        markeredgecolor="black",
-        markeredgewidth=0.4,
-        clip_on=False,
-        transform=panel.get_xaxis_transform(),
-        label=f"{look.label}, broken down",
-    )
 
 
 def value_axes(axes: list[Axes], grid: Grid, starts: Mapping[int, float] | None) -> None:

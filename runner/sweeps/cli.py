@@ -16,7 +16,8 @@ from runner.config.errors import explain, is_about_input
 from runner.config.experiments import register_new_names
 from runner.config.help import help_text
 from runner.sweeps.compose import compose_sweep
-from runner.sweeps.execute import dry_run, execute
+from runner.sweeps.execute import execute
+from runner.sweeps.forecast import forecast
 from runner.sweeps.report import print_report
 from runner.sweeps.search import Request
 
@@ -28,14 +29,14 @@ def run(asked: DictConfig | Request, dry: bool = False) -> float:
     """
     with clear_errors():  # here too, because Hydra wraps what a job raises
         request = asked if isinstance(asked, Request) else Request([from_hydra(asked)])
-        loss = forecast(request) if dry else train(request)
+        loss = announce(request) if dry else train(request)
         return math.inf if loss is None else loss  # it diverged
 
 
-def forecast(request: Request) -> None:
+def announce(request: Request) -> None:
     """Say what would be trained."""
     with printing("the forecast"):
-        print(dry_run(request))
+        print(forecast(request))
 
 
 def train(request: Request) -> float | None:

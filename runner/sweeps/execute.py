@@ -15,12 +15,12 @@ from runner.core.machine import interruptions_ignored, interruptions_wait, termi
 from runner.core.messages import listening, say
 from runner.store.runs import DONE, FAILED, FILES, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.store.trackers import Tracker
-from runner.sweeps.memory import check_fits, extent
+from runner.sweeps.memory import check_fits
 from runner.sweeps.plan import Plan, arrange, cost, done, plan
 from runner.sweeps.pools import InProcess, Processes, StackResult, pool_for, run_context
 from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
-from runner.sweeps.search import Request, Search, key, rounds
+from runner.sweeps.search import Request, Search, rounds
 from runner.training.checkpoint import Checkpoint
 
 _sweeping = threading.Lock()
@@ -30,7 +30,7 @@ POLL_EVERY = 0.2  # seconds, while other processes train what is left
 def execute(configs: Sequence[Config], searches: Sequence[Search] = ()) -> Results:
     """Train what is not done yet, and what the searches ask for, and say what became of all of it."""
     request = Request(list(configs), list(searches))
-    _check_shared(request.configs)
+    check_shared(request.configs)
     if not _sweeping.acquire(blocking=False):
         raise RuntimeError("another sweep is under way in this process, which can hold the claims of one at a time")
     try:
@@ -64,31 +64,8 @@ def _execute(request: Request) -> Results:
     return results
 
 
-def dry_run(request: Request) -> str:
-    """What would be trained: runs, stacks and memory; of searches, their first round."""
-    _check_shared(request.configs)
-    results = Results()
-    configs = next(rounds(request, results))
-    if Path(configs[0].outputs).is_dir():
-        with Store(configs[0].outputs) as store:
-            planned = plan(configs, store)
-    else:
-        planned = Plan([], arrange(list({key(config): config for config in configs}.values())), [])
-    check_fits(planned.stacks)
-    sentences = [extent(planned.stacks)]
-    if planned.done:
-        sentences.append(f"{len(planned.done)} are done")
-    if count := len(request.searches):
-        limit = configs[0].search.max_runs
-        most = f", up to {limit} runs in all" if limit else ""
-        sentences.append(
-            f"this is the first round of {count} search{'es' * (count > 1)}; more follow from its results{most}"
-        )
-    return "; ".join(sentences)
-
-
-def _check_shared(configs: Sequence[Config]) -> None:
-    """One command has one store, one tracker and one set of workers."""
+def check_shared(configs: Sequence[Config]) -> None:
+    """Raise ConfigError unless one command can train them: it has one store, one tracker and one set of workers."""
     if not configs:
         raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
     for name in ("outputs", "bases", "tracker", "workers", "retrain", "stack", "device", "search"):
