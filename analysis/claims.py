@@ -28,9 +28,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
+from analysis.breakdown import breakdown_ratio, breaking_ratio
 from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import START, Estimate, best_lrs, bootstrap, exponent, features, sizes
-from runner.core.optimum import logs
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
 NEGLIGIBLE = 0.05  # an exponent this small is a factor of 1.15 over four doublings of the width
@@ -108,22 +108,10 @@ def first_step(frame: pd.DataFrame) -> list[Claim]:
 
 def dynamics(frame: pd.DataFrame) -> list[Claim]:
     """Claims 2 to 7 on one sweep over init × width × lr × seed; none where the theory does not speak about it."""
-    task, inits = theory.setting(frame), sorted(frame["init.name"].unique())
-    pair = [next((init for init in inits if theory.FAMILY.get(init) == side), None) for side in "AB"]
-    if task is None or None in pair:
+    task, pair = theory.setting(frame), _pair(frame)
+    if task is None or pair is None:
         return []
-    a, b = pair
-    columns = features(frame)
-    if task not in BY_HELD_OUT:
-        columns = columns.drop(columns=START, errors="ignore")
-    grid = Grid.of(frame, columns)
-    widest = grid.widths[-1]
-
-    def lr_ratio(g: Grid) -> np.ndarray:
-        return best_lrs(g, a) - best_lrs(g, b)
-
-    def loss_ratio(g: Grid) -> np.ndarray:
-        return np.array([g.paired(a, b, width).mean() for width in g.widths])
+    grid, (a, b) = _with_features(frame), pair
 
     def exponents(number: str, what: str, quantity: str, measure: Callable[[Grid, str], np.ndarray]) -> list[Claim]:
         slopes = bootstrap(grid, lambda g: np.array([exponent(g.widths, measure(g, init)) for init in pair]))
@@ -133,21 +121,70 @@ def dynamics(frame: pd.DataFrame) -> list[Claim]:
             _exponent_claim(f"{number}b", task, f"Init[B]: {what}", slopes[1], powers[1], alternative=powers[0]),
         ]
 
-    ratios, losses = bootstrap(grid, lr_ratio), bootstrap(grid, loss_ratio)
-    growth = bootstrap(grid, lambda g: np.array([exponent(g.widths, lr_ratio(g))]))[0]
+    growth = bootstrap(grid, lambda g: np.array([exponent(g.widths, best_lrs(g, a) - best_lrs(g, b))]))[0]
     gap = theory.exponent(task, a, "lr") - theory.exponent(task, b, "lr")
-    edge = bootstrap(grid, lambda g: np.array([breakdown_ratio(g, a, b)]))[0]
-    breaks_down = "diverges" if START not in grid.columns else "diverges or ends above the start"
     final_Z_A = partial(sizes, column="final/feature/Z_A")
+    edge = bootstrap(grid, lambda g: np.array([breakdown_ratio(g, a, b)]))[0]
+    rate, loss = _tuned(grid, pair, task)
     return [
-        ratio_claim("2a", task, f"best lr, Init[A] over Init[B], at n = {widest}", "> 1", ratios[-1:]),
+        rate,
         _exponent_claim("2b", task, "that ratio grows with n", growth, gap, alternative=0.0),
         *exponents("3", "best lr falls with n", "lr", best_lrs),
-        ratio_claim("4", task, f"best loss, Init[A] over Init[B], at every n; here {widest}", "< 1", losses),
+        loss,
         *exponents("5", "size of Z_A at the end of training", "feature/Z_A", final_Z_A),
         *exponents("6", "δ2/δ1 a few steps in", theory.RATIO, partial(sizes, column=theory.RATIO)),
-        ratio_claim("7", task, f"lowest lr that {breaks_down}, Init[A] over Init[B]", "> 1", [edge]),
+        _breakdown(grid, task, edge),
     ]
+
+
+def at_one_width(frame: pd.DataFrame) -> list[Claim]:
+    """Claims 2a, 4 and 7, which need no second width, on the longest training of a real model by both inits. Where rates were
+    searched, inits are tried at different ones: 7 is of `breaking_ratio`."""
+    lengths = [part for _, part in frame.groupby("steps") if _pair(part)]
+    if not lengths or not theory.speaks_of(lengths[-1]):
+        return []
+    frame, pair, model = lengths[-1], _pair(lengths[-1]), subject(lengths[-1])
+    grid = _with_features(frame)
+    edge = bootstrap(grid, lambda g: np.array([breaking_ratio(g, *pair)]))[0]
+    return [*_tuned(grid, pair, model), _breakdown(grid, model, edge)]
+
+
+def subject(frame: pd.DataFrame) -> str:
+    """What claims are on: the task or, of a real model that pip installs, which has a version, the model."""
+    model, version, _ = str(frame["task.model"].iloc[0] if "task.model" in frame else "").partition("@")
+    return model if version else str(frame["task.name"].iloc[0])
+
+
+def _pair(frame: pd.DataFrame) -> list[str] | None:
+    """An Init[A] and an Init[B]; None where one is missing."""
+    inits = sorted(frame["init.name"].unique())
+    pair = [next((init for init in inits if theory.FAMILY.get(init) == side), None) for side in "AB"]
+    return None if None in pair else pair
+
+
+def _with_features(frame: pd.DataFrame) -> Grid:
+    columns = features(frame)
+    if frame["task.name"].iloc[0] not in BY_HELD_OUT:
+        columns = columns.drop(columns=START, errors="ignore")
+    return Grid.of(frame, columns)
+
+
+def _tuned(grid: Grid, pair: list[str], of: str) -> list[Claim]:
+    """Claims 2a and 4."""
+    a, b = pair
+    widest = grid.widths[-1]
+    ratios = bootstrap(grid, lambda g: best_lrs(g, a) - best_lrs(g, b))
+    losses = bootstrap(grid, lambda g: np.array([g.paired(a, b, width).mean() for width in g.widths]))
+    every = f"every n; here {widest}" if len(grid.widths) > 1 else f"n = {widest}"
+    return [
+        ratio_claim("2a", of, f"best lr, Init[A] over Init[B], at n = {widest}", "> 1", ratios[-1:]),
+        ratio_claim("4", of, f"best loss, Init[A] over Init[B], at {every}", "< 1", losses),
+    ]
+
+
+def _breakdown(grid: Grid, of: str, ratio: Estimate) -> Claim:
+    breaks_down = "diverges" if START not in grid.columns else "diverges or ends above the start"
+    return ratio_claim("7", of, f"lowest lr that {breaks_down}, Init[A] over Init[B]", "> 1", [ratio])
 
 
 def _exponent_claim(number: str, task: str, text: str, slope: Estimate, predicted: float, alternative: float) -> Claim:
@@ -163,39 +200,6 @@ def ratio_claim(
     verdict = sign_verdict(ratios, positive=prediction == "> 1")
     value, low, high = (float(np.exp(getattr(ratios[-1], name))) for name in ("value", "low", "high"))
     return Claim(number, task, text, prediction, source, value, low, high, verdict)
-
-
-def breakdown_ratio(grid: Grid, a: str, b: str) -> float:
-    """Mean over widths and seeds of log(lowest lr at which a breaks down / at which b does).
-
-    Where one of the two is a bound, the ratio is the least it can be; cells in which both are, on one side, say nothing, and
-    neither do those in which one is unknown. nan if these are most.
-    """
-    (lowest_a, side_a), (lowest_b, side_b) = lowest_breaking(grid, a), lowest_breaking(grid, b)
-    ratios = lowest_a - lowest_b
-    known = np.isfinite(ratios) & ((side_a != side_b) | (side_a == 0))
-    return float(ratios[known].mean()) if known.mean() > 0.5 else np.nan
-
-
-def lowest_breaking(grid: Grid, init: str) -> tuple[np.ndarray, np.ndarray]:
-    """(W, S) log of the lowest rate at which a run breaks down, and of what it is a bound.
-
-    1: no run breaks down, and the rate after the last one tried stands for it; -1: the first one tried does already; 0: neither.
-    nan where it is not known: nothing was tried, a run before it is missing, or there is no next rate.
-    """
-    i, lrs = grid.inits.index(init), np.log(grid.lrs)
-    losses = grid.log_loss[i]  # (W, L, S)
-    broken, tried = np.isposinf(losses), ~np.isnan(losses)
-    if START in grid.columns:
-        start = logs(grid.columns[START][i])
-        broken, tried = broken | (losses > start), tried & (broken | ~np.isnan(start))
-    first, after = tried.argmax(1), len(lrs) - tried[:, ::-1].argmax(1)
-    place = np.where(broken.any(1), broken.argmax(1), after)
-    between = np.arange(len(lrs))[None, :, None]
-    missing = ~tried & (first[:, None] < between) & (between < place[:, None])
-    rates = np.append(lrs, 2 * lrs[-1] - lrs[-2] if len(lrs) > 1 else np.nan)
-    lowest = np.where(missing.any(1) | ~tried.any(1), np.nan, rates[place])
-    return lowest, np.where(place == after, 1, np.where(place == first, -1, 0))
 
 
 def table(claims: list[Claim]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.claims import DIRECTION, NOT, REPRODUCED, UNKNOWN, Claim, sign_verdict
+from analysis.claims import DIRECTION, NOT, REPRODUCED, UNKNOWN, Claim, sign_verdict, subject
 from analysis.scaling import Estimate
 from analysis.transfer import Sweep, mean_regrets, sweeps
 
@@ -13,7 +13,7 @@ SOURCE = "this project"
 
 def transfer(frame: pd.DataFrame) -> list[Claim]:
     """Of each sweep over widths, ranks or steps, in the mean over the inits."""
-    return [claim for sweep in sweeps(frame) for claim in _of_sweep(frame["task.name"].iloc[0], sweep)]
+    return [claim for sweep in sweeps(frame) for claim in _of_sweep(subject(frame), sweep)]
 
 
 def _of_sweep(task: str, sweep: Sweep) -> list[Claim]:

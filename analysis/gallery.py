@@ -10,7 +10,7 @@ HEAD = """\
 
 [← Project README](../README.md) · [All pages](README.md)
 
-Every figure of `make reproduce-all` with its caption, written by `make figures` from the committed records.
+Every figure of `make reproduce-all` and `make reproduce-real` with its caption, written by `make figures` from the records.
 """
 
 

@@ -7,27 +7,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import claims, claims_transfer, claims_variants, files
+from analysis import claims, claims_full, claims_transfer, claims_variants, files
 from analysis.claims import Claim
 from analysis.grid import Grid, NotShown, split
 from analysis.tables.needs import missing_columns_told
+from analysis.tables.settings import without_baseline
 from analysis.tables.where import Condition
 
 Evaluate = Callable[[pd.DataFrame], list[Claim]]
 ANY = "any"  # stands for an experiment of no figure: what these say may apply to any runs, and they know when it does
 CLAIMS: dict[str, tuple[Evaluate, ...]] = {
-    ANY: (claims.first_step, claims.dynamics, claims_transfer.transfer),
+    ANY: (claims.first_step, claims.dynamics, claims_transfer.transfer, claims_full.full_finetuning),
     "first_step": (claims.first_step,),
     "lr_vs_width": (claims.dynamics, claims_transfer.transfer),
     "width_exponents": (claims.dynamics, claims_transfer.transfer),
-    "lm_lr_sensitivity": (claims.first_step, claims.dynamics, claims_transfer.transfer),
+    "lm_lr_sensitivity": (claims.first_step, claims.dynamics, claims_transfer.transfer, claims_full.full_finetuning),
     "init_zoo": (claims_variants.inits,),
     "variants": (claims_variants.parameters,),
     "variants.layers": (claims_variants.dora,),
     "lora_plus": (claims_variants.lora_plus,),
     "rank_transfer": (claims_variants.ranks, claims_transfer.transfer),
     "horizon_transfer": (claims_transfer.transfer,),
+    "full_finetuning": (claims_full.full_finetuning,),
+    "advise_smollm2": (claims.at_one_width, claims_transfer.transfer),
+    "advise_minilm": (claims.at_one_width,),
 }
+WITH_BASELINE = (claims_full.full_finetuning,)  # all others are of adapters
 START, END = "<!-- claims: written by `python -m analysis --publish` -->", "<!-- end of claims -->"
 
 
@@ -52,7 +57,7 @@ def claims_of(
         try:
             of = {name_of(table, experiment): table}
             with missing_columns_told(f"claim {evaluate.__name__}", of, outputs, conditions):
-                rows += evaluate(table)
+                rows += evaluate(table if evaluate in WITH_BASELINE else without_baseline(table))
         except NotShown as reason:
             if say is None:
                 raise

@@ -34,6 +34,9 @@ ADAPTERS = ("lora", "rslora")  # W0 + s·B·A with s of the same size at every w
 
 # muA (Chen, Villar, Hayou 2026): exponents in the rank r of the best learning rate for s = r^-γ, under Adam or SignSGD.
 RANK_POWERS = {("A", 0.0): -1 / 2, ("A", -0.5): -1 / 4, ("A", -1.0): 0.0, ("B", 0.0): 0.0}
+# Exponents of LoRA's best rate over that of full finetuning, which falls as 1/n: (family, size) -> (predicted, the alternative).
+# Against the rank for s = r^-1. That the ratio does not depend on the width is what is said where it is found to be 10.
+FULL_POWERS = {("A", "n"): (1 / 2, 0.0), ("B", "n"): (0.0, 1 / 2), ("A", "r"): (0.0, -1 / 4)}
 MUA, PLUS = "Chen, Villar, Hayou 2026", "LoRA+, Hayou, Ghosh, Yu 2024"
 
 
@@ -46,11 +49,17 @@ def rank_alternative(predicted: float, measured: float) -> float:
 def setting(frame: pd.DataFrame) -> str | None:
     """The task whose exponents apply to these runs, or None where the theory says nothing about them."""
     first = frame.iloc[0]
-    if first["optimizer.name"] not in ("adamw", "signsgd") or first.get("adapter.name", "lora") not in ADAPTERS:
+    if not speaks_of(frame):
         return None
     if first["task.name"] == "teacher_student" and first["task.out_exponent"] != 1.0:
         return None
     return first["task.name"] if first["task.name"] in SOURCES else None
+
+
+def speaks_of(frame: pd.DataFrame) -> bool:
+    """Whether these runs have an adapter and an optimizer of the theory's, on whatever task."""
+    first = frame.iloc[0]
+    return first["optimizer.name"] in ("adamw", "signsgd") and first.get("adapter.name", "lora") in ADAPTERS
 
 
 def exponents(task: str | None, inits: Sequence[str], quantity: str) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ nothing: all configurations are checked before the first run trains. An interval
 """
 
 import copy
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -30,6 +31,7 @@ class StackSweeperConf:
     _target_: str = "hydra_plugins.stack_sweeper.StackSweeper"
     params: dict[str, str] | None = None
     grids: list[dict[str, str]] | None = None
+    baselines: list[dict[str, str]] | None = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="stack", node=StackSweeperConf, provider="runner")
@@ -40,10 +42,18 @@ class StackSweeper(Sweeper):
 
     `hydra.sweeper.grids` lists further axes of several grids, each of which is swept with those of `params`: a sweep whose
     axes do not all go together, such as an init that one adapter takes and another does not.
+
+    `hydra.sweeper.baselines` lists further grids, of which adapter and init stand whatever else is asked for; null leaves them
+    out.
     """
 
-    def __init__(self, params: dict[str, str] | None = None, grids: list[dict[str, str]] | None = None):
-        self.params, self.grids = params or {}, grids or [{}]
+    def __init__(
+        self,
+        params: dict[str, str] | None = None,
+        grids: list[dict[str, str]] | None = None,
+        baselines: list[dict[str, str]] | None = None,
+    ):
+        self.params, self.grids, self.baselines = params or {}, grids or [{}], baselines or []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         # no launcher: stacks are not Hydra jobs
@@ -64,10 +74,13 @@ class StackSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=loader)
         parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))
         HydraConfig.instance().set_config(self.config)  # for values that refer to `hydra:`
-        jobs: list[tuple[list[str], tuple[Axis, ...]]] = []
-        for grid in self.grids:
-            given = [f"{key}={value}" for key, value in {**self.params, **grid}.items()]
-            every = parser.parse_overrides([*given, *arguments])
+        jobs: list[tuple[list[str], tuple[Axis, ...], bool]] = []
+        grids = [
+            *((given, False) for given in self._grids(arguments)),
+            *((b, True) for b in self._baselines(arguments)),
+        ]
+        for given, is_baseline in grids:
+            every = parser.parse_overrides(given)
             overrides = list(
                 {override.get_key_element(): override for override in every}.values()
             )  # the last one counts
@@ -78,10 +91,12 @@ class StackSweeper(Sweeper):
             axes = {override.key_or_group: Axis.of(override) for override in overrides if override.is_interval_sweep()}
             discrete = [parse(axes[o.key_or_group].placeholder) if o.is_interval_sweep() else o for o in overrides]
             searched = tuple(axes.values())
-            jobs += [(job, searched) for batch in BasicSweeper.split_arguments(discrete, None) for job in batch]
+            jobs += [
+                (job, searched, is_baseline) for batch in BasicSweeper.split_arguments(discrete, None) for job in batch
+            ]
         templates: dict[tuple[tuple[str, ...], frozenset[str]], Template] = {}
         configs: dict[tuple[Axis, ...], list[Config]] = {}
-        for job, searched in jobs:
+        for job, searched, is_baseline in jobs:
             # Choices pick files and so take part in composing the defaults list; values, of whole nodes too, are set in
             # its result.
             choices = tuple(
@@ -91,9 +106,34 @@ class StackSweeper(Sweeper):
             alike = choices, frozenset(override.key_or_group for override in values.values())
             if alike not in templates:
                 templates[alike] = Template(loader.load_sweep_config(self.config, list(choices)))
-            configs.setdefault(searched, []).append(templates[alike].configure(values))
+            try:
+                configs.setdefault(searched, []).append(templates[alike].configure(values))
+            except ConfigError as error:
+                leave_out = "; it is a baseline's, and hydra.sweeper.baselines=null leaves that out"
+                raise ConfigError(f"{error}{leave_out * is_baseline}") from error
         plain = configs.pop((), [])
         return Request(plain, [search for searched, some in configs.items() for search in searches(some, searched)])
+
+    def _grids(self, arguments: list[str]) -> list[list[str]]:
+        """The overrides of each grid."""
+        return [[*_written({**self.params, **grid}), *arguments] for grid in self.grids]
+
+    def _baselines(self, arguments: list[str]) -> list[list[str]]:
+        """Likewise, without what is said elsewhere of adapter and init; none of an adapter that is asked for itself."""
+        params, others = (
+            [text for text in texts if not re.match(r"\W*(adapter|init)\b", text)]
+            for texts in (_written(self.params), arguments)
+        )
+        asked = [text.split("=", 1)[1].split(",") for text in arguments if text.startswith("adapter=")]
+        return [
+            [*params, *_written(baseline), *others]
+            for baseline in self.baselines
+            if not any(baseline.get("adapter") in adapters for adapters in asked)
+        ]
+
+
+def _written(values: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
 
 
 class Template:

@@ -1,5 +1,7 @@
 """Records of the sweeps over inits, adapters, ratios of rates and ranks, with what is to be found in them written down here."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import synthetic_coordinates
@@ -113,7 +115,44 @@ def horizons(**options) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def full(slopes: dict | None = None, ratio: float = 8.0, **options) -> pd.DataFrame:
+    """LoRA at three widths, and Init[A] at four ranks, beside full finetuning, whose best rate is Init[B]'s over `ratio`.
+
+    `slopes`: LoRA's exponents of the best rate, by (side, symbol).
+    """
+    slopes = {("A", "n"): -0.5, ("B", "n"): -1.0, ("A", "r"): 0.0, ("B", "r"): 0.0} | (slopes or {})
+    widths = options.pop("widths", (128, 256, 512))
+    tables = []
+    for symbol, sizes in (("n", widths), ("r", (32, 64, 256))):
+        changes = {(side, "lr"): slopes[side, symbol] for side in "AB"}
+        frame = sweep(changes, widths=sizes, task="language_model", **options)
+        rank, width = (8, frame["task.width"]) if symbol == "n" else (frame["task.width"] // 16, 128)
+        columns = {"adapter.name": "lora", "adapter.rank": rank, "adapter.alpha": 32.0, "task.width": width}
+        part = named(frame, symbol, **columns)
+        tables.append(part if symbol == "n" else part[part["init.name"] == "gaussian_A"])
+    frame = sweep({("B", "lr"): -1.0}, widths=widths, task="language_model", **options)
+    part = named(
+        frame[frame["init.name"] == "gaussian_B"], "full", **{"adapter.name": "full", "init.name": "pretrained"}
+    )
+    tables.append(part.assign(**{"optimizer.lr": part["optimizer.lr"] / ratio}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def advised(model: str, lengths: tuple[int, ...] = (20,), **options) -> pd.DataFrame:
+    """A model of one width at several numbers of steps, of which best rates do not depend, beside full finetuning at the last."""
+    frame = sweep(task="language_model", **narrow(options)).assign(
+        **{"task.model": f"{model}@1.0", "adapter.name": "lora"}
+    )
+    tables = [named(frame, f"{steps}", steps=steps) for steps in lengths]
+    own = frame[frame["init.name"] == "gaussian_B"]
+    base = named(own, "full", **{"adapter.name": "full", "init.name": "pretrained"}, steps=lengths[-1])
+    return pd.concat([*tables, base.assign(**{"optimizer.lr": base["optimizer.lr"] / 8})], ignore_index=True)
+
+
 MADE = {
+    "advise_smollm2": partial(advised, "smollm2", (5, 10, 20)),
+    "advise_minilm": partial(advised, "minilm"),
+    "full_finetuning": full,
     "horizon_transfer": horizons,
     "init_zoo": zoo,
     "variants": variants,

@@ -29,16 +29,19 @@ MODELS = (
 CORNERS = {
     "first_step": [(TOYS, 6)],
     "init_zoo": [([*TOYS, "task=teacher_student"], 68), ([*MODELS, "task=language_model", "init=pissa,lora_ga"], 8)],
-    "variants": [([*TOYS, "task=feature_regression"], 32), ([*MODELS, "task=language_model", "adapter.rank=4"], 32)],
-    "dora_directions": [([*TOYS, "task=teacher_student", "init=gaussian_A", "adapter=lora,dora"], 20)],
+    "variants": [([*TOYS, "task=feature_regression"], 36), ([*MODELS, "task=language_model", "adapter.rank=4"], 36)],
+    "dora_directions": [([*TOYS, "task=teacher_student", "init=gaussian_A", "adapter=lora,dora"], 24)],
     "lora_plus": [([*TOYS, "optimizer.lr_ratio=1,4"], 12)],
+    "full_finetuning": [([*MODELS, "init=kaiming_A"], 8)],
+    "lm_lr_sensitivity": [(MODELS, 6)],
+    "lm_dynamics": [(MODELS, 6)],
+    "lm_layers": [(MODELS, 6)],
     "coordinate_check": [(MODELS, 4)],
     "horizon_transfer": [([*MODELS, "steps=2,3"], 8)],
     "rank_transfer": [([*TOYS, "adapter.rank=2,4", "task.target_rank=4"], 24)],
 }
-CASES = [
-    (name, *case) for name in NAMES for case in CORNERS.get(name, [(MODELS if name.startswith("lm_") else TOYS, 4)])
-]
+REAL = ("advise_smollm2", "advise_minilm")  # models, which test_real trains
+CASES = [(name, *case) for name in NAMES if name not in REAL for case in CORNERS.get(name, [(TOYS, 4)])]
 
 
 @pytest.mark.parametrize(("name", "corner", "runs"), CASES, ids=lambda x: x if isinstance(x, str) else "")
@@ -74,9 +77,9 @@ OF_ONE = [
 
 
 def test_every_experiment_but_answers_has_a_figure_of_its_name():
-    """`first` is a small `lr_vs_width`, which `headline` shows; `analysis advise` draws what `advise` trains. A figure of several
-    experiments is none of its own."""
-    assert [name for name in NAMES if name not in ("first", "advise")] == OF_ONE
+    """`first` is a small `lr_vs_width`, which `headline` shows; `analysis advise` draws what `advise` trains, and `real_models`
+    what those on real models do. A figure of several experiments is none of its own."""
+    assert [name for name in NAMES if name not in ("first", "advise", *REAL)] == OF_ONE
 
 
 @pytest.mark.parametrize("name", OF_ONE)

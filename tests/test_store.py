@@ -255,7 +255,7 @@ def test_stacks_keep_within_the_memory_budget(store):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_estimate_of_memory_is_of_the_right_size(tmp_path):
-    """The peak of the training loop, as the system counts it: what 36 runs (8 of a language model) take beyond one, for each.
+    """The peak of the training loop, as the system counts it: what 16 runs (8 of a language model) take beyond one, for each.
 
     Building the frozen base takes more for a moment than a small stack does, so the peak is set back after the first step.
     """
@@ -281,9 +281,9 @@ print(sorted(measured)[times // 2])
     # What is live differs by 1% from one time to the next. What the allocator keeps beside it is a third of it in a small model,
     # hence the median of three.
     for runs, times, *case in (
-        (36, 1, toy, "engine=fused", "task.train_points=400"),
-        (36, 1, toy, "engine=autograd", "task.train_points=400"),
-        (36, 1, toy, "engine=autograd", "task.train_points=50", "task.test_points=400"),
+        (16, 1, toy, "engine=fused", "task.train_points=400"),
+        (16, 1, toy, "engine=autograd", "task.train_points=400"),
+        (16, 1, toy, "engine=autograd", "task.train_points=50", "task.test_points=400"),
         (8, 1, *model, "task.width=128"),
         (8, 3, *model, "task.width=64", "task.accumulation=2", "task.batch_size=8"),
         (6, 1, "adapter=full", "task.width=1024", "task.train_points=400"),

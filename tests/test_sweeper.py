@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -31,12 +32,12 @@ SWEEPS = {
         "task.width=${steps},${probe.size}",
     ],
     "functions": [
-        "seed=range(0,3)",
+        "seed=range(0,2)",
         "optimizer.lr=choice(0.1,0.2)",
-        "init=glob(gaussian*)",
+        "init=glob(gaussian_A*)",
         "task.width=sort(30,20,10)",
     ],
-    "experiment": ["experiment=width_exponents", "task.width=128", "steps=2", "seed=0,1"],
+    "experiment": ["experiment=width_exponents", "task.width=128,256", "steps=2", "seed=0", "init=gaussian_A"],
     "inherited experiment": ["experiment=headline", "optimizer.lr=0.1,0.2", "task.width=64,128"],
     "references to what varies": [
         "task=feature_regression,teacher_student",
@@ -120,6 +121,47 @@ def test_the_defaults_list_is_composed_once_per_choice_of_files(hydra, monkeypat
     monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", lambda *a: calls.append(a) or real(*a))
     assert len(sweeper.compose(["init=gaussian_A,gaussian_B", "optimizer.lr=range(1,51)"]).runs) == 100
     assert len(calls) == 2
+
+
+def ways(cli, outputs, *arguments):
+    """What a sweep that compares with a baseline asks for: (adapter, init, rank, lr) of every run."""
+    folder = outputs / "conf"
+    (folder / "experiment").mkdir(parents=True, exist_ok=True)
+    text = """# @package _global_
+experiment: compared
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      adapter.rank: 1,2
+      init: gaussian_A,gaussian_B
+      optimizer.lr: 1e-3,1e-2
+    baselines:
+      - adapter: full
+        init: pretrained
+        optimizer.lr: '1e-4'
+"""
+    (folder / "experiment" / "compared.yaml").write_text(text)
+    code, _, err = cli(f"--config-dir={folder}", "experiment=compared", *TINY, *arguments)
+    assert code == 0, err
+    found = [OmegaConf.load(path) for path in outputs.glob("runs/compared/*/config.yaml")]
+    shutil.rmtree(outputs / "runs")
+    return {(c.adapter.name, c.init.name, c.adapter.get("rank"), c.optimizer.lr) for c in found}
+
+
+def test_a_baseline_keeps_its_adapter_and_init_whatever_else_is_asked_for(cli, outputs):
+    lora = {("lora", init, rank, lr) for init in ("gaussian_A", "gaussian_B") for rank in (1, 2) for lr in (1e-3, 1e-2)}
+    assert ways(cli, outputs) == lora | {("full", "pretrained", None, 1e-4)}
+    dora = {("dora", "pissa", 3, lr) for lr in (1e-3, 1e-2)}
+    asked = ("adapter=dora", "init=pissa", "init.scale=1.0", "adapter.rank=3")
+    assert ways(cli, outputs, *asked) == dora | {("full", "pretrained", None, 1e-4)}
+    assert ways(cli, outputs, *asked, "hydra.sweeper.baselines=null") == dora
+    with pytest.raises(
+        AssertionError, match=r"error: optimizer.lr_ratio.*hydra.sweeper.baselines=null leaves that out"
+    ):
+        ways(cli, outputs, "optimizer.lr_ratio=2")
+    both = {(adapter, init, rank, 0.5) for adapter, init, rank in [("dora", "pissa", 3), ("full", "pretrained", None)]}
+    assert ways(cli, outputs, *asked, "optimizer.lr=0.5") == both
 
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=5"]

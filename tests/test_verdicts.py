@@ -5,6 +5,7 @@ import pytest
 from conftest import rejects
 from grids import grid_of
 
+from analysis.breakdown import breakdown_ratio, breaking_points, breaking_ratio, lowest_breaking
 from analysis.claims import (
     DIRECTION,
     NEGLIGIBLE,
@@ -12,9 +13,7 @@ from analysis.claims import (
     REPRODUCED,
     UNKNOWN,
     Claim,
-    breakdown_ratio,
     exponent_verdict,
-    lowest_breaking,
     ratio_claim,
     sign_verdict,
 )
@@ -126,6 +125,37 @@ def runs(*cells, start=None):
 def test_the_lowest_rate_that_breaks_down(cell, lowest, side):
     logs, sides = lowest_breaking(runs(cell), "0")
     assert logs == pytest.approx(np.log([[lowest]]), nan_ok=True) and (side is None or sides.tolist() == [[side]])
+
+
+@pytest.mark.parametrize(
+    ("cell", "middle"),
+    [
+        ("ffbb", 8**0.5),
+        ("fbfb", 2**0.5),  # the lowest
+        ("bbbb", np.nan),  # or below
+        ("ffff", np.nan),  # or above
+        ("f.bb", np.nan),  # a factor of 4
+        (".fbb", 8**0.5),
+        ("fb.b", 2**0.5),
+        ("....", np.nan),
+    ],
+)
+def test_where_a_run_begins_to_break_down(cell, middle):
+    """Between neighbours of its own, that are a factor of 2 apart."""
+    assert np.exp(breaking_points(runs(cell), "0")) == pytest.approx(np.array([[middle]]), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ratio"),
+    [
+        ("ffb.", "fb.b", 2.0),  # what one alone tried, and what it missed further above, does not matter
+        ("fb..", ".fb.", 0.5),
+        ("fffb", "ffb.", np.nan),  # one's is between 4 and 16
+        ("ffff", "ffb.", np.nan),  # or beyond
+    ],
+)
+def test_inits_that_were_tried_at_different_rates_are_compared_by_where_they_begin_to(a, b, ratio):
+    assert np.exp(breaking_ratio(runs(a, b), "0", "1")) == pytest.approx(ratio, nan_ok=True)
 
 
 def test_a_run_compared_by_its_held_out_loss_breaks_down_above_its_start():

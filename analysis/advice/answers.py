@@ -9,12 +9,13 @@ import pandas as pd
 
 from analysis.grid import BY_HELD_OUT, is_setting, log_losses
 from analysis.tables import where
+from analysis.tables.settings import FULL, is_full
 from runner.core.optimum import CONFIDENCE, Optimum, half_width, interval, logs, mean, optimum
 
 WAY = ("adapter.", "init.", "optimizer.")  # fields of a way to finetune; all others are of the question
 WATCHING = ("log.", "eval.", "probe.")  # what is measured of a run, which does not change it
 LR = "optimizer.lr"
-FOLDER = "adapter.start_from"
+ADAPTER, FOLDER = "adapter.name", "adapter.start_from"
 LEAST_SEEDS, MOST_SEEDS = 3, 100  # between which it is said how many would decide
 
 
@@ -55,6 +56,11 @@ class Answer:
     breaks: float | None
 
     @property
+    def baseline(self) -> bool:
+        """Whether it is full finetuning, which stands beside the others and is not advised."""
+        return self.fields.get(ADAPTER) == FULL
+
+    @property
     def seeds(self) -> int:
         return max(map(len, self.curve.values()))
 
@@ -83,14 +89,16 @@ class Gap:
     by: Mean
     decided: bool
     more: int | None
+    baseline: bool = False
 
 
 @dataclass(frozen=True)
 class Question:
     """`fields`: what tells it from the other questions of the same table. `start`: the loss before training, in the mean.
 
-    `answers`: the ways by their loss, the lowest first; those without a best rate at the end. `gaps`: of the others to it.
-    `left_out`: ways with fewer seeds than others, which a search along two axes tries in passing, and which do not compare.
+    `answers`: the ways by their loss, the lowest first; then those without a best rate, and full finetuning. `gaps`: of the
+    others to the first. `left_out`: ways with fewer seeds than others, which a search along two axes tries in passing, and which
+    do not compare.
     """
 
     fields: Mapping[str, Any]
@@ -141,13 +149,17 @@ def _question(fields: dict[str, Any], runs: pd.DataFrame, varying: list[str]) ->
     nats = first["task.name"] in BY_HELD_OUT
     start = "summary.initial_eval_loss" if nats else "summary.initial_loss"
     model = first.get("task.model")
-    names = [name for name in varying if runs[name].nunique(dropna=False) > 1]
-    tried = [_answer(_called(part, runs, names), part, start, nats) for part in groups(runs, names)]
-    most = max(answer.seeds for answer in tried)
+    tried = []
+    for _, alike in runs.groupby(is_full(runs)):
+        names = [name for name in varying if alike[name].nunique(dropna=False) > 1]
+        tried += [_answer(_called(part, alike, names), part, start, nats) for part in groups(alike, names)]
+    contenders = [answer for answer in tried if not answer.baseline] or tried
+    most = max(answer.seeds for answer in contenders)
     answers = [answer for answer in tried if 2 * answer.seeds >= most]
-    answers.sort(key=lambda answer: answer.loss.value if answer.found else np.inf)
+    answers.sort(key=lambda answer: (answer.baseline, answer.loss.value if answer.found else np.inf))
     best, *others = answers
     others = [other for other in others if best.found and other.found]
+    rivals = [other for other in others if not other.baseline]
     return Question(
         fields=fields,
         task=str(first["task.name"]),
@@ -155,7 +167,7 @@ def _question(fields: dict[str, Any], runs: pd.DataFrame, varying: list[str]) ->
         start=float(runs[start].mean()) if start in runs else np.nan,
         nats=nats,
         answers=answers,
-        gaps=[gap(best, other, nats, len(others)) for other in others],
+        gaps=[gap(best, other, nats, 1 if other.baseline else len(rivals)) for other in others],
         left_out=len(tried) - len(answers),
     )
 
@@ -165,6 +177,8 @@ def _called(part: pd.DataFrame, whole: pd.DataFrame, varying: list[str]) -> dict
     folder = part[FOLDER].iloc[0] if FOLDER in part else None
     start = {"init.name": part["init.name"].iloc[0]} if pd.isna(folder) else {FOLDER: folder}
     fields = named(part, whole, varying) or start
+    if is_full(part).all():
+        return {ADAPTER: FULL} | {name: value for name, value in fields.items() if not name.startswith("init.")}
     return fields if pd.isna(folder) else {k: v for k, v in fields.items() if not k.startswith("init.")} | start
 
 
@@ -191,18 +205,18 @@ def _answer(fields: dict[str, Any], runs: pd.DataFrame, start: str, nats: bool) 
 
 
 def gap(first: Answer, other: Answer, nats: bool, comparisons: int = 1) -> Gap:
-    """Of `other` to `first`, over the seeds that both have at their best rates. All comparisons with the best hold together at
-    95% (Bonferroni)."""
+    """Of `other` to `first`, over the seeds that both have at their best rates. `comparisons` of them hold together at 95%
+    (Bonferroni)."""
     one, two = first.at_best(), other.at_best()
     seeds = sorted(one.keys() & two.keys())
     apart = np.array([two[s] - one[s] if nats else np.log(two[s] / one[s]) for s in seeds])
     if not len(apart):
-        return Gap(other.name, Mean(np.nan, np.nan, np.nan), False, None)
+        return Gap(other.name, Mean(np.nan, np.nan, np.nan), False, None, other.baseline)
     confidence = 1 - (1 - CONFIDENCE) / comparisons
     by = Mean.of(apart, confidence)
     decided = by.low > 0 or by.high < 0
     more = None if decided else more_seeds(apart, confidence)
-    return Gap(other.name, by if nats else by.exp(), decided, more)
+    return Gap(other.name, by if nats else by.exp(), decided, more, other.baseline)
 
 
 def more_seeds(apart: np.ndarray, confidence: float = CONFIDENCE) -> int | None:

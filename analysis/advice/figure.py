@@ -27,7 +27,7 @@ def draw(questions: Sequence[Question]) -> Figure:
 
 def _draw(questions: Sequence[Question]) -> Figure:
     fig, axes = style.wrapped(len(questions), 2.8 if len(questions) < 3 else 2.4, COLUMNS, extra=0.6)
-    names = dict.fromkeys(answer.name for question in questions for answer in question.answers[:MOST_WAYS])
+    names = dict.fromkeys(answer.name for question in questions for answer in _shown(question))
     looks = {name: _look(name, place) for place, name in enumerate(names)}
     for panel, question in zip(axes, questions, strict=True):
         _panel(panel, question, looks)
@@ -47,8 +47,15 @@ def _draw(questions: Sequence[Question]) -> Figure:
     return fig
 
 
+def _shown(question: Question) -> list[Answer]:
+    """The ways that end lowest, and full finetuning."""
+    return [a for i, a in enumerate(question.answers) if i < MOST_WAYS or a.baseline]
+
+
 def _look(name: str, place: int) -> style.Look:
     """That of the init, where a way is called by an init that has one; else one by its place among the ways."""
+    if name == "adapter=full":
+        return style.look("pretrained")
     own = style.INITS.get(name.removeprefix("init="))
     if own is not None:
         return replace(own, label=_short(name))
@@ -65,7 +72,7 @@ def _short(name: str) -> str:
 
 def _panel(panel: Axes, question: Question, looks: Mapping[str, style.Look]) -> None:
     top = question.start if question.nats and np.isfinite(question.start) else np.inf
-    shown = question.answers[:MOST_WAYS]
+    shown = _shown(question)
     rates = np.array(sorted({2.0**x for answer in shown for x in answer.curve}))
     for place, answer in enumerate(shown):
         _curve(panel, answer, looks[answer.name], top, 1.0 - 0.05 * place)
@@ -85,7 +92,7 @@ def _title(question: Question) -> str:
     first = question.answers[0]
     if first.found is None:
         return "\n".join(filter(None, (head, "no rate at which all seeds finish")))
-    place = "lowest" if all(gap.decided for gap in question.gaps) else "lowest, not surely"
+    place = "advised" if all(gap.decided for gap in question.gaps if not gap.baseline) else "advised, not surely"
     return "\n".join(filter(None, (head, f"{place}: {_short(first.name)}", f"at {text.rate(first).split(' (')[0]}")))
 
 

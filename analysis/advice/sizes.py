@@ -16,7 +16,7 @@ from analysis.figures._caption import listed, number, power
 from analysis.grid import Grid, NotShown
 from analysis.scaling import MIN_SEEDS, Estimate, best_lrs, bootstrap
 from analysis.tables import records
-from analysis.tables.settings import balanced
+from analysis.tables.settings import balanced, without_baseline
 from analysis.theory import ADAPTERS, FAMILY
 from analysis.transfer import FIT, LEAST, SIZES, carried, slope_of, sweeps
 
@@ -54,10 +54,13 @@ class Prediction:
 
 
 def ways(runs: pd.DataFrame, field: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """What tells it from the others, and the runs, of every part that differs in nothing but the size, rate and seed."""
-    runs = runs.copy()
+    """What tells it from the others, and the runs, of every part that differs in nothing but the size, rate and seed. Of
+    adapters, where there are any. Raises NotShown."""
+    runs = without_baseline(runs).copy()
     if field == "adapter.rank" and "adapter.alpha" in runs:  # one that follows the rank is the same at every rank
         runs["adapter.alpha"] = runs["adapter.alpha"].where(runs["adapter.alpha"] != runs[field], "rank")
+    if field not in runs or runs[field].isna().any():
+        raise NotShown(f"some of these runs have no {field}; choose others with --where FIELD=VALUE")
     varying = [name for name in settings(runs) if name != field and runs[name].nunique(dropna=False) > 1]
     for part in groups(runs, varying):
         yield written(named(part, runs, varying) or {"init.name": part["init.name"].iloc[0]}), part
@@ -101,7 +104,7 @@ def _exponent(runs: pd.DataFrame, field: str, init: str, outputs: Path) -> tuple
     record = records.read(outputs if records.record_path(outputs, name).exists() else OWN_RECORDS, name)
     side, rule, optimizer = FAMILY.get(init), _scale(runs), runs["optimizer.name"].iloc[0]
     known = side and runs["adapter.name"].iloc[0] in ADAPTERS and optimizer == record["optimizer.name"].iloc[0]
-    for sweep in sweeps(record) if known else []:
+    for sweep in sweeps(without_baseline(record)) if known else []:
         for other in sweep.grid.inits:
             if FAMILY.get(other) == side and (field != "adapter.rank" or sweep.what == rule):
                 return name, bootstrap(

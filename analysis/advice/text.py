@@ -91,21 +91,26 @@ def span(mean: Mean, digits: int = 2) -> str:
 
 
 def _against_all(question: Question) -> list[str]:
-    """Each other way, where there are few; else those that may be as good, and how much higher the others end."""
-    if len(question.gaps) <= NAMED:
-        return [_against(gap, question.nats) for gap in question.gaps]
-    decided = [gap.by.value for gap in question.gaps if gap.decided]
-    open_ones = [gap.name for gap in question.gaps if not gap.decided]
+    """Each other way, where there are few; else those that may be as good, and how much higher the others end. Full finetuning
+    last."""
+    baseline = [_against(gap, question.nats) for gap in question.gaps if gap.baseline]
+    gaps = [gap for gap in question.gaps if not gap.baseline]
+    if len(gaps) <= NAMED:
+        return [*(_against(gap, question.nats) for gap in gaps), *baseline]
+    decided = [gap.by.value for gap in gaps if gap.decided]
+    open_ones = [gap.name for gap in gaps if not gap.decided]
     unit = "nats higher" if question.nats else "times as high"
     phrases = [f"not decided against {listed(open_ones)}"] if open_ones else []
     if decided:
         ends = " to ".join(dict.fromkeys(f"{value:.2g}" for value in (min(decided), max(decided))))
         phrases.append(f"{counted(len(decided), 'other')} end{'s' * (len(decided) == 1)} {ends} {unit}")
-    return phrases
+    return [*phrases, *baseline]
 
 
 def _against(gap: Gap, nats: bool) -> str:
-    by = f"{span(gap.by)} nats higher" if nats else f"{span(gap.by, 3)} times as high"
+    lower = Mean(-gap.by.value, -gap.by.high, -gap.by.low)
+    in_nats = f"{span(lower)} nats lower" if gap.by.value < 0 else f"{span(gap.by)} nats higher"
+    by = in_nats if nats else f"{span(gap.by, 3)} times as high"
     if gap.decided:
         return f"{gap.name} ends {by}"
     if math.isnan(gap.by.low):
@@ -149,6 +154,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
     }
     return {
         "way": answer.name,
+        "baseline": answer.baseline,
         "fields": {name: _plain(value) for name, value in answer.fields.items()},
         "best": best,
         "curve": [

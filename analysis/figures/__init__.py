@@ -2,7 +2,7 @@
 
 `figure(*frames)` draws their records, and `caption(*frames)` says what is to be seen in them. `AXES`: what the runs vary besides
 init, width, learning rate and seed, or the rate, where a figure is of all of them and not of the best; `NEEDS` and `MEASURED`:
-the values and columns without which there is nothing to draw.
+the values and columns without which there is nothing to draw; `BASELINE`: whether it shows full finetuning beside adapters.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.style import RC
 from analysis.tables.records import LAYERS
+from analysis.tables.settings import without_baseline
 
 NAMES = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
@@ -51,9 +52,17 @@ def kept(experiment: str) -> tuple[str, ...]:
 def draw(name: str, frames: list[pd.DataFrame]) -> Figure:
     """The figure from the records of its experiments, in their order."""
     with mpl.rc_context(RC):
-        return import_module(f"analysis.figures.{name}").figure(*frames)
+        return import_module(f"analysis.figures.{name}").figure(*shown(name, frames))
 
 
 def caption(name: str, frames: list[pd.DataFrame]) -> str:
     """What the figure of these records shows, with measured numbers, and of what; a sentence a line."""
-    return import_module(f"analysis.figures.{name}").caption(*frames)
+    return import_module(f"analysis.figures.{name}").caption(*shown(name, frames))
+
+
+def shown(name: str, frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """What the figure shows of these: without full finetuning, unless it is a figure of that, too."""
+    if getattr(import_module(f"analysis.figures.{name}"), "BASELINE", False):
+        return frames
+    of = {id(frame): without_baseline(frame) for frame in frames}  # one that stands for several stays one
+    return [of[id(frame)] for frame in frames]

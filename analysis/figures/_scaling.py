@@ -1,6 +1,6 @@
 """What the figures against width share: points with intervals, the fitted power law, and the predicted one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,13 +20,14 @@ def against_width(
     symbol: str = "n",
     axis: str = "width",
     short: bool = False,
+    inits: Sequence[str] | None = None,
 ) -> None:
-    """Measured values (exp of `measure(grid, init)` (W,)) against width, or what stands for it, for every init; log axes.
+    """Measured values (exp of `measure(grid, init)` (W,)) against width, or what stands for it, for each init; log axes.
 
     Fits stand in the legend with their intervals; the predicted power of an init, where there is one, is drawn dotted, and
     has an entry of its own. A `short` legend leaves the inits' names to the figure's.
     """
-    for init in grid.inits:
+    for init in grid.inits if inits is None else inits:
         look, power = style.look(init), powers.get(init)
         *points, slope = _measured(grid, init, measure)
         middle, low, high = (np.exp([getattr(p, name) for p in points]) for name in ("value", "low", "high"))

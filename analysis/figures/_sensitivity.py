@@ -13,6 +13,7 @@ from analysis.figures import _caption
 from analysis.figures._message import contest, label
 from analysis.grid import Grid
 from analysis.scaling import MIN_SEEDS, Estimate, bootstrap
+from analysis.tables.settings import is_full, without_baseline
 
 Rates = Mapping[tuple[str, int], Estimate]
 EDGE = "best rate at the grid's edge: the true one may lie beyond"
@@ -149,8 +150,8 @@ def _best(panel: Axes, grid: Grid, init: str, width: int, rate: Estimate) -> Non
 
 
 def message(frame: pd.DataFrame, nats: bool) -> list[str]:
-    """Sentences on which init ends lower, at the widest width and at how many of all."""
-    grid = Grid.of(frame)
+    """Sentences on which init ends lower, at the widest width and at how many of all, and on full finetuning."""
+    grid = Grid.of(without_baseline(frame))
     found = [contest(grid, int(width), nats) for width in grid.widths]
     sentences = [found[-1].sentence]
     if len(found) > 1:
@@ -159,6 +160,9 @@ def message(frame: pd.DataFrame, nats: bool) -> list[str]:
         decided = f"{sum(map(len, wins.values()))} of {len(found)} widths: {'; '.join(parts)}"
         at = decided if parts else f"none of the {len(found)} widths"
         sentences.append(f"The seeds decide which ends lower at {at}.")
+    if 0 < is_full(frame).sum() < len(frame) and found[-1].inits:
+        against = frame[is_full(frame) | (frame["init.name"] == found[-1].inits[0])]
+        sentences.append(contest(Grid.of(against), int(grid.widths[-1]), nats).sentence)
     return sentences
 
 

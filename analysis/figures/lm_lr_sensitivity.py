@@ -9,6 +9,7 @@ from analysis.grid import held_out
 
 RECORDS = ("lm_lr_sensitivity",)
 NEEDS = (TWO_RATES,)
+BASELINE = True
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -8,6 +8,7 @@ from analysis.figures._needs import TWO_RATES
 
 RECORDS = ("lr_vs_width",)
 NEEDS = (TWO_RATES,)
+BASELINE = True
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style, theory
-from analysis.claims import lowest_breaking
+from analysis.breakdown import lowest_breaking
 from analysis.figures import _caption
 from analysis.figures._needs import TWO_RATES, Need
 from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, row_height, rows
@@ -21,6 +21,7 @@ RECORDS = ("variants",)
 AXES = ("task.name", "adapter.name")
 NEEDS = (Need("adapter.name", 2, "adapter=lora,dora"), TWO_RATES)
 MEASURED = ("summary.trainable_parameters",)
+BASELINE = True
 ADAPTERS = {"full": "full finetuning", "lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "vera": "VeRA"}
 SIDE = {"vera_b0": "A", "vera_d0": "B"} | theory.FAMILY
 LABELS = ("best lr", "lowest lr that breaks down", "trainable parameters")
@@ -64,7 +65,7 @@ def caption(frame: pd.DataFrame) -> str:
     return _caption.lines(
         lowest,
         _sides(frame),
-        "Each row is an adapter under an init at its own best learning rate; hollow marks lie at the grid's edge and are bounds.",
+        "Each row is at its own best learning rate; hollow marks lie at the grid's edge and are bounds.",
         _caption.runs(frame),
         _caption.bars(frame, "bars"),
     )

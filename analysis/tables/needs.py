@@ -37,6 +37,7 @@ def check(
     name: str, table: pd.DataFrame, experiment: str, outputs: Path, conditions: Sequence[where.Condition] = ()
 ) -> None:
     """Raises TooFew, or KeyError for a column that is not there, unless the table has what the figure needs."""
+    [table] = figures.shown(name, [table])
     needs = [need if isinstance(need, tuple) else (need,) for need in figures.trait(name, "NEEDS")]
     for column in (*figures.trait(name, "MEASURED"), *(need.field for need, *others in needs if not others)):
         if table[column].isna().all():

@@ -14,7 +14,7 @@ from analysis import files
 from analysis.grid import AXES, PLACES, Grid
 from analysis.tables import load, where
 from analysis.tables.schema import is_measured
-from analysis.tables.settings import comparable
+from analysis.tables.settings import comparable, without_baseline
 
 EARLY = 10  # the theory speaks of a few steps: increments are compared at this step
 BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B under either init: A's waits for B's
@@ -71,7 +71,7 @@ def distilled(
     parts = comparable(loaded, axes)
     if layers_of is None:
         return pd.concat([distill(part, curves=not axes) for part in parts], ignore_index=True)
-    frame = pd.concat([_with_layers(at_best(part), layers_of) for part in parts])
+    frame = pd.concat([_with_layers(at_best(without_baseline(part)), layers_of) for part in parts])
     return frame if frame.empty else _layers_only(frame, axes, kept)
 
 

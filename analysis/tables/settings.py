@@ -11,6 +11,7 @@ from analysis.tables.load import per_run
 
 # Fields that no kind of adapter or task needs to have otherwise.
 TRAINING = ("steps", "dtype", "optimizer.", "stability.")
+FULL = "full"
 IN_PASSING = 2  # seeds of a rate that a search tries, but does not take for the best
 SHOWN = 6  # fields that a message names
 
@@ -25,7 +26,7 @@ def comparable(frame: pd.DataFrame, axes: Sequence[str]) -> list[pd.DataFrame]:
     Parts of one task that were trained differently (longer, say) are kept, with a warning.
     """
     axes = [axis for axis in axes if axis in frame]  # one that no run has tells none apart
-    parts = [balanced(one_setting(part)) for part in split(frame, axes).values()]
+    parts = [_beside_full(part) for part in split(frame, axes).values()]
     if len(parts) > 1:
         table = per_run(pd.concat(parts))
         common = [name for name in table if is_setting(name) and name not in axes and name.startswith(TRAINING)]
@@ -41,6 +42,27 @@ def comparable(frame: pd.DataFrame, axes: Sequence[str]) -> list[pd.DataFrame]:
     return parts
 
 
+def _beside_full(frame: pd.DataFrame) -> pd.DataFrame:
+    """One setting of the adapters and their seeds, and full finetuning beside them where it agrees: it has no say in either."""
+    adapters = balanced(one_setting(without_baseline(frame)))
+    full = frame[is_full(frame)]
+    if full.empty or is_full(adapters).any():
+        return adapters
+    shared = [name for name in per_run(frame) if is_setting(name) and not name.startswith(("init.", "adapter."))]
+    alike = (full[shared].map(str) == adapters[shared].iloc[0].map(str)).all(axis=1)
+    seeds = set(adapters["seed"])
+    kept = full[alike & full["seed"].isin(seeds)]
+    kept = balanced(kept) if len(kept) else kept
+    if set(kept["seed"]) != seeds:
+        warnings.warn(
+            "full finetuning is left out: of the setting of the adapters it does not have all of their seeds; train these, too",
+            LeftOut,
+            stacklevel=3,
+        )
+        return adapters
+    return frame[frame["run_id"].isin({*adapters["run_id"], *kept["run_id"]})]
+
+
 def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep runs that differ only along the sweep's axes (init, width, lr, seed), and those of one init in no option of it.
 
@@ -52,6 +74,17 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     frame = _commonest(frame, [name for name in settings if name not in options])
     kept = pd.concat([_commonest(part, options)["run_id"] for _, part in frame.groupby("init.name")])
     return frame[frame["run_id"].isin(kept)]
+
+
+def is_full(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are of full finetuning: the baseline that adapters are compared with, and no adapter."""
+    return frame["adapter.name"] == FULL if "adapter.name" in frame else pd.Series(False, frame.index)
+
+
+def without_baseline(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of adapters; all of them, where full finetuning is all there is."""
+    full = is_full(frame)
+    return frame if full.all() else frame[~full]
 
 
 def _commonest(frame: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:

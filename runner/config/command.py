@@ -97,7 +97,8 @@ def check(overrides: Sequence[Override]) -> int:
         key, text = override.key_or_group, override.input_line
         if override.is_delete():
             raise ConfigError(f"{key}: has no value, because {text} removes it; leave that out")
-        if sweeps_here and re.match(r"hydra\.sweeper\.(params|grids)\b", key):
+        own = re.match(r"hydra\.sweeper\.(params|grids|baselines)\b", key)
+        if sweeps_here and own and not (key == "hydra.sweeper.baselines" and override.value() is None):
             raise ConfigError(f"{text}: is for experiment files; on the command line write -m key=value,value")
         if key == "experiment" or key in GROUPS:
             _check_choice(override)

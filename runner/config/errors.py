@@ -106,6 +106,8 @@ def _of_field(error: OmegaConfBaseException, override: Override | None) -> str:
 
 def unknown_key(key: str, parent: DictConfig | None) -> str:
     """That there is no such key below `parent`, with the keys that may be meant."""
+    if key in ("hydra.sweeper.grids", "hydra.sweeper.baselines"):
+        return f"{key}: only the project's own sweeper knows it; leave out hydra/sweeper=…, or take an experiment without it"
     message = f"unknown key {key!r}"
     if not isinstance(parent, DictConfig):
         return message

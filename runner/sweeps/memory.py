@@ -16,6 +16,7 @@ from runner.sweeps.plan import ITEM_SIZE, bytes_per_run
 
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # a number, or `max`
 GIB = 2**30
+OR_NO_BASELINE = "; where it is an experiment's baseline, hydra.sweeper.baselines=null leaves it out"
 
 
 def check_fits(stacks: Iterable[Sequence[Config]]) -> None:
@@ -26,7 +27,7 @@ def check_fits(stacks: Iterable[Sequence[Config]]) -> None:
             field, value = _largest(config)
             raise ConfigError(
                 f"{field}={shown(value)}: a run takes about {needed / GIB:,.1f} GiB, mostly for this, and the memory of {device} "
-                f"is {there / GIB:,.1f} GiB; choose a smaller one"
+                f"is {there / GIB:,.1f} GiB; choose a smaller one{OR_NO_BASELINE * (config.adapter.name == 'full')}"
             )
 
 
