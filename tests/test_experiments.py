@@ -33,6 +33,7 @@ CORNERS = {
     "dora_directions": [([*TOYS, "task=teacher_student", "init=gaussian_A", "adapter=lora,dora"], 24)],
     "lora_plus": [([*TOYS, "optimizer.lr_ratio=1,4"], 12)],
     "full_finetuning": [([*MODELS, "init=kaiming_A"], 8)],
+    "advise": [(TOYS, 6)],
     "lm_lr_sensitivity": [(MODELS, 6)],
     "lm_dynamics": [(MODELS, 6)],
     "lm_layers": [(MODELS, 6)],

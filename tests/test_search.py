@@ -176,7 +176,7 @@ def test_a_script_can_search_too(tmp_path):
 
 
 def test_rates_of_the_command_line_replace_an_experiments_search(cli):
-    for given, runs in (("optimizer.lr=0.01", 10), ("optimizer.lr=1e-3,1e-2", 20)):
+    for given, runs in (("optimizer.lr=0.01", 15), ("optimizer.lr=1e-3,1e-2", 30)):
         code, out, _ = cli("experiment=advise", given, *TINY, "--dry-run")
         assert code == 0 and out.startswith(f"{runs} runs to train") and "search" not in out
     code, out, _ = cli(
