@@ -96,6 +96,8 @@ def test_what_cannot_fit_is_blamed_on_the_model_or_its_width(tmp_path, monkeypat
         monkeypatch.setattr(memory, "memory", lambda device, needed=needed: needed - 1)
         with pytest.raises(ConfigError, match=rf"^{field}.*: a run takes about"):
             memory.check_fits([[config]])
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.baselines=null leaves it out$"):
+        memory.check_fits([[configure("adapter=full", "task.width=8192")]])
 
 
 def test_seeds_tell_runs_apart_and_share_a_stack_where_they_share_the_base():

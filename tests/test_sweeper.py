@@ -192,6 +192,11 @@ def test_hydras_own_sweepers_and_launchers_work_by_name(name, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "hydra"}  # Hydra's files stay under outputs, too
 
 
+def test_hydras_own_sweeper_refuses_an_experiment_with_baselines(cli):
+    code, _, err = cli("experiment=lm_lr_sensitivity", "hydra/sweeper=basic")
+    assert code == 2 and "hydra.sweeper.baselines: only the project's own sweeper knows it" in err
+
+
 def test_a_launcher_without_its_sweeper_is_refused(cli, outputs):
     code, _, err = cli("--multirun", "hydra/launcher=joblib", "seed=0,1", *TINY)
     assert code == 2 and "hydra/launcher=joblib" in err and "hydra/sweeper=basic" in err and not outputs.exists()
