@@ -12,7 +12,6 @@ import transformers
 from conftest import configure
 from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerFast, RobertaConfig
 
-from runner.adapters import Full, LoRA
 from runner.config.registry import ADAPTERS, INITS
 from runner.training.start import build_adapters
 from runner.training.train import build_task
@@ -27,6 +26,7 @@ TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_t
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 CONFIGS = {
     "llama": LlamaConfig(**TOKENS, **SIZES, num_key_value_heads=1, max_position_embeddings=64),
+    "small gpt2": GPT2Config(**TOKENS, n_embd=32, n_layer=1, n_head=2, n_positions=64),
     "gpt2": GPT2Config(**TOKENS, n_embd=32, n_layer=2, n_head=2, n_positions=64),
     "roberta": RobertaConfig(**TOKENS, **SIZES, max_position_embeddings=66, type_vocab_size=1, num_labels=3),
 }
@@ -92,11 +92,11 @@ def overrides(folder, task: str, kind: str, targets: str = "all-linear", adapter
 
 
 def stack(folder, task: str, kind: str, targets: str = "all-linear", *more: str, adapter: str = "lora"):
-    """A task, its configurations (two seeds; two alphas, or keys of VeRA's projections) and adapters with nothing at zero."""
+    """A task, its configurations (two seeds; two alphas, keys or rates) and adapters with nothing at zero."""
     shared = overrides(folder, task, kind, targets, adapter)
-    field = "projection_key" if adapter == "vera" else "alpha"
+    field = {"vera": "adapter.projection_key", "full": "optimizer.lr"}.get(adapter, "adapter.alpha")
     pairs = ((0, 6), (1, 2), (1, 6))
-    configs = [configure(*shared, *more, f"seed={seed}", f"adapter.{field}={value}") for seed, value in pairs]
+    configs = [configure(*shared, *more, f"seed={seed}", f"{field}={value}") for seed, value in pairs]
     task = build_task(configs).to(CPU, DOUBLE)
     adapters = build_adapters(configs, task, CPU, DOUBLE)
     chance = torch.Generator().manual_seed(1)
@@ -110,9 +110,3 @@ def stack(folder, task: str, kind: str, targets: str = "all-linear", *more: str,
 def same(ours, theirs) -> None:
     """Relative to the largest entry: sums of a few thousand float64 terms in another order."""
     assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
-
-
-def of_run(adapter: LoRA | Full, k: int) -> LoRA | Full:
-    """A stack of run k alone."""
-    parameters = [p.detach()[k : k + 1] for p in adapter.parameters.values()]
-    return LoRA(*parameters, adapter.scale[k : k + 1]) if isinstance(adapter, LoRA) else Full(*parameters)

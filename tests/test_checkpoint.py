@@ -209,7 +209,7 @@ def test_a_stack_that_fails_is_tried_from_its_checkpoint_and_then_run_by_run(fai
     """An error at step 20 of every stack of more than one run (as memory that runs out), so many times."""
     calls = []
 
-    def failing(configs, progress):
+    def failing(configs, progress, ahead):
         first = []
 
         def watch(step, *_):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import configure, rejects
-from models import CPU, DOUBLE, of_run, overrides, same, stack, tokenizer
+from models import CPU, DOUBLE, overrides, same, stack, tokenizer
 from torch.nn.functional import cross_entropy
 
 from runner.tasks.models import hooks
@@ -74,7 +74,7 @@ def test_accuracy_counts_the_likeliest_labels(tmp_path):
     _, task, adapters = stack(tmp_path, "classification", "roberta")
     evaluations = task.evaluate(adapters)
     for k in range(3):
-        alone = {name: of_run(adapter, k) for name, adapter in adapters.items()}
+        alone = {name: adapter.of(slice(k, k + 1)) for name, adapter in adapters.items()}
         with hooks.attached(task.modules, alone):
             logits = task.model(input_ids=task.held_out.tokens.long(), attention_mask=task.held_out.mask.long()).logits
         assert evaluations["eval/accuracy"][k] == (logits.argmax(1) == task.held_out.labels).double().mean()
@@ -111,7 +111,7 @@ def test_held_out_loss_is_the_mean_over_held_out_tokens(tmp_path):
     evaluations = task.evaluate(adapters)["eval/loss"]
     assert len(task.held_out) == 4
     for k in range(2):
-        with hooks.attached(task.modules, {name: of_run(adapter, k) for name, adapter in adapters.items()}):
+        with hooks.attached(task.modules, {name: adapter.of(slice(k, k + 1)) for name, adapter in adapters.items()}):
             logs = task.model(input_ids=task.held_out.tokens.long()).logits.log_softmax(-1)
         same(evaluations[k], -logs[:, :-1].gather(2, task.held_out.tokens.long()[:, 1:, None]).mean())
     rejects(same, evaluations[0], evaluations[1])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import configure, rejects
-from models import CPU, of_run
+from models import CPU
 from real import FEW, NEEDED, SMOLLM2
 from test_docs import blocks, commands
 from test_models import by_peft
@@ -68,8 +68,10 @@ def test_stacked_runs_are_those_trained_alone(stack):
     losses, gradients = task.loss_and_grad(adapters, step=1)
     for k, config in enumerate(configs):
         alone = copy.copy(task)
-        alone.order, alone.dropout = Order([config.seed], len(task.training), config.task.batch_size), [0.0]
-        [loss], own = alone.loss_and_grad({name: of_run(adapter, k) for name, adapter in adapters.items()}, step=1)
+        alone.order, alone.rates = Order([config.seed], len(task.training), config.task.batch_size), [0.0]
+        [loss], own = alone.loss_and_grad(
+            {name: adapter.of(slice(k, k + 1)) for name, adapter in adapters.items()}, step=1
+        )
         near(losses[k], loss)
         rejects(near, losses[k - 1], loss)
         for together, gradient in zip(gradients, own, strict=True):

@@ -60,7 +60,7 @@ def test_results_that_vanish_while_the_sweep_goes_on_are_not_reported_as_done(cl
     """Somebody removes the folder between two stacks."""
     calls = []
 
-    def removing(configs, progress):
+    def removing(configs, progress, ahead):
         if len(calls) == 1:
             shutil.rmtree(outputs / "runs")
         calls.append(configs)

@@ -6,6 +6,8 @@ folded into the batch dimension, run after run, and `adapter.folded(x, y0)` unfo
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -31,6 +33,7 @@ class Adapter(ABC):
     frozen: list[tuple[str, ...]] | None = None  # of each run, the parameters that do not train
     sides: ClassVar[Mapping[str, str]]
     default_init: ClassVar[str]
+    common: ClassVar[tuple[str, ...]] = ()  # attributes whose tensors are the same for all runs; all others are (K, …)
     fused: ClassVar[bool] = False  # whether the fused step can train it: that knows two factors and no gain
     rescales: ClassVar[bool] = False  # whether it has a gain, which needs the frozen weight's rows and outputs
     peft: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # what tells it in a PEFT folder; of none, nothing
@@ -89,9 +92,35 @@ class Adapter(ABC):
         `added`: what y0 holds beside W0·x, such as a bias (n_out,).
         """
 
+    def each(self, change: Callable[[Tensor, bool], Tensor]) -> "Adapter":
+        """A copy with other tensors; `change` is given each of them, and whether its first dimension is the runs."""
+        other = copy(self)
+        for name, value in vars(self).items():
+            setattr(other, name, _changed(value, partial(change, per_run=name not in self.common)))
+        return other
+
+    def of(self, runs: slice) -> "Adapter":
+        """That of some of the runs, whose tensors are views."""
+        return self.each(lambda t, per_run: t[runs] if per_run else t)
+
     def frozen_factors(self, layer: str, k: int) -> dict[str, Tensor]:
         """Name -> factor of run k that does not train and is kept with what does."""
         return {}
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with each tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_changed(part, change) for part in value)
+    if isinstance(value, dict):
+        return {name: _changed(part, change) for name, part in value.items()}
+    if hasattr(value, "__dict__"):
+        other = copy(value)
+        vars(other).update(_changed(vars(value), change))
+        return other
+    return value
 
 
 def adapter(name: str, options: type[AdapterOptions]) -> Callable[[type[Adapter]], type[Adapter]]:

@@ -50,6 +50,7 @@ class DoRA(LoRA):
     """
 
     sides = MappingProxyType({"A": "A", "B": "B", "m": "B"})  # m lies on the output side, as in PEFT's LoRA+
+    common = ("rows",)
     fused, rescales = False, True
     peft = MappingProxyType({"peft_type": "LORA", "use_rslora": False, "use_dora": True})
     peft_names = MappingProxyType({**LoRA.peft_names, "m": "lora_magnitude_vector"})

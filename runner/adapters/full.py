@@ -21,6 +21,7 @@ class Full(Adapter):
     """
 
     sides = MappingProxyType({"W": "AB"})
+    common = ("W0",)
     default_init = "pretrained"
     peft_names = MappingProxyType({"W": "weight", "b": "bias"})  # of heads, PEFT's modules_to_save
 

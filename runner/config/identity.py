@@ -26,8 +26,13 @@ def defining(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field]]:
 
 
 def run_id(config: Config) -> str:
-    """16 hex digits: SHA-256 of the canonical JSON of every field that can change a run's numbers."""
+    """16 hex digits: SHA-256 of the canonical JSON of every field that can change a run's numbers by more than rounding.
+
+    A model's run that asks for engine=compiled is the one that it is with `auto`, which may compile, too.
+    """
     fields = {key: value for key, value in as_dict(config).items() if key not in NOT_IDENTITY}
+    if fields["engine"] == "compiled":
+        fields["engine"] = "auto"
     text = json.dumps([IDENTITY_VERSION, fields], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

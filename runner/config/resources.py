@@ -20,15 +20,22 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_engine(config: Config) -> str:
-    """`fused` or `autograd`; `auto` is fused where that applies. Raises ConfigError."""
+    """`fused`, `compiled` or `autograd`; `auto` is fused where that applies. Raises ConfigError.
+
+    On a model `auto` is autograd until what `train` measures says that compiling pays.
+    """
+    task, adapter = TASKS[config.task.name], ADAPTERS[config.adapter.name]
     if resolve_device(config.device).type != "cpu":
-        reason = f"it runs on the CPU, not on device={config.device}"
-    elif not TASKS[config.task.name].fused:
-        reason = f"it does not know the loss of task={config.task.name}"
-    elif not ADAPTERS[config.adapter.name].fused:
-        reason = f"it does not know adapter={config.adapter.name}"
+        reasons = dict.fromkeys(("fused", "compiled"), f"it runs on the CPU, not on device={config.device}")
     else:
-        return "autograd" if config.engine == "autograd" else "fused"
-    if config.engine == "fused":
-        raise ConfigError(f"engine=fused: {reason}; use engine=auto or engine=autograd")
-    return "autograd"
+        reasons = {
+            "fused": None if task.fused else f"it does not know the loss of task={config.task.name}",
+            "compiled": None if task.compiles else f"it is for models, not for task={config.task.name}",
+        }
+        if task.fused and not adapter.fused:
+            reasons["fused"] = f"it does not know adapter={config.adapter.name}"
+    if config.engine == "auto":
+        return "autograd" if reasons["fused"] else "fused"
+    if reason := reasons.get(config.engine):
+        raise ConfigError(f"engine={config.engine}: {reason}; use engine=auto or engine=autograd")
+    return config.engine

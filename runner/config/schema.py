@@ -146,8 +146,9 @@ class Config:
     dtype: str = option("of what trains, and of the base where task.base_dtype does not say", choices(*DTYPES))
     device: str = option("auto is the GPU when there is one", DEVICE)
     engine: str = option(
-        "fused is for LoRA, rsLoRA and VeRA on teacher_student, feature_regression and sine, on the CPU; auto takes it there",
-        choices("auto", "autograd", "fused"),
+        "fused: LoRA, rsLoRA, VeRA on teacher_student, feature_regression and sine; compiled: models, by torch's inductor; both "
+        "on the CPU; auto takes fused where it can, and compiled where the sweep is long enough to pay",
+        choices("auto", "autograd", "compiled", "fused"),
     )
     workers: int | str = option(
         "processes that train side by side, with the threads divided among them; 1 trains in the command's own",

@@ -13,6 +13,7 @@ from numba.core import config
 from runner.core.messages import say
 
 _features = llvm.get_host_cpu_features()
+PROCESSOR = f"{llvm.get_host_cpu_name()} {_features.flatten()}"  # what machine code is made for
 if config.CPU_NAME is None and _features.get("avx512f"):  # LLVM would use half of each register to save power
     config.CPU_NAME, config.CPU_FEATURES = llvm.get_host_cpu_name(), _features.flatten() + ",-prefer-256-bit"
 

@@ -47,7 +47,7 @@ FILES = (CONFIG, STEPS, SUMMARY)  # of a run that is done, besides meta.json
 @dataclass(frozen=True)
 class Outcome:
     """How one run ended. `steps` and `summary` exist for finished and diverged runs, `layers` where the configuration asks
-    for it, `weights` for finished ones where it does, `error` for failed ones."""
+    for it, `weights` for finished ones where it does, `error` for failed ones. `engine`: which trained it."""
 
     status: str
     steps: pd.DataFrame | None = None
@@ -55,6 +55,7 @@ class Outcome:
     error: str | None = None
     layers: pd.DataFrame | None = None
     weights: dict[str, np.ndarray] | None = None
+    engine: str | None = None
 
 
 class DamagedRun(Exception):
@@ -200,7 +201,8 @@ def _contents(config: Config, outcome: Outcome, context: dict[str, Any]) -> dict
     if outcome.weights is not None:
         files |= {WEIGHTS: save(outcome.weights)}
     checksums = {name: hashlib.sha256(contents).hexdigest() for name, contents in sorted(files.items())}
-    meta = {"status": outcome.status, "error": outcome.error, **context, **provenance(), "sha256": checksums}
+    told = {"status": outcome.status, "error": outcome.error, "engine": outcome.engine}
+    meta = {**told, **context, **provenance(), "sha256": checksums}
     return files | {"meta.json": _json(meta)}
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
 from runner.sweeps.search import Request, Search, rounds
 from runner.training.checkpoint import Checkpoint
+from runner.training.stack import stack_key
 
 _sweeping = threading.Lock()
 POLL_EVERY = 0.2  # seconds, while other processes train what is left
@@ -86,6 +87,7 @@ class Sweep:
         self.queue: deque[list[Config]] = deque()
         self.elsewhere: list[Config] = []  # claimed by other processes
         self.training: list[list[Config]] = []
+        self.ahead: Counter[str] = Counter()  # steps of runs that are planned, by what they share
         self.last_try: set[int] = set()  # ids of the configurations
         self.said_waiting = False
         self.untracked = ""  # the first error of the tracker
@@ -114,6 +116,9 @@ class Sweep:
 
     def _train(self, stacks: list[list[Config]], todo: list[Config], progress: Progress) -> None:
         self.queue.extend(stacks)
+        self.ahead = Counter()
+        for stack in stacks:
+            self.ahead[stack_key(stack[0])] += sum(config.steps for config in stack)
         pool = pool_for(stacks, self.tracker.streams)
         try:
             while self.queue or self.training or self.elsewhere:
@@ -139,7 +144,7 @@ class Sweep:
         while self.queue and pool.has_room():
             if stack := self._claimed(self.queue.popleft()):
                 self.training.append(stack)
-                pool.submit(stack)
+                pool.submit(stack, self.ahead[stack_key(stack[0])])
 
     def _claimed(self, stack: Iterable[Config]) -> list[Config]:
         """The runs of a stack that are ours to train; those that others have done meanwhile are skipped."""

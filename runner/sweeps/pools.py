@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from runner.config import Config, ConfigError
-from runner.config.resources import resolve_device, resolve_engine
+from runner.config.resources import resolve_device
 from runner.core.machine import interruptions_ignored, keep_freed_memory, use_threads
 from runner.core.messages import listening
 from runner.store.runs import Outcome
@@ -56,11 +56,12 @@ class StackResult:
     forbidden: bool = False  # by a ConfigError, which no other try would change
 
 
-def train_stack(stack: list[Config], report: Callable[[Any], None], streams: bool) -> StackResult:
-    """Train a stack; what is reported is (step, loss), or the list of new rows of each run where it streams."""
+def train_stack(stack: list[Config], ahead: int, report: Callable[[Any], None], streams: bool) -> StackResult:
+    """Train a stack, of which `ahead` is what `train` says; what is reported is (step, loss), or the list of new rows of each run
+    where it streams."""
     result, started = StackResult(stack, context=run_context(stack)), time.perf_counter()
     try:
-        result.outcomes = train(stack, _reporter(report, streams))
+        result.outcomes = train(stack, _reporter(report, streams), ahead)
     except ConfigError as error:
         result.error, result.forbidden = str(error), True
     except Exception as error:  # out of memory, or a bug in a task: it must not cost the other stacks
@@ -75,7 +76,6 @@ def run_context(stack: Sequence[Config]) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(resolve_device(stack[0].device)),
-        "engine": resolve_engine(stack[0]),
         "threads": torch.get_num_threads(),
         "stack_size": len(stack),
     }
@@ -133,20 +133,20 @@ class InProcess:
 
     def __init__(self, streams: bool):
         self.streams = streams
-        self.stacks: list[list[Config]] = []
+        self.jobs: list[tuple[list[Config], int]] = []
 
     def has_room(self) -> bool:
-        return not self.stacks
+        return not self.jobs
 
-    def submit(self, stack: list[Config]) -> None:
-        self.stacks.append(stack)
+    def submit(self, stack: list[Config], ahead: int) -> None:
+        self.jobs.append((stack, ahead))
 
     def ended(self, listener: Listener, stream: Stream) -> list[StackResult]:
         """Train what was submitted."""
-        stacks, self.stacks = self.stacks, []
+        jobs, self.jobs = self.jobs, []
         return [
-            train_stack(stack, lambda news, stack=stack: _dispatch(news, stack, listener, stream), self.streams)
-            for stack in stacks
+            train_stack(stack, ahead, lambda news, stack=stack: _dispatch(news, stack, listener, stream), self.streams)
+            for stack, ahead in jobs
         ]
 
     def close(self) -> None:
@@ -170,11 +170,11 @@ class Processes:
     def has_room(self) -> bool:
         return sum(worker.stack is not None for worker in self.workers) < self.count
 
-    def submit(self, stack: list[Config]) -> None:
+    def submit(self, stack: list[Config], ahead: int) -> None:
         worker = next((worker for worker in self.workers if worker.stack is None), None) or self._start()
         worker.stack = stack
         try:
-            worker.connection.send(stack)
+            worker.connection.send((stack, ahead))
         except OSError:
             pass  # it died in this moment, and `ended` will notice
 
@@ -257,6 +257,6 @@ def _work(connection: Connection, threads: int, streams: bool) -> None:
     try:
         with listening(connection.send):
             while True:
-                connection.send(train_stack(connection.recv(), connection.send, streams))
+                connection.send(train_stack(*connection.recv(), connection.send, streams))
     except (EOFError, OSError):
         sys.exit()

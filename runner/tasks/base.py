@@ -39,6 +39,7 @@ class Task(ABC):
     exports: ClassVar[bool] = False  # whether PEFT can load an adapter on its model
     calibrates: ClassVar[bool] = False  # whether there is data that inits may look at
     fused: ClassVar[bool] = False  # whether the loss is one that the fused step knows
+    compiles: ClassVar[bool] = False  # whether it is a model, whose step can be compiled
     seeds_share_base: ClassVar[bool] = False  # whether runs of different seeds can be in one stack
     max_stack_size: ClassVar[int] = 64  # a stack on the CPU: more gain nothing, and leave fewer stacks for the workers
     objective: ClassVar[str] = "final_loss"  # the entry of summary.json by which runs are compared

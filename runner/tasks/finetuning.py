@@ -2,7 +2,8 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,7 @@ class ModelTask(Task):
     share base and data, so they share stacks. Features are measured on the inputs that the layers have in the frozen model.
     """
 
+    compiles = True
     seeds_share_base = True
     exports: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
@@ -39,12 +41,12 @@ class ModelTask(Task):
     def __init__(self, configs: Sequence[Config]):
         config = configs[0]
         self.config = task = config.task
-        base_dtype = getattr(torch, task.base_dtype or config.dtype)
+        self.base_dtype = getattr(torch, task.base_dtype or config.dtype)
         training, held_out = self.examples(config)
         self.training, self.held_out = training, held_out.pick(task.eval_sequences)
         self.order = Order([c.seed for c in configs], len(training), task.batch_size)
-        self.dropout = [c.adapter.dropout for c in configs]
-        self.model = bases.load(task, config.bases, self.labels(task), base_dtype)
+        self.rates = [c.adapter.dropout for c in configs]  # of dropout
+        self.model = bases.load(task, config.bases, self.labels(task), self.base_dtype)
         modules = spec.linear_layers(self.model)
         described = spec.of(task, self.labels(task))
         names = spec.select(list(described.layers), task.targets)
@@ -177,18 +179,40 @@ class ModelTask(Task):
             self.layers[name].copy_(weight)  # a view of the module's own
 
     def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
-        parameters = [p for adapter in adapters.values() for p in adapter.parameters.values()]
+        return self.accumulated(step, partial(self.of_part, adapters))
+
+    def accumulated(
+        self, step: int, of_part: Callable[..., tuple[Tensor, list[Tensor]]]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Losses (K,) and gradients of a step, from those of the parts in which its examples come: `of_part` is given the
+        examples, run after run, and the number of the part."""
         losses, gradients = 0.0, None
-        for part, rows in enumerate(self.order.at(step).to(self.device).chunk(self.config.accumulation, dim=1)):
-            dropout = hooks.Dropout(self.order.seeds, self.dropout, step, part) if max(self.dropout) else None
-            with hooks.attached(self.modules, adapters, dropout):
-                loss = self.per_example(self.training, rows.flatten())["loss"].view(len(rows), -1).mean(1)
-                loss = loss / self.config.accumulation
-                # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
-                new = torch.autograd.grad(loss.sum(), parameters)
-                gradients = new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
-                losses = losses + loss.detach()
+        for part in range(self.config.accumulation):
+            loss, new = of_part(self.seen(step, part), self.dropout(step, part))
+            gradients = new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
+            losses = losses + loss
         return losses.to(self.dtype), list(gradients)
+
+    def of_part(
+        self, adapters: Adapters, examples: Examples, dropout: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Losses (K,), divided by the number of parts, and their gradients in the adapters' parameters, with autograd."""
+        parameters = [p for adapter in adapters.values() for p in adapter.parameters.values()]
+        rows = torch.arange(len(examples), device=examples.tokens.device)
+        with hooks.attached(self.modules, adapters, dropout):
+            loss = self.per_example(examples, rows)["loss"].view(len(parameters[0]), -1).mean(1)
+            loss = loss / self.config.accumulation
+            # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
+            return loss.detach(), list(torch.autograd.grad(loss.sum(), parameters))
+
+    def seen(self, step: int, part: int) -> Examples:
+        """What the runs see at a step in one of its parts, run after run."""
+        return self.training.at(
+            self.order.at(step).to(self.device).chunk(self.config.accumulation, dim=1)[part].flatten()
+        )
+
+    def dropout(self, step: int, part: int) -> hooks.Dropout | None:
+        return hooks.Dropout(self.order.seeds, self.rates, step, part) if max(self.rates) else None
 
     @torch.no_grad()
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:

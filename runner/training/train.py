@@ -8,12 +8,12 @@ from torch import Tensor
 from runner.adapters import Adapter
 from runner.config import Config
 from runner.config.registry import ADAPTERS, TASKS
-from runner.config.resources import resolve_device, resolve_engine
+from runner.config.resources import resolve_device
 from runner.core.messages import announce
 from runner.store.runs import DIVERGED, FINISHED, Outcome
 from runner.tasks.base import Task
 from runner.training.checkpoint import Checkpoint
-from runner.training.fused.step import Fused
+from runner.training.engines import build_engine
 from runner.training.log import Log, summarise
 from runner.training.measure import compiled
 from runner.training.measure.layer import meter
@@ -29,20 +29,22 @@ STOP_CHECK_EVERY = 10  # steps between checks whether any run is alive: each wai
 Progress = Callable[[int, Tensor, Log, Stability], None]
 
 
-def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> list[Outcome]:
+def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead: int | None = None) -> list[Outcome]:
     """Train K runs that may share a stack (`stack_key`); one outcome each, in order. Raises ConfigError if they may not.
 
     Row t of a run's steps holds the loss, gradients and state at the parameters before update t, and the increments of
     update t; the last row, t = steps, holds the final state and no increments. A run whose loss is not finite or exceeds
     `stability.max_ratio` times its initial loss ends there: nothing later of it is stored, and its neighbours, with which it
     shares no number, go on as if nothing had happened. A stack that was killed goes on from its checkpoint.
+
+    `ahead`: steps of runs like these that the sweep has planned, these included; None: no more than these.
     """
     check_stack(configs)
     shared = configs[0]
     device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
     task = build_task(configs).to(device, dtype)
     adapters = build_adapters(configs, task, device, dtype)
-    engine = Fused(task) if resolve_engine(shared) == "fused" else task
+    name, engine = build_engine(configs, task, adapters, ahead)
     parameters = [p.detach() for adapter in adapters.values() for p in adapter.parameters.values()]
     trains = trained(adapters)
     optimizer = optimizers.build([c.optimizer for c in configs], parameters)
@@ -88,7 +90,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None) -> li
             checkpoint.save(step + 1, state)
     exported = task.exports and bool(ADAPTERS[shared.adapter.name].peft)
     keeps = exported if shared.log.weights is None else shared.log.weights
-    return _outcomes(log, stability, count(adapters), adapters if keeps else {})
+    return _outcomes(log, stability, count(adapters), adapters if keeps else {}, name)
 
 
 def build_task(configs: Sequence[Config]) -> Task:
@@ -104,7 +106,9 @@ def learning_rates(configs: Sequence[Config], adapters: dict[str, Adapter]) -> T
     return torch.stack([lrs * ratios if side == "B" else lrs for side in sides], dim=1)
 
 
-def _outcomes(log: Log, stability: Stability, sizes: list[int], adapters: dict[str, Adapter]) -> list[Outcome]:
+def _outcomes(
+    log: Log, stability: Stability, sizes: list[int], adapters: dict[str, Adapter], engine: str
+) -> list[Outcome]:
     losses, ends, alive = log.losses.cpu().numpy(), stability.ends.tolist(), stability.alive.tolist()
     outcomes = []
     for k, ((steps, layers), end) in enumerate(zip(log.tables(ends), ends, strict=True)):
@@ -112,5 +116,6 @@ def _outcomes(log: Log, stability: Stability, sizes: list[int], adapters: dict[s
         summary = summarise(losses[: end + 1, k], evals, None if alive[k] else end)
         summary["trainable_parameters"] = sizes[k]
         own = weights(adapters, k) if adapters and alive[k] else None
-        outcomes.append(Outcome(FINISHED if alive[k] else DIVERGED, steps, summary, layers=layers, weights=own))
+        status = FINISHED if alive[k] else DIVERGED
+        outcomes.append(Outcome(status, steps, summary, layers=layers, weights=own, engine=engine))
     return outcomes

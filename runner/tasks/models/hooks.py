@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from runner.core.rng import generator
 
 @contextmanager
 def attached(
-    modules: Mapping[str, nn.Module], adapters: Mapping[str, Adapter], dropout: "Dropout | None" = None
+    modules: Mapping[str, nn.Module],
+    adapters: Mapping[str, Adapter],
+    dropout: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
     """Within: each module's output is its adapter's, for K runs folded into the batch dimension."""
 
@@ -57,14 +60,25 @@ class Dropout:
     """x ← x · m / (1 - p) with m ~ Bernoulli(1 - p), of what LoRA's factors read (Hu et al. 2021), for K runs with a p each.
 
     A run draws from a stream of its own for each step and pass, layer after layer: the same masks in every stack, and no
-    state to keep between steps.
+    state to keep between steps. `shapes`: of what was dropped from, in this order.
     """
 
     def __init__(self, seeds: Sequence[int], rates: Sequence[float], step: int, part: int):
         self.streams = [generator(seed, f"dropout/{step}/{part}") for seed in seeds]
         self.rates = torch.tensor(rates)[:, None]
+        self.shapes: list[torch.Size] = []
+
+    def of(self, runs: slice) -> "Dropout":
+        """That of some of the runs, from where their streams are."""
+        some = copy(self)
+        some.streams, some.rates, some.shapes = self.streams[runs], self.rates[runs], []
+        return some
+
+    def factors(self, shape: torch.Size) -> Tensor:
+        """m / (1 - p), float32, for the next x (K·b, …, n_in)."""
+        chances = torch.stack([torch.rand(shape.numel() // len(self.streams), generator=g) for g in self.streams])
+        return ((chances >= self.rates) / (1 - self.rates)).view(shape)
 
     def __call__(self, x: Tensor) -> Tensor:
-        chances = torch.stack([torch.rand(x.numel() // len(self.streams), generator=g) for g in self.streams])
-        factors = (chances >= self.rates) / (1 - self.rates)
-        return x * factors.to(x).view(x.shape)
+        self.shapes.append(x.shape)
+        return x * self.factors(x.shape).to(x)

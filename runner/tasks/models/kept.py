@@ -1,4 +1,4 @@
-"""Checkpoints that are made here: once each, by one process while others wait, and whole or not there at all."""
+"""What is made here and kept under `bases`: once each, by one process while others wait, and whole or not there at all."""
 
 import fcntl
 import hashlib
@@ -14,20 +14,24 @@ from safetensors import SafetensorError
 from runner.config import ConfigError
 from runner.core.messages import say
 
-BASE = "base.json"  # what shaped the checkpoint, and SHA-256 of its files
+BASE = "base.json"  # what shaped it, and SHA-256 of its files
+CHECKPOINT = "model.safetensors"
 
 
-def once(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Path:
-    """The folder, made if it is not there yet or is damaged. Raises ConfigError where it cannot be written.
+def once(folder: Path, make: Callable[[Path], dict[str, Any]], file: str = CHECKPOINT, wait: bool = True) -> Path:
+    """The folder, which holds `file`, made if it is not there yet or is damaged. Raises ConfigError where it cannot be written,
+    and BlockingIOError where another process is making it and `wait` is false.
 
-    `make` is given a folder to write a checkpoint to, and returns what is to be known of it.
+    `make` is given a folder to write to, and returns what is to be known of it.
     """
-    if _is_intact(folder):
+    if is_intact(folder, file):
         return folder
     try:
-        with _only_one(folder):
-            if not _is_intact(folder):
+        with _only_one(folder, wait):
+            if not is_intact(folder, file):
                 _make(folder, make)
+    except BlockingIOError:
+        raise
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
@@ -52,10 +56,11 @@ def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _is_intact(folder: Path) -> bool:
+def is_intact(folder: Path, file: str = CHECKPOINT) -> bool:
+    """Whether it is there, whole, and as it was written."""
     try:
         checksums = json.loads((folder / BASE).read_bytes())["sha256"]
-        return "model.safetensors" in checksums and all(_sha256(folder / n) == sum for n, sum in checksums.items())
+        return file in checksums and all(_sha256(folder / n) == sum for n, sum in checksums.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -66,9 +71,9 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _only_one(folder: Path, wait: bool) -> Iterator[None]:
     """Held by one process at a time; the system lets go when it ends, however it ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -30,14 +30,16 @@ class Examples:
         return len(self.tokens)
 
     def to(self, device: torch.device) -> "Examples":
-        return self._each(lambda t: t.to(device))
+        return self.each(lambda t: t.to(device))
 
     def pick(self, count: int) -> "Examples":
         """`count` of them, evenly spaced, or all."""
-        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
-        return self._each(lambda t: t[rows])
+        return self.at(torch.linspace(0, len(self) - 1, min(count, len(self))).round().long())
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Examples":
+    def at(self, rows: Tensor) -> "Examples":
+        return self.each(lambda t: t[rows])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Examples":
         return Examples(*(None if t is None else change(t) for t in vars(self).values()))
 
 

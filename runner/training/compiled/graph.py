@@ -1,0 +1,117 @@
+"""A model's step for a few runs as one graph of tensor operations, forward and backward, with everything it reads as an input."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+
+from runner.core.compiled import PROCESSOR
+from runner.tasks.base import Adapters
+from runner.tasks.finetuning import ModelTask
+from runner.tasks.models.text import Examples
+
+
+class Part(nn.Module):
+    """`ModelTask.of_part` as a module of its model, so that the model's weights can be given to it."""
+
+    def __init__(self, task: ModelTask):
+        super().__init__()
+        self.model, self.of_part = task.model, task.of_part
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, list[Tensor]]:
+        return self.of_part(*inputs)
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Weights and buffers of the model, by name."""
+        return dict(self.named_parameters()) | dict(self.named_buffers())
+
+
+def tensors(of: Examples | Adapters) -> list[Tensor]:
+    """All that there are in examples or adapters, in order."""
+    found: list[Tensor] = []
+
+    def see(t: Tensor, **_: bool) -> Tensor:
+        found.append(t.detach())
+        return t
+
+    for each in [of] if isinstance(of, Examples) else of.values():
+        each.each(see)
+    return found
+
+
+class Split(NamedTuple):
+    """A step in two parts: `frozen`, of examples and the frozen model, which is what runs that see the same have in common; and
+    `trained`, of what that gives and all other inputs, whose outputs are the losses and a gradient for each parameter."""
+
+    frozen: GraphModule
+    trained: GraphModule
+
+
+def trace(task: ModelTask, adapters: Adapters, examples: Examples, factors: Sequence[Tensor]) -> GraphModule:
+    """The graph of `ModelTask.of_part`, without operations in place.
+
+    Its inputs are `tensors` of the examples, the model's weights and buffers, `tensors` of the adapters, and dropout's `factors`
+    in the order in which layers ask for them. Shapes are fixed. Nothing is computed, so whatever would depend on a value that is
+    not known yet raises an error.
+    """
+    part = Part(task)
+    inputs = [*tensors(examples), *part.frozen().values(), *tensors(adapters), *factors]
+
+    def step(*inputs: Tensor) -> tuple[Tensor, ...]:
+        given = iter(inputs)
+
+        def replace(t: Tensor, **_: bool) -> Tensor:
+            return next(given).detach()
+
+        seen = examples.each(replace)
+        weights = {name: next(given) for name in part.frozen()}
+        now = {name: adapter.each(replace) for name, adapter in adapters.items()}
+        for adapter in now.values():
+            for p in adapter.parameters.values():
+                p.requires_grad_()
+        dropout: Callable[[Tensor], Tensor] | None = (lambda x: x * next(given).to(x)) if factors else None
+        losses, gradients = torch.func.functional_call(part, weights, (now, seen, dropout))
+        return losses, *gradients
+
+    with_autograd = make_fx(step, tracing_mode="fake")(*inputs)
+    return make_fx(torch.func.functionalize(with_autograd), tracing_mode="fake")(*inputs)
+
+
+def split(graph: GraphModule, shared: int) -> Split:
+    """The graph divided into what follows from its first inputs alone, so many of them, and the rest."""
+    nodes = list(graph.graph.nodes)
+    places = [node for node in nodes if node.op == "placeholder"]
+    of_run = set(places[shared:])
+    for node in nodes:
+        if of_run.intersection(node.all_input_nodes) and node.op != "output":
+            of_run.add(node)
+    [output] = graph.graph.find_nodes(op="output")
+    early = [node for node in nodes if node not in of_run and node is not output]
+    late = [node for node in nodes if node in of_run and node.op != "placeholder"]
+    needed = {used for node in (*late, output) for used in node.all_input_nodes}
+    crossing = [node for node in early if node in needed]
+
+    def part(inputs: list[Node], body: list[Node], outputs: Any) -> GraphModule:
+        new, known = Graph(), {}
+        for node in inputs:
+            known[node] = new.placeholder(node.name)
+        for node in body:
+            known[node] = new.node_copy(node, known.__getitem__)
+        new.output(map_arg(outputs, known.__getitem__))
+        return GraphModule(graph, new)
+
+    first = part(places[:shared], [node for node in early if node.op != "placeholder"], crossing)
+    return Split(first, part([*crossing, *places[shared:]], late, output.args[0]))
+
+
+def key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
+    """By which what was compiled of a graph is known: the same for what is compiled alike, on processors that are alike."""
+    shapes = [(tuple(t.shape), t.stride(), str(t.dtype)) for t in inputs]
+    what = graph.code, shapes, torch.get_num_threads(), torch.__version__, PROCESSOR
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

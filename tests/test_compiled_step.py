@@ -1,0 +1,216 @@
+"""engine=compiled: the numbers of autograd's engine, whatever a stack holds and wherever it was interrupted; and training that
+goes on where nothing can be compiled, kept or trusted."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import configure, rejects
+from models import checkpoint, rows
+from test_checkpoint import Killed, same, trained
+
+from runner.config.identity import run_id
+from runner.training.compiled import graph, package, step
+from runner.training.train import train
+
+# GPT-2 keeps to float64. Llama takes its norms in float32 whatever it is asked for, and two engines differ by its rounding.
+FIELDS = (
+    "targets=[c_attn,mlp.c_proj] sequence_length=16 eval_sequences=4 batch_size=4 accumulation=2".split(),
+    "steps=8 eval.every=4 checkpoint.minutes=0 dtype=float64 adapter.dropout=0.2 engine=compiled".split(),
+)
+MODEL = [*(f"task.{field}" for field in FIELDS[0]), *FIELDS[1]]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory) -> Path:
+    """Where the model, its data, and what is compiled for MODEL are kept."""
+    folder = tmp_path_factory.mktemp("compiled") / "bases"
+    checkpoint(folder / "model", "small gpt2")
+    rows(folder / "d.jsonl", 60)
+    return folder
+
+
+def of_model(bases: Path) -> list[str]:
+    return [
+        "task=language_model",
+        f"task.model={bases}/model",
+        f"task.dataset={bases}/d.jsonl",
+        f"bases={bases}",
+        *MODEL,
+    ]
+
+
+def stack(bases: Path, outputs: Path, *overrides: str) -> list:
+    """Three runs, the last of which diverges."""
+    shared = [*of_model(bases), f"outputs={outputs}", *overrides]
+    return [configure(*shared, f"optimizer.lr={lr}", f"seed={seed}") for lr, seed in ((1e-2, 0), (1e-3, 1), (1e300, 0))]
+
+
+def test_a_compiled_stack_trains_as_autograd_does_and_each_run_as_it_does_alone(bases, tmp_path):
+    """In float64, with dropout and accumulation. Runs go one by one on one thread, so alone they have the same bits."""
+    compiled, by_autograd = (train(stack(bases, tmp_path, f"engine={engine}")) for engine in ("compiled", "autograd"))
+    assert [o.engine for o in compiled] == ["compiled"] * 3 and [o.engine for o in by_autograd] == ["autograd"] * 3
+    assert [o.status for o in compiled] == ["finished", "finished", "diverged"]
+
+    def check(ours, theirs):
+        for name in ("train/loss", "eval/loss", "grad/A", "grad/B", "param/A", "feature/Z_B"):
+            a, b = (torch.tensor(o.steps[name].to_numpy(float)).nan_to_num() for o in (ours, theirs))
+            assert (a - b).abs().max() <= 1e-10 * b.abs().max(), name
+
+    for ours, theirs in zip(compiled[:2], by_autograd[:2], strict=True):
+        check(ours, theirs)
+        assert not ours.steps.equals(theirs.steps)  # it is another engine
+    rejects(check, compiled[0], by_autograd[1])
+    for config, together in zip(stack(bases, tmp_path), compiled, strict=True):
+        same([together], train([config]))
+
+
+def test_a_killed_stack_under_the_compiled_engine_ends_as_an_undisturbed_one(bases, tmp_path):
+    undisturbed = trained(stack(bases, tmp_path / "a"))
+    with pytest.raises(Killed):
+        trained(stack(bases, tmp_path / "b"), kill_at=5)
+    seen = []
+    resumed = train(stack(bases, tmp_path / "b"), lambda step, *_: seen.append(step))
+    assert seen[0] == 5
+    same(undisturbed, resumed)
+
+
+def test_groups_of_runs_cover_a_stack_that_they_do_not_divide(bases, tmp_path, monkeypatch):
+    """Three runs, two at a time: of the second group the first run is done already. `step` stands for what is compiled."""
+    monkeypatch.setattr(package, "compiled", lambda traced, *_, **__: traced)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    together = train(stack(bases, tmp_path))
+    monkeypatch.setattr(step, "group_size", lambda runs: min(runs, 2))
+    in_groups = train(stack(bases, tmp_path))
+    for a, b in zip(together, in_groups, strict=True):
+        assert a.engine == b.engine == "compiled" and a.status == b.status
+        assert abs(a.steps["train/loss"] - b.steps["train/loss"]).max() <= 1e-10
+        assert abs(a.steps["grad/B"] - b.steps["grad/B"]).max() <= 1e-10 * a.steps["grad/B"].max()
+
+
+def test_an_identity_does_not_depend_on_the_engine():
+    """But of what an engine is asked for by name that `auto` takes to be another."""
+    ids = [run_id(configure("task=language_model", f"engine={engine}")) for engine in ("auto", "compiled", "autograd")]
+    assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.fixture
+def kept(bases, tmp_path) -> Path:
+    """The folder of what is compiled for MODEL, in a place of the test's own."""
+    train(stack(bases, tmp_path)[:1])
+    own = tmp_path / "bases"
+    shutil.copytree(bases, own)
+    [folder] = (own / "compiled").glob("[0-9a-f]*")
+    return folder
+
+
+@pytest.fixture
+def compiler(kept, monkeypatch) -> list[Path]:
+    """Stands for the compiler: it writes what was compiled before. Where it did so."""
+    wrote, contents = [], (kept / package.FILE).read_bytes()
+
+    def compile_(program, package_path):
+        Path(package_path).write_bytes(contents)
+        wrote.append(Path(package_path))
+        return package_path
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compile_)
+    return wrote
+
+
+def test_what_is_kept_is_used_and_what_is_damaged_made_again(kept, compiler, tmp_path, capsys):
+    config = stack(kept.parents[1], tmp_path)[0]
+    good = train([config])
+    assert not compiler
+    (kept / package.FILE).write_bytes(b"not what it was")
+    same(good, train([config]))
+    assert len(compiler) == 1 and "made again" in capsys.readouterr().err
+    same(good, train([config]))
+    assert len(compiler) == 1
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(kept, compiler, tmp_path, capsys):
+    config = stack(kept.parents[1], tmp_path)[0]
+    shutil.rmtree(kept.parent)
+    kept.parent.touch()  # a file in the way, which stops root, too
+    [outcome] = train([config])
+    assert outcome.engine == "compiled" and len(compiler) == 1
+    assert capsys.readouterr().err.count("cannot be kept") == 1
+
+
+def test_what_was_compiled_wrong_is_not_used(bases, tmp_path, monkeypatch, capsys):
+    """One gradient by one part in a thousand; that of B, where A's is zero."""
+
+    def wrong(traced, *_, **__):
+        return lambda *inputs: [1.001 * t if i == 2 else t for i, t in enumerate(traced(*inputs))]
+
+    monkeypatch.setattr(package, "compiled", wrong)
+    step.say_once.cache_clear()
+    [outcome] = train(stack(bases, tmp_path)[:1])
+    assert outcome.engine == "autograd" and "compiled wrong" in capsys.readouterr().err
+    monkeypatch.setattr(package, "compiled", lambda traced, *_, **__: traced)
+    assert train(stack(bases, tmp_path)[:1])[0].engine == "compiled"
+
+
+def test_auto_compiles_where_the_sweep_is_long_enough(bases, tmp_path, monkeypatch):
+    """By how long it still takes; what is kept is used for less; while another process compiles, autograd goes on."""
+    config, calls = stack(bases, tmp_path, "engine=auto")[0], []
+    made = monkeypatch.setattr(package, "compiled", lambda traced, *_, wait: calls.append(wait) or traced)
+    kept = monkeypatch.setattr(package, "is_kept", lambda folder: False)
+    assert made is None and kept is None
+    assert train([config])[0].engine == "autograd" and not calls  # 8 steps
+    assert train([config], ahead=10**6)[0].engine == "compiled" and calls == [False]
+    monkeypatch.setattr(step, "SECONDS_A_LAYER", {"traced": 0.0, "compiled": 1e9})
+    assert train([config], ahead=10**6)[0].engine == "autograd"
+    monkeypatch.setattr(package, "is_kept", lambda folder: True)
+    assert train([config], ahead=10**6)[0].engine == "compiled"
+
+    def busy(*_, **__):
+        raise BlockingIOError
+
+    monkeypatch.setattr(package, "compiled", busy)
+    assert train([config], ahead=10**6)[0].engine == "autograd"
+
+
+def test_one_process_compiles_while_others_do_not_wait(tmp_path):
+    """The lock is another process's, as fcntl's are."""
+    code = (
+        "import sys, time; from pathlib import Path; from runner.tasks.models.kept import once\n"
+        "once(Path(sys.argv[1]), lambda new: print('at it', flush=True) or time.sleep(60), 'file', wait=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "it")], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"at it\n"
+        with pytest.raises(BlockingIOError):
+            package.kept.once(tmp_path / "it", lambda new: {}, "file", wait=False)
+        other.kill()
+
+
+def test_without_a_compiler_autograd_trains(bases, tmp_path):
+    """PATH is empty, and nothing is kept."""
+    outputs = tmp_path / "outputs"
+    shutil.copytree(bases, tmp_path / "bases", ignore=shutil.ignore_patterns("compiled"))
+    command = [sys.executable, "-m", "runner", *of_model(tmp_path / "bases"), "steps=2", f"outputs={outputs}"]
+    environment = os.environ | {"PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    environment.pop("CXX", None)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cannot be compiled") == 1 and "Traceback" not in done.stderr
+    [meta] = outputs.glob("runs/*/*/meta.json")
+    assert json.loads(meta.read_bytes())["engine"] == "autograd"
+
+
+def test_the_key_tells_graphs_sizes_and_threads_apart(monkeypatch):
+    module = torch.fx.symbolic_trace(lambda x: x + 1)
+    known = {graph.key(module, [torch.ones(2)])}
+    known |= {graph.key(torch.fx.symbolic_trace(lambda x: x * 2), [torch.ones(2)])}
+    known |= {graph.key(module, [torch.ones(3)]), graph.key(module, [torch.ones(2).double()])}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    known |= {graph.key(module, [torch.ones(2)])}
+    monkeypatch.setattr(graph, "PROCESSOR", "another")
+    known |= {graph.key(module, [torch.ones(2)])}
+    assert len(known) == 6
