@@ -33,7 +33,9 @@ def test_a_graph_gives_what_autograd_gives_for_other_runs_and_examples(case, tmp
     examples, dropout = seen(0, slice(0, 2))
     task.of_part(first, examples, dropout)  # tells the shapes
     factors = [torch.ones(shape) for shape in dropout.shapes] if dropout else []
-    parts = graph.split(graph.trace(task, first, examples, factors), len(graph.tensors(examples)) + len(frozen(task)))
+    of_frozen, of_trained = graph.split(
+        graph.trace(task, first, examples, factors), len(graph.tensors(examples)) + len(frozen(task))
+    )
     with torch.no_grad():
         for a in adapters.values():
             for p in a.parameters.values():
@@ -49,7 +51,7 @@ def test_a_graph_gives_what_autograd_gives_for_other_runs_and_examples(case, tmp
     }
 
     def run(examples, weights, adapters, masks):
-        return parts.trained(*parts.frozen(*examples, *weights), *adapters, *masks)
+        return of_trained(*of_frozen(*examples, *weights), *adapters, *masks)
 
     for ours, theirs in zip(run(**given), (losses, *gradients), strict=True):
         same(ours, theirs)

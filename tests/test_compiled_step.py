@@ -15,7 +15,7 @@ from models import checkpoint, rows
 from test_checkpoint import Killed, same, trained
 
 from runner.config.identity import run_id
-from runner.training.compiled import graph, package, step
+from runner.training.compiled import choice, graph, package
 from runner.training.train import train
 
 # GPT-2 keeps to float64. Llama takes its norms in float32 whatever it is asked for, and two engines differ by its rounding.
@@ -24,6 +24,12 @@ FIELDS = (
     "steps=8 eval.every=4 checkpoint.minutes=0 dtype=float64 adapter.dropout=0.2 engine=compiled".split(),
 )
 MODEL = [*(f"task.{field}" for field in FIELDS[0]), *FIELDS[1]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_made():
+    """What this process has made before is no matter to a test."""
+    choice._made.clear()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,8 @@ def test_groups_of_runs_cover_a_stack_that_they_do_not_divide(bases, tmp_path, m
     monkeypatch.setattr(package, "compiled", lambda traced, *_, **__: traced)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     together = train(stack(bases, tmp_path))
-    monkeypatch.setattr(step, "group_size", lambda runs: min(runs, 2))
+    monkeypatch.setattr(choice, "group_size", lambda runs: min(runs, 2))
+    choice._made.clear()
     in_groups = train(stack(bases, tmp_path))
     for a, b in zip(together, in_groups, strict=True):
         assert a.engine == b.engine == "compiled" and a.status == b.status
@@ -128,8 +135,10 @@ def test_what_is_kept_is_used_and_what_is_damaged_made_again(kept, compiler, tmp
     good = train([config])
     assert not compiler
     (kept / package.FILE).write_bytes(b"not what it was")
+    choice._made.clear()
     same(good, train([config]))
     assert len(compiler) == 1 and "made again" in capsys.readouterr().err
+    choice._made.clear()
     same(good, train([config]))
     assert len(compiler) == 1
 
@@ -138,6 +147,7 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(kept, compiler, t
     config = stack(kept.parents[1], tmp_path)[0]
     shutil.rmtree(kept.parent)
     kept.parent.touch()  # a file in the way, which stops root, too
+    choice._made.clear()
     [outcome] = train([config])
     assert outcome.engine == "compiled" and len(compiler) == 1
     assert capsys.readouterr().err.count("cannot be kept") == 1
@@ -150,9 +160,10 @@ def test_what_was_compiled_wrong_is_not_used(bases, tmp_path, monkeypatch, capsy
         return lambda *inputs: [1.001 * t if i == 2 else t for i, t in enumerate(traced(*inputs))]
 
     monkeypatch.setattr(package, "compiled", wrong)
-    step.say_once.cache_clear()
+    choice.say_once.cache_clear()
     [outcome] = train(stack(bases, tmp_path)[:1])
     assert outcome.engine == "autograd" and "compiled wrong" in capsys.readouterr().err
+    choice._made.clear()
     monkeypatch.setattr(package, "compiled", lambda traced, *_, **__: traced)
     assert train(stack(bases, tmp_path)[:1])[0].engine == "compiled"
 
@@ -165,10 +176,13 @@ def test_auto_compiles_where_the_sweep_is_long_enough(bases, tmp_path, monkeypat
     assert made is None and kept is None
     assert train([config])[0].engine == "autograd" and not calls  # 8 steps
     assert train([config], ahead=10**6)[0].engine == "compiled" and calls == [False]
-    monkeypatch.setattr(step, "SECONDS_A_LAYER", {"traced": 0.0, "compiled": 1e9})
+    assert train([config])[0].engine == "compiled" and calls == [False]  # this process has it
+    choice._made.clear()
+    monkeypatch.setattr(choice, "SECONDS_A_LAYER", {"traced": 0.0, "compiled": 1e9})
     assert train([config], ahead=10**6)[0].engine == "autograd"
     monkeypatch.setattr(package, "is_kept", lambda folder: True)
     assert train([config], ahead=10**6)[0].engine == "compiled"
+    choice._made.clear()
 
     def busy(*_, **__):
         raise BlockingIOError

@@ -9,7 +9,7 @@ from runner.config import Config
 from runner.config.resources import resolve_device, resolve_engine
 from runner.tasks.base import Adapters, Task
 from runner.tasks.finetuning import ModelTask
-from runner.training.compiled.step import compile_step
+from runner.training.compiled.choice import compile_step
 from runner.training.fused.step import Fused
 
 

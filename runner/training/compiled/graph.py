@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +45,6 @@ def tensors(of: Examples | Adapters) -> list[Tensor]:
     return found
 
 
-class Split(NamedTuple):
-    """A step in two parts: `frozen`, of examples and the frozen model, which is what runs that see the same have in common; and
-    `trained`, of what that gives and all other inputs, whose outputs are the losses and a gradient for each parameter."""
-
-    frozen: GraphModule
-    trained: GraphModule
-
-
 def trace(task: ModelTask, adapters: Adapters, examples: Examples, factors: Sequence[Tensor]) -> GraphModule:
     """The graph of `ModelTask.of_part`, without operations in place.
 
@@ -83,8 +75,12 @@ def trace(task: ModelTask, adapters: Adapters, examples: Examples, factors: Sequ
     return make_fx(torch.func.functionalize(with_autograd), tracing_mode="fake")(*inputs)
 
 
-def split(graph: GraphModule, shared: int) -> Split:
-    """The graph divided into what follows from its first inputs alone, so many of them, and the rest."""
+def split(graph: GraphModule, shared: int) -> tuple[GraphModule, GraphModule]:
+    """The graph divided into what follows from its first inputs alone, so many of them, and the rest.
+
+    Of a step that is what examples and the frozen model give, which runs that see the same have in common; and, from that and all
+    other inputs, the losses and gradients.
+    """
     nodes = list(graph.graph.nodes)
     places = [node for node in nodes if node.op == "placeholder"]
     of_run = set(places[shared:])
@@ -107,7 +103,20 @@ def split(graph: GraphModule, shared: int) -> Split:
         return GraphModule(graph, new)
 
     first = part(places[:shared], [node for node in early if node.op != "placeholder"], crossing)
-    return Split(first, part([*crossing, *places[shared:]], late, output.args[0]))
+    return first, part([*crossing, *places[shared:]], late, output.args[0])
+
+
+def name(task: ModelTask, adapters: Adapters, examples: Examples, dropped: Sequence[torch.Size]) -> str:
+    """By which a process knows a graph that it has traced: the same for what would be traced alike."""
+    part = Part(task)
+    of_layers = [
+        (layer, type(adapter).__name__, {k: v for k, v in vars(adapter).items() if isinstance(v, bool | int | float)})
+        for layer, adapter in adapters.items()
+    ]
+    inputs = [*tensors(examples), *part.frozen().values(), *tensors(adapters)]
+    shapes = [(tuple(t.shape), str(t.dtype)) for t in inputs]
+    threads = torch.get_num_threads()
+    return str((type(task).__name__, task.model.config, task.config.accumulation, of_layers, shapes, dropped, threads))
 
 
 def key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
