@@ -207,3 +207,36 @@ def test_inits_see_the_gradient_behind_a_head_that_is_drawn_once(tmp_path):
     rejects(is_small, before)
     task.calibrate(4, {"gradient"})
     assert all(torch.equal(a, module.weight) for a, module in zip(after, heads.values(), strict=True))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "vera", "full"])
+def test_runs_that_have_not_trained_are_evaluated_once(adapter, tmp_path):
+    """With the results of each alone; a run that has moved, or is not finite, is evaluated itself."""
+    configs, task, _ = stack(tmp_path, "language_model", "llama", adapter=adapter)
+    adapters = build_adapters(configs, task, CPU, DOUBLE)
+    seen = []
+    task.model.register_forward_hook(lambda module, inputs, output: seen.append(len(output.logits)))
+
+    def evaluated():
+        seen.clear()
+        return task.evaluate(adapters)["eval/loss"], sum(seen) // len(task.held_out)
+
+    def check(count):
+        losses, runs = evaluated()
+        assert runs == count
+        for k in range(3):
+            alone = task.evaluate({name: a.of(slice(k, k + 1)) for name, a in adapters.items()})["eval/loss"]
+            assert torch.equal(losses[k].isfinite(), alone[0].isfinite())
+            same(losses[k].nan_to_num(), alone[0].nan_to_num())
+
+    check(1)
+    with torch.no_grad():
+        last = list(next(iter(adapters.values())).parameters.values())
+        last[-1][1] += 0.5
+    check(2)
+    with torch.no_grad():
+        last[0][2] = torch.inf
+    check(3)
+    with torch.no_grad():
+        last[-1][0] += 0.5
+    check(3)

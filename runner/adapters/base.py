@@ -92,6 +92,11 @@ class Adapter(ABC):
         `added`: what y0 holds beside W0·x, such as a bias (n_out,).
         """
 
+    def adds_nothing(self) -> Tensor:
+        """(K,), whether a run's layer is that of a run that has not trained yet, exactly; false where that is not known."""
+        first = next(iter(self.parameters.values()))
+        return torch.zeros(len(first), dtype=torch.bool, device=first.device)
+
     def each(self, change: Callable[[Tensor, bool], Tensor]) -> "Adapter":
         """A copy with other tensors; `change` is given each of them, and whether its first dimension is the runs."""
         other = copy(self)
@@ -99,8 +104,8 @@ class Adapter(ABC):
             setattr(other, name, _changed(value, partial(change, per_run=name not in self.common)))
         return other
 
-    def of(self, runs: slice) -> "Adapter":
-        """That of some of the runs, whose tensors are views."""
+    def of(self, runs: slice | Tensor) -> "Adapter":
+        """That of some of the runs; of a slice the tensors are views."""
         return self.each(lambda t, per_run: t[runs] if per_run else t)
 
     def frozen_factors(self, layer: str, k: int) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from runner.adapters.base import Adapter, Shape, Shapes
@@ -64,6 +65,14 @@ class Factored(Adapter):
     def gain(self, inner: Tensor, outer: Tensor, parameters: Sequence[Tensor]) -> Tensor | None:
         """(K, n_out), or None where outputs are not scaled."""
         return None
+
+    @torch.no_grad()
+    def adds_nothing(self) -> Tensor:
+        inner, outer, gain = self._current()
+        inner, outer = inner.flatten(1), outer.flatten(1)
+        finite = inner.isfinite().all(1) & outer.isfinite().all(1)
+        nothing = finite & ~(inner.any(1) & outer.any(1))
+        return nothing if gain is None else nothing & (gain == 1).all(1)
 
     def _current(self) -> tuple[Tensor, Tensor, Tensor | None]:
         parameters = list(self.parameters.values())

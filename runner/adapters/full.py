@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from runner.adapters.base import Adapter, Pair, Shape, adapter
@@ -42,6 +43,11 @@ class Full(Adapter):
         cls, configs: Sequence[Config], layer: str, W0: Tensor, drawn: list[Tensor], offset: Pair | None, shared: Any
     ) -> "Full":
         return cls(*drawn, W0=W0)
+
+    @torch.no_grad()
+    def adds_nothing(self) -> Tensor:
+        W, W0 = self.parameters["W"], self.W0
+        return super().adds_nothing() if W0 is None else (W == W0).flatten(1).all(1)
 
     def __call__(self, x: Tensor, y0: Tensor, added: Tensor | None = None) -> Tensor:
         return self._output(x.expand(len(self.parameters["W"]), *x.shape), added)

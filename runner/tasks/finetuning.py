@@ -216,14 +216,19 @@ class ModelTask(Task):
 
     @torch.no_grad()
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
-        runs = len(next(iter(next(iter(adapters.values())).parameters.values())))
+        # Runs whose adapters add nothing yet, as at the start, say the same: one of them is evaluated.
+        alike = torch.stack([adapter.adds_nothing() for adapter in adapters.values()]).all(0)
+        runs, first = len(alike), int(alike.int().argmax())
+        speaks, of_run = torch.arange(runs, device=alike.device).where(~alike, first).unique(return_inverse=True)
+        if len(speaks) < runs:
+            adapters, runs = {name: adapter.of(speaks) for name, adapter in adapters.items()}, len(speaks)
         at_once = max(1, self.config.batch_size // self.config.accumulation)
         sums: dict[str, Any] = {}
         with hooks.attached(self.modules, adapters):
             for rows in torch.arange(len(self.held_out), device=self.device).split(at_once):
                 for name, values in self.per_example(self.held_out, rows.repeat(runs)).items():
                     sums[name] = sums.get(name, 0.0) + values.view(runs, -1).sum(1, dtype=torch.float64)
-        return {f"eval/{name}": total / len(self.held_out) for name, total in sums.items()}
+        return {f"eval/{name}": total[of_run] / len(self.held_out) for name, total in sums.items()}
 
     def _idle(self, layer: str) -> ConfigError:
         return ConfigError(
