@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 import runner.training.train
 from analysis.report import put_between
 from bench import ceilings, contestants, language, loading, overhead, variants, waiting
+from bench.language import NEVER, OFF
 from bench.memory import peak, resident
 from bench.report import report
 from runner.config import Config
@@ -29,8 +30,6 @@ from runner.core.machine import keep_freed_memory, use_threads
 from runner.sweeps.plan import stacks
 
 START, END = "<!-- bench: written by `make bench` -->", "<!-- end of bench -->"
-NEVER = 10**6
-OFF = {"log.every": NEVER}
 RUNS = 28  # init × lr: what the paper's grid has for one width and seed
 WIDTHS = [128, 256, 512, 1024, 2048, 4096, 8192]
 STACKS = [1, 4, 16, 64]
@@ -138,15 +137,10 @@ def by_language_model(width: int, rounds: int, seconds: float) -> dict[str, Any]
     """PEFT's loop and ours in this process, and each in two processes with a thread, as a sweep's workers have."""
     runs = language.configs(width)
     task = contestants.build_task(runs[:1])
-    entries = {
-        "PEFT": (language.peft, runs[:1]),
-        "PEFT, no metrics": (language.peft, off(runs[:1])),
-        "stack": (contestants.engine, runs),
-        "stack, no metrics": (contestants.engine, off(runs)),
-    }
+    entries = language.entries(width)
     times: dict[str, list[float]] = {name: [] for name in language.CONTESTANTS}
     for _, name in product(range(max(1, rounds // 3)), times):
-        steps = max(LEAST, round(10 * seconds / (width / 64) * (40 if name == "PEFT" else 5)))
+        steps = max(LEAST, round(10 * seconds / (width / 64) * (5 if name in language.OURS else 40)))
         times[name].append(language.side_by_side(name, width, steps))
     work = {"tokens": runs[0].task.batch_size * runs[0].task.sequence_length, "flops": language.flops(runs[0], task)}
     return {"n": width, **work, "side by side": times} | race(entries, max(2, rounds // 2), 4 * seconds)

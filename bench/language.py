@@ -99,7 +99,24 @@ def _measure(before: list[Tensor], pair: list[Tensor], scale: Tensor, probe: Ten
     return {name: metric.measure(update) for name, metric in METRICS.items()}
 
 
-CONTESTANTS = {"PEFT": peft, "stack": engine}
+OFF = {"log.every": NEVER}
+# Name -> (loop, values of its configurations, runs).
+CONTESTANTS = {
+    "PEFT": (peft, {}, 1),
+    "PEFT, bare": (peft, OFF, 1),
+    "autograd": (engine, {"engine": "autograd"}, RUNS),
+    "compiled": (engine, {"engine": "compiled"}, RUNS),
+    "compiled, bare": (engine, {"engine": "compiled"} | OFF, RUNS),
+}
+OURS = [name for name, (loop, *_) in CONTESTANTS.items() if loop is engine]
+
+
+def entries(width: int) -> dict[str, tuple[Any, list[Config]]]:
+    """Name -> loop, and the runs that it trains."""
+    return {
+        name: (loop, [with_values(config, values) for config in configs(width)[:runs]])
+        for name, (loop, values, runs) in CONTESTANTS.items()
+    }
 
 
 def side_by_side(name: str, width: int, steps: int) -> float:
@@ -107,8 +124,7 @@ def side_by_side(name: str, width: int, steps: int) -> float:
     command = [sys.executable, "-m", "bench.language", name, str(width), str(steps), "1"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     seconds = [json.loads(process.communicate()[0]) for process in processes]
-    runs = RUNS if name == "stack" else 1
-    return 1e3 * sum(seconds) / len(seconds) / (runs * len(processes))
+    return 1e3 * sum(seconds) / len(seconds) / (CONTESTANTS[name][2] * len(processes))
 
 
 def flops(config: Config, task: ModelTask) -> float:
@@ -138,26 +154,29 @@ def matmul_flops_per_second() -> float:
 
 
 def table(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a width: milliseconds, ratios, tokens a second, share of the matrix products this machine reaches."""
+    """Two rows a width: one process with all threads, and two with one each, as a sweep's workers have: milliseconds, and ratios
+    to bare PEFT with their least and largest over the rounds."""
     rows = []
     for row in result["language_models"]:
-        ms = {name: min(times) for name, times in row["ms"].items()}
-        pair = {name: min(times) for name, times in row["side by side"].items()}
-        rows.append(
-            {"n": str(row["n"])}
-            | ms
-            | {f"{name}, 2 × 1 thread": value for name, value in pair.items()}
-            | {
-                "PEFT / stack": ms["PEFT"] / ms["stack"],
-                "no metrics": ms["PEFT, no metrics"] / ms["stack, no metrics"],
-                "2 × 1 thread": pair["PEFT"] / pair["stack"],
-                "metrics on / off": ms["stack"] / ms["stack, no metrics"],
-                "thousand tokens / s": row["tokens"] / pair["stack"],
-                "share of matmul peak": row["flops"] / (pair["stack"] / 1e3) / result["matmul_flops_per_second"],
-                "MB, stack": round(row["MB"]["stack"]),
-            }
-        )
+        for threads, times in (("one process", row["ms"]), ("2 × 1 thread", row["side by side"])):
+            ms = {name: min(of) for name, of in times.items()}
+            rows.append(
+                {"n": str(row["n"]), "threads": threads}
+                | ms
+                | {f"bare PEFT / {name}": ratio(times["PEFT, bare"], times[name]) for name in ("autograd", "compiled")}
+                | {
+                    "metrics on / off": ms["compiled"] / ms["compiled, bare"],
+                    "share of matmul peak": row["flops"] / (ms["compiled"] / 1e3) / result["matmul_flops_per_second"],
+                    "MB, compiled": round(row["MB"]["compiled"]),
+                }
+            )
     return rows
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    """Of the best times, and the range of those of single rounds."""
+    rounds = [a / b for a, b in zip(theirs, ours, strict=False)]
+    return f"{min(theirs) / min(ours):.2f} ({min(rounds):.2f}–{max(rounds):.2f})"
 
 
 def main() -> None:
@@ -167,8 +186,8 @@ def main() -> None:
     use_threads(threads)
     keep_freed_memory()
     ticks: list[float] = []
-    runs = configs(width)[: RUNS if name == "stack" else 1]
-    CONTESTANTS[name]([with_values(c, {"steps": steps}) for c in runs], lambda: ticks.append(perf_counter()))
+    loop, runs = entries(width)[name]
+    loop([with_values(c, {"steps": steps}) for c in runs], lambda: ticks.append(perf_counter()))
     print((ticks[-1] - ticks[0]) / (steps - 1))
 
 

@@ -56,8 +56,8 @@ def report(result: dict[str, Any]) -> str:
                     for row in by_stacks
                 ]
             ),
-            f"Language models (llama_tiny, 2 layers, 4 × 128 tokens a step), milliseconds per run and step; {RUNS} runs a stack; "
-            "the last columns are of two processes with a thread each:",
+            "Language models (llama_tiny, 2 layers, 4 × 128 tokens a step), milliseconds per run and step; PEFT trains a run, "
+            f"our engines {RUNS} in a stack; *bare* measures nothing; ratios of the best rounds, with their range over rounds:",
             table(language.table(result)),
             f"Adapters of rank {variants.RANK} at n = {variants.WIDTH}, milliseconds per run and step without metrics; "
             f"{RUNS} runs a stack:",

@@ -74,9 +74,9 @@ def test_the_report_shows_the_best_of_the_rounds():
         "n": 64,
         "tokens": 512,
         "flops": 4e6,
-        "MB": {"stack": 100.0},
-        "side by side": {"PEFT": [9.0, 8.0], "stack": [4.0, 5.0]},
-        "ms": {"PEFT": [12.0], "PEFT, no metrics": [6.0], "stack": [3.0, 4.0], "stack, no metrics": [2.0]},
+        "MB": {"compiled": 100.0},
+        "side by side": {key: [9.0, 8.0] for key in language.CONTESTANTS} | {"compiled": [4.0, 5.0]},
+        "ms": {key: [6.0, 7.0] for key in language.CONTESTANTS} | {"compiled": [3.0, 4.0], "compiled, bare": [2.0]},
     }
     result = {
         "language_models": [model],
@@ -98,8 +98,9 @@ def test_the_report_shows_the_best_of_the_rounds():
     [ratios] = [line for line in text.splitlines() if line.startswith("| 128 |") and "0.5 |" in line]
     cells = [cell.strip() for cell in ratios.split("|")[1:-1]]
     assert cells[:5] == ["128", "8", "1", "0.125", "0.5"]  # 2 / 0.25, 2 / 2, 0.25 / 2, half the ceiling
-    assert language.table(result)[0]["PEFT / stack"] == 4 and language.table(result)[0]["metrics on / off"] == 1.5
-    assert language.table(result)[0]["2 × 1 thread"] == 2 and language.table(result)[0]["share of matmul peak"] == 0.5
+    one, two = language.table(result)
+    assert one["bare PEFT / compiled"] == "2.00 (1.75–2.00)" and one["metrics on / off"] == 1.5
+    assert two["bare PEFT / compiled"] == "2.00 (1.60–2.25)" and two["share of matmul peak"] == 0.5
     [places] = variants.table(result["variants"])
     assert places["dora / LoRA"] == 1.5 and places["vera / LoRA"] == 0.5 and places["PEFT / stack, DoRA"] == 4
     assert "10 MB for LoRA, 20 MB for DoRA" in text
