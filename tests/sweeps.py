@@ -29,13 +29,16 @@ def same_store(a: Path, b: Path) -> None:
 
 
 # A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line: the root
-# folder, the number of the file operation after which the sweep shall die (0: none), and how many microseconds later.
-# No handler sees the end that an alarm brings, and it may come within any instruction. Prints how the sweep ended and
-# how many file operations there were.
+# folder, the number of the file operation after which the sweep shall die (0: none), and how many microseconds later
+# (0: at once, by SIGKILL). No handler sees the end that an alarm brings, and it may come within any instruction. Prints
+# how the sweep ended and how many file operations there were.
 SERVER = """
 import os, signal, sys
 sys.argv = ["runner", *sys.argv[1:]]
+import numba, torch.fx.experimental.symbolic_shapes
 from runner.sweeps import cli, execute
+from runner.training import train
+numba.njit(lambda: None)()  # what each sweep would load for its first kernel
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.lockf"}
 for line in sys.stdin:
     outputs, fatal, later = line.split()
@@ -47,6 +50,8 @@ for line in sys.stdin:
             if event in OPERATIONS and (event == "fcntl.lockf" or outputs in str(arguments[0])):
                 count += 1
                 if count == int(fatal):
+                    if later == "0":
+                        os.kill(os.getpid(), signal.SIGKILL)
                     signal.setitimer(signal.ITIMER_REAL, int(later) * 1e-6)
         sys.addaudithook(hook)
         sys.argv.append("outputs=" + outputs)
