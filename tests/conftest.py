@@ -5,12 +5,13 @@ import os
 # Tests run side by side, one a core: threads of theirs and of the programs they start would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
+import contextlib
 import copy
 import dataclasses
 import gc
+import io
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -85,6 +86,17 @@ def _is_a_choice_or_a_value(override: Override) -> bool:
     return plain and field and (key not in GROUPS or isinstance(override.value(), str))
 
 
+def command(*arguments: str) -> None:
+    """`python -m runner`, in this process, for what it leaves in its store."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        patch.setattr(sys, "argv", ["runner", *arguments])
+        main()
+
+
 def messages(err: str) -> str:
     """What a command said on stderr besides its progress, which depends on time."""
     return "".join(line for line in err.splitlines(True) if not re.match(r" *\d+%, ", line))
@@ -129,8 +141,7 @@ def no_network(monkeypatch) -> None:
 def undisturbed(tmp_path_factory) -> Path:
     """The root folder of `SWEEP` as it ends when nothing happens to it."""
     outputs = tmp_path_factory.mktemp("undisturbed")
-    command = [sys.executable, "-m", "runner", *SWEEP, f"outputs={outputs}"]
-    subprocess.run(command, check=True, capture_output=True)
+    command(*SWEEP, f"outputs={outputs}")
     assert len(list(outputs.glob("runs/scratch/*/meta.json"))) == RUNS
     return outputs
 

@@ -2,11 +2,10 @@
 
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import command
 from synthetic import sweep
 
 from analysis import figures, report
@@ -24,8 +23,7 @@ OTHER = ["task.width=16", "adapter.rank=8", "init=gaussian_A,gaussian_B"]  # 6 r
 def trained(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("trained")
     for sweep_of in (WIDE, OTHER):
-        command = [sys.executable, "-m", "runner", "--multirun", *TINY, *sweep_of, f"outputs={outputs}"]
-        subprocess.run(command, check=True, capture_output=True)
+        command("--multirun", *TINY, *sweep_of, f"outputs={outputs}")
     return outputs
 
 

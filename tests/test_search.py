@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import rejects
+from conftest import command, rejects
 from sweeps import killable, same_store
 
 import runner
@@ -27,7 +27,7 @@ SEARCH = ["-m", *TINY, "seed=0,1,2", "init=gaussian_A,gaussian_B", "optimizer.lr
 def whole(tmp_path_factory):
     """The root folder of `SEARCH` as it ends when nothing happens to it."""
     outputs = tmp_path_factory.mktemp("whole")
-    subprocess.run([sys.executable, "-m", "runner", *SEARCH, f"outputs={outputs}"], check=True, capture_output=True)
+    command(*SEARCH, f"outputs={outputs}")
     return outputs
 
 
