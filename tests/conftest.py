@@ -35,6 +35,8 @@ register()
 bases.THREADS = 1  # for the same reason
 gc.set_threshold(50_000, 20, 20)  # what the libraries hold is walked a tenth as often: it took a tenth of the time
 
+FILES = {*GROUPS, "experiment"}  # what chooses one
+
 
 def pytest_collection_finish() -> None:
     """And what is held now, not at all: libraries and tests, which stay."""
@@ -50,10 +52,10 @@ def configure(*overrides: str) -> Config:
     parsed = [_parsed(text) for text in overrides]
     if not all(map(_is_a_choice_or_a_value, parsed)):
         return composed(*overrides)
-    choices = tuple(each.input_line for each in parsed if each.key_or_group in GROUPS)
+    choices = tuple(each.input_line for each in parsed if each.key_or_group in FILES)
     known = tuple(kind for parts in GROUPS.values() for kind in parts.options.values())
     config = copy.deepcopy(_chosen(choices, known))
-    ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o.key_or_group not in GROUPS], config)
+    ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o.key_or_group not in FILES], config)
     return from_hydra(config)
 
 
@@ -79,11 +81,11 @@ def _parsed(override: str) -> Override:
 
 
 def _is_a_choice_or_a_value(override: Override) -> bool:
-    """Of a part, or of one of its fields or of a run's; none of an experiment, of Hydra's own or with a sign in front."""
+    """Of a file, or of a field of a run or a part; none of Hydra's own or with a sign in front."""
     key = override.key_or_group
     plain = override.type is OverrideType.CHANGE and override.package is None and not override.is_sweep_override()
-    field = key.partition(".")[0] in {f.name for f in dataclasses.fields(Config)} - {"experiment"}
-    return plain and field and (key not in GROUPS or isinstance(override.value(), str))
+    field = key.partition(".")[0] in {f.name for f in dataclasses.fields(Config)}
+    return plain and field and (key not in FILES or isinstance(override.value(), str))
 
 
 def command(*arguments: str) -> None:

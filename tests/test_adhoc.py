@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import command
+from matplotlib.figure import Figure
 from synthetic import sweep
 
 from analysis import figures, report
@@ -46,11 +47,17 @@ def analyse(store, capsys):
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Files of figures are made, and nothing is drawn in them: what figures show is tested elsewhere."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, place, **_: Path(place).touch())
+
+
 def written(store):
     return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file() and "runs" not in path.parts}
 
 
-def test_runs_of_no_figure_leave_no_record(analyse, store):
+def test_runs_of_no_figure_leave_no_record(analyse, store, undrawn):
     """And so there is none that fewer runs could not replace. Under the name of a figure's own there is."""
 
     def drawn_from(name):
@@ -83,7 +90,7 @@ def test_a_table_holds_the_chosen_runs_alone(store):
         assert set(table["adapter.rank"]) == {rank} and table["run_id"].nunique() == count
 
 
-def test_a_record_stands_in_where_there_are_no_runs(analyse, store):
+def test_a_record_stands_in_where_there_are_no_runs(analyse, store, undrawn):
     for name in ("mine", "lr_vs_width"):
         record_path(store, name).parent.mkdir(exist_ok=True)
         sweep().to_parquet(record_path(store, name))
@@ -95,7 +102,7 @@ def test_a_record_stands_in_where_there_are_no_runs(analyse, store):
     assert code == 2 and f"{store}/runs/yours: is not there; name a folder of {store}/runs" in err
 
 
-def test_few_runs_do_not_stand_in_for_a_record_of_more(analyse, store):
+def test_few_runs_do_not_stand_in_for_a_record_of_more(analyse, store, undrawn):
     record_path(store, "lr_vs_width").parent.mkdir()
     sweep().to_parquet(record_path(store, "lr_vs_width"))
     (store / "runs" / "scratch").rename(store / "runs" / "lr_vs_width")
@@ -148,7 +155,7 @@ def test_runs_that_the_theory_does_not_speak_of_are_drawn_without_its_claims(ana
     assert "left out lr_vs_width: needs 2 or more of task.width" in out
 
 
-def test_claims_are_published_between_markers(analyse, store):
+def test_claims_are_published_between_markers(analyse, store, undrawn):
     (store / "records").mkdir()
     sweep().to_parquet(record_path(store, "lr_vs_width"))
     page = store / "page.md"

@@ -192,7 +192,7 @@ def test_progress_on_a_terminal(tmp_path):
     """Under a pseudo-terminal the bar shows runs done, loss and time left."""
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
-    sweep = ["--multirun", f"outputs={tmp_path}", *TINY[:3], "steps=5000", "seed=0,1", "workers=1"]
+    sweep = ["--multirun", f"outputs={tmp_path}", *TINY[:3], "steps=2500", "seed=0,1", "workers=1"]
     with subprocess.Popen(
         [sys.executable, "-m", "runner", *sweep], stdout=subprocess.DEVNULL, stderr=terminal
     ) as process:
