@@ -139,6 +139,14 @@ def no_network(monkeypatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
 
 
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Files of figures are made, and nothing is drawn in them: what figures show is tested elsewhere."""
+    from matplotlib.figure import Figure  # it takes a while, and few tests need it
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, place, **_: Path(place).touch())
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Path:
     """The root folder of `SWEEP` as it ends when nothing happens to it."""

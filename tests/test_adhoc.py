@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from conftest import command
-from matplotlib.figure import Figure
 from synthetic import sweep
 
 from analysis import figures, report
@@ -45,12 +44,6 @@ def analyse(store, capsys):
         return code, *capsys.readouterr()
 
     return run
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Files of figures are made, and nothing is drawn in them: what figures show is tested elsewhere."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, place, **_: Path(place).touch())
 
 
 def written(store):
