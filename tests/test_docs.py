@@ -37,12 +37,10 @@ def commands(block: str) -> list[list[str]]:
 
 
 def scaled(arguments: list[str]) -> list[str]:
-    """The command with few steps, points, seeds and trials."""
+    """The command with few steps, points and seeds."""
     text = " ".join(arguments)
     if "--help" in arguments:
         return arguments
-    if "hydra/sweeper=optuna" in arguments:
-        arguments = [*arguments, "hydra.sweeper.n_trials=3"]
     of_models = "task=language_model" in text or "task=classification" in text or "experiment=lm_" in text
     of_models = of_models or "experiment=coordinate_check" in text
     small = MODELS if of_models else TOYS
