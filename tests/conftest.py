@@ -5,30 +5,98 @@ import os
 # Tests run side by side, one a core: threads of theirs and of the programs they start would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
+import contextlib
+import copy
+import dataclasses
+import gc
+import io
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig
 from sweeps import RUNS, SWEEP
 
 from runner.config import Config
 from runner.config.compose import CONF, from_hydra, register
+from runner.config.registry import GROUPS
 from runner.sweeps.cli import main
 from runner.tasks.models import bases
 
 register()
 bases.THREADS = 1  # for the same reason
+gc.set_threshold(50_000, 20, 20)  # what the libraries hold is walked a tenth as often: it took a tenth of the time
+
+FILES = {*GROUPS, "experiment"}  # what chooses one
+
+
+def pytest_collection_finish() -> None:
+    """And what is held now, not at all: libraries and tests, which stay."""
+    gc.freeze()
 
 
 def configure(*overrides: str) -> Config:
-    """The checked configuration that these overrides give on the command line."""
+    """The checked configuration that these overrides give on the command line.
+
+    Composing takes Hydra most of a tenth of a second, for the files that are chosen. So it is done once for each choice of
+    them, and values are set in a copy of that, as Hydra sets them: see `test_config`.
+    """
+    parsed = [_parsed(text) for text in overrides]
+    if not all(map(_is_a_choice_or_a_value, parsed)):
+        return composed(*overrides)
+    choices = tuple(each.input_line for each in parsed if each.key_or_group in FILES)
+    known = tuple(kind for parts in GROUPS.values() for kind in parts.options.values())
+    config = copy.deepcopy(_chosen(choices, known))
+    ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o.key_or_group not in FILES], config)
+    return from_hydra(config)
+
+
+def composed(*overrides: str) -> Config:
+    """The same, all of it by Hydra."""
+    return from_hydra(_by_hydra(overrides))
+
+
+def _by_hydra(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return from_hydra(compose("config", overrides=list(overrides)))
+        return compose("config", overrides=list(overrides))
+
+
+@cache
+def _chosen(choices: tuple[str, ...], known: tuple[type, ...]) -> DictConfig:
+    """What is composed of these choices, while these parts are registered."""
+    return _by_hydra(choices)
+
+
+@cache
+def _parsed(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)
+
+
+def _is_a_choice_or_a_value(override: Override) -> bool:
+    """Of a file, or of a field of a run or a part; none of Hydra's own or with a sign in front."""
+    key = override.key_or_group
+    plain = override.type is OverrideType.CHANGE and override.package is None and not override.is_sweep_override()
+    field = key.partition(".")[0] in {f.name for f in dataclasses.fields(Config)}
+    return plain and field and (key not in FILES or isinstance(override.value(), str))
+
+
+def command(*arguments: str) -> None:
+    """`python -m runner`, in this process, for what it leaves in its store."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        patch.setattr(sys, "argv", ["runner", *arguments])
+        main()
 
 
 def messages(err: str) -> str:
@@ -71,12 +139,19 @@ def no_network(monkeypatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
 
 
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Files of figures are made, and nothing is drawn in them: what figures show is tested elsewhere."""
+    from matplotlib.figure import Figure  # it takes a while, and few tests need it
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, place, **_: Path(place).touch())
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Path:
     """The root folder of `SWEEP` as it ends when nothing happens to it."""
     outputs = tmp_path_factory.mktemp("undisturbed")
-    command = [sys.executable, "-m", "runner", *SWEEP, f"outputs={outputs}"]
-    subprocess.run(command, check=True, capture_output=True)
+    command(*SWEEP, f"outputs={outputs}")
     assert len(list(outputs.glob("runs/scratch/*/meta.json"))) == RUNS
     return outputs
 

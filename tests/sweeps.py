@@ -1,5 +1,6 @@
 """A small sweep, what it leaves in its store, and a way to kill one."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,14 +29,23 @@ def same_store(a: Path, b: Path) -> None:
     assert contents(a) == contents(b)
 
 
-# A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line: the root
-# folder, the number of the file operation after which the sweep shall die (0: none), and how many microseconds later.
-# No handler sees the end that an alarm brings, and it may come within any instruction. Prints how the sweep ended and
-# how many file operations there were.
-SERVER = """
+# What a sweep loads, also for its first kernel.
+LOADED = """
 import os, signal, sys
 sys.argv = ["runner", *sys.argv[1:]]
+import numba, torch.fx.experimental.symbolic_shapes
 from runner.sweeps import cli, execute
+from runner.training import train
+numba.njit(lambda: None)()
+"""
+
+# A process that has loaded everything, and starts a sweep of its own in a fork each time it reads a line: the root
+# folder, the number of the file operation after which the sweep shall die (0: none), and how many microseconds later
+# (0: at once, by SIGKILL). No handler sees the end that an alarm brings, and it may come within any instruction. Prints
+# how the sweep ended and how many file operations there were.
+SERVER = (
+    LOADED
+    + """
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.lockf"}
 for line in sys.stdin:
     outputs, fatal, later = line.split()
@@ -47,6 +57,8 @@ for line in sys.stdin:
             if event in OPERATIONS and (event == "fcntl.lockf" or outputs in str(arguments[0])):
                 count += 1
                 if count == int(fatal):
+                    if later == "0":
+                        os.kill(os.getpid(), signal.SIGKILL)
                     signal.setitimer(signal.ITIMER_REAL, int(later) * 1e-6)
         sys.addaudithook(hook)
         sys.argv.append("outputs=" + outputs)
@@ -63,6 +75,37 @@ for line in sys.stdin:
     print(code, os.read(reading, 20).decode() or 0, flush=True)
     os.close(reading)
 """
+)
+
+# Such a process whose forks all start the same sweep at once. Prints how each ended and what it said.
+TOGETHER = (
+    LOADED
+    + """
+import json
+pipes = []
+for number in range(int(sys.argv.pop(1))):
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        os.dup2(writing, 1)
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        sys.stdout.flush()
+        os._exit(code)
+    os.close(writing)
+    pipes.append((child, reading))
+told = [open(reading).read() for _, reading in pipes]
+print(json.dumps([(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), out) for (child, _), out in zip(pipes, told)]))
+"""
+)
+
+
+def at_once(count: int, *arguments: str) -> list[list]:
+    """[exit code, stdout] of so many processes that run the same sweep at once."""
+    command = [sys.executable, "-c", TOGETHER, str(count), *arguments]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import command
 from synthetic import sweep
 
 from analysis import figures, report
@@ -24,8 +23,7 @@ OTHER = ["task.width=16", "adapter.rank=8", "init=gaussian_A,gaussian_B"]  # 6 r
 def trained(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("trained")
     for sweep_of in (WIDE, OTHER):
-        command = [sys.executable, "-m", "runner", "--multirun", *TINY, *sweep_of, f"outputs={outputs}"]
-        subprocess.run(command, check=True, capture_output=True)
+        command("--multirun", *TINY, *sweep_of, f"outputs={outputs}")
     return outputs
 
 
@@ -52,7 +50,7 @@ def written(store):
     return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file() and "runs" not in path.parts}
 
 
-def test_runs_of_no_figure_leave_no_record(analyse, store):
+def test_runs_of_no_figure_leave_no_record(analyse, store, undrawn):
     """And so there is none that fewer runs could not replace. Under the name of a figure's own there is."""
 
     def drawn_from(name):
@@ -85,7 +83,7 @@ def test_a_table_holds_the_chosen_runs_alone(store):
         assert set(table["adapter.rank"]) == {rank} and table["run_id"].nunique() == count
 
 
-def test_a_record_stands_in_where_there_are_no_runs(analyse, store):
+def test_a_record_stands_in_where_there_are_no_runs(analyse, store, undrawn):
     for name in ("mine", "lr_vs_width"):
         record_path(store, name).parent.mkdir(exist_ok=True)
         sweep().to_parquet(record_path(store, name))
@@ -97,7 +95,7 @@ def test_a_record_stands_in_where_there_are_no_runs(analyse, store):
     assert code == 2 and f"{store}/runs/yours: is not there; name a folder of {store}/runs" in err
 
 
-def test_few_runs_do_not_stand_in_for_a_record_of_more(analyse, store):
+def test_few_runs_do_not_stand_in_for_a_record_of_more(analyse, store, undrawn):
     record_path(store, "lr_vs_width").parent.mkdir()
     sweep().to_parquet(record_path(store, "lr_vs_width"))
     (store / "runs" / "scratch").rename(store / "runs" / "lr_vs_width")
@@ -150,7 +148,7 @@ def test_runs_that_the_theory_does_not_speak_of_are_drawn_without_its_claims(ana
     assert "left out lr_vs_width: needs 2 or more of task.width" in out
 
 
-def test_claims_are_published_between_markers(analyse, store):
+def test_claims_are_published_between_markers(analyse, store, undrawn):
     (store / "records").mkdir()
     sweep().to_parquet(record_path(store, "lr_vs_width"))
     page = store / "page.md"

@@ -1,11 +1,7 @@
 """A stack that is killed goes on from its checkpoint and ends with the records of an undisturbed one, to the bit."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +10,7 @@ import torch
 from conftest import configure, rejects
 from safetensors import safe_open
 from safetensors.torch import save_file
-from sweeps import contents
+from sweeps import contents, killable
 
 from runner.training.checkpoint import Checkpoint, forget, resumable
 from runner.training.measure.layer import columns_of
@@ -231,22 +227,17 @@ def test_a_stack_that_fails_is_tried_from_its_checkpoint_and_then_run_by_run(fai
 
 def test_kill_9_and_the_same_command_again(tmp_path):
     """The whole path: a process killed in the middle of training, and the command that finishes its work."""
-    sweep = ["--multirun", *MODEL, "steps=400", "init=gaussian_A,gaussian_B", f"bases={tmp_path}/bases"]
-
-    def command(outputs):
-        return [sys.executable, "-m", "runner", *sweep, f"outputs={outputs}"]
-
-    subprocess.run(command(tmp_path / "a"), check=True, capture_output=True)
-    process = subprocess.Popen(command(tmp_path / "b"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    kept = tmp_path / "b" / "runs" / "scratch" / ".checkpoints"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(kept.glob("*.safetensors")):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    [path] = kept.glob("*.safetensors")
-    with safe_open(path, "pt") as file:
-        assert 0 < int(file.metadata()["step"]) < 400 and len(json.loads(file.metadata()["runs"])) == 2
-    subprocess.run(command(tmp_path / "b"), check=True, capture_output=True)
+    sweep = ["--multirun", *MODEL, "steps=24", "init=gaussian_A,gaussian_B", f"bases={tmp_path}/bases"]
+    with killable(*sweep) as command:
+        code, operations = command(tmp_path / "a")
+        assert code == 0 and operations > 24  # a checkpoint at every step
+        code, _ = command(tmp_path / "b", operations // 2, 0)
+        assert code == -signal.SIGKILL
+        kept = tmp_path / "b" / "runs" / "scratch" / ".checkpoints"
+        [path] = kept.glob("*.safetensors")
+        with safe_open(path, "pt") as file:
+            assert 0 < int(file.metadata()["step"]) < 24 and len(json.loads(file.metadata()["runs"])) == 2
+        code, again = command(tmp_path / "b")
+        assert code == 0 and again < operations  # it goes on from there
     assert not list(kept.iterdir())
     assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -168,17 +168,9 @@ def test_interruption_during_startup_is_no_traceback(outputs):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_keeps_what_is_finished_and_marks_the_rest(outputs, sent):
-    command = [
-        sys.executable,
-        "-m",
-        "runner",
-        "--multirun",
-        f"outputs={outputs}",
-        *TINY[:3],
-        "steps=500",
-        "seed=0,1,2,3,4,5",
-    ]
+def test_interruption_keeps_what_is_finished_and_marks_the_rest(cli, outputs, sent):
+    sweep = ["--multirun", *TINY[:3], "steps=500", "seed=0,1,2,3,4,5"]
+    command = [sys.executable, "-m", "runner", *sweep, f"outputs={outputs}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     while not statuses(outputs) and process.poll() is None:
         time.sleep(0.02)
@@ -188,8 +180,7 @@ def test_interruption_keeps_what_is_finished_and_marks_the_rest(outputs, sent):
     counts = statuses(outputs)
     assert counts["finished"] >= 1 and counts["interrupted"] >= 1 and sum(counts.values()) == 6
     assert "the same command trains what is left" in out
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert f"{counts['interrupted']} finished, {counts['finished']} skipped" in again.stdout
+    assert f"{counts['interrupted']} finished, {counts['finished']} skipped" in cli(*sweep, "workers=1")[1]
     assert statuses(outputs) == {"finished": 6}
 
 
@@ -201,8 +192,10 @@ def test_progress_on_a_terminal(tmp_path):
     """Under a pseudo-terminal the bar shows runs done, loss and time left."""
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
-    command = [sys.executable, "-m", "runner", "--multirun", f"outputs={tmp_path}", *TINY[:3], "steps=5000", "seed=0,1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal) as process:
+    sweep = ["--multirun", f"outputs={tmp_path}", *TINY[:3], "steps=2500", "seed=0,1", "workers=1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "runner", *sweep], stdout=subprocess.DEVNULL, stderr=terminal
+    ) as process:
         os.close(terminal)
         shown = b""
         try:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from conftest import configure
+from conftest import composed, configure, rejects
 
 from runner.config.identity import run_id
 
@@ -152,6 +152,31 @@ def test_an_unwritable_outputs_folder_is_refused(cli, outputs):
     outputs.write_text("a file where the folder should be")
     code, _, err = cli("steps=1")
     assert code == 2 and f"outputs={outputs}: cannot write there" in err
+
+
+def same_as_hydras(overrides, others):
+    assert configure(*overrides) == composed(*others)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "",
+        "optimizer.lr=3 task.width=8 optimizer.lr=4 seed=2",
+        "adapter.rank=8 seed=${adapter.rank} adapter=rslora",
+        "task.width=32 task=language_model task.targets=[q_proj,v_proj] task.accumulation=2 log.weights=null",
+        "optimizer=sgd optimizer.momentum=0.5 optimizer.clip=1 tracker=wandb tracker.project=a",
+        "init.scale=2 init=kaiming_A experiment=first_step steps=7 outputs='a/b' device=cpu",
+        "adapter=full task=feature_regression init=pretrained",
+    ],
+)
+def test_configurations_of_the_tests_are_hydras(overrides):
+    """Also those that are set in a copy of what was composed before, which they do not change."""
+    words = overrides.split()
+    for _ in range(2):
+        same_as_hydras(words, words)
+        rejects(same_as_hydras, [*words, "seed=9"], words)
+    same_as_hydras([], [])
 
 
 def test_an_experiment_overrides_the_defaults():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import messages, rejects
-from sweeps import RUNS, SWEEP, killable, same_store
+from sweeps import RUNS, SWEEP, at_once, killable, same_store
 
 
 def test_a_sweep_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_path):
@@ -126,11 +126,9 @@ cli.main()
 
 
 def test_two_sweeps_at_once_share_the_work(undisturbed, tmp_path):
-    command = [sys.executable, "-m", "runner", *SWEEP, f"outputs={tmp_path}", "workers=1"]
-    sweeps = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    told = [process.communicate() for process in sweeps]
-    assert [process.returncode for process in sweeps] == [0, 0, 0], told
-    finished = [int(match[1]) if (match := re.search(r"(\d+) finished", out)) else 0 for out, _ in told]
+    told = at_once(3, *SWEEP, f"outputs={tmp_path}", "workers=1")
+    assert [code for code, _ in told] == [0, 0, 0], told
+    finished = [int(match[1]) if (match := re.search(r"(\d+) finished", out)) else 0 for _, out in told]
     assert sum(finished) == RUNS  # nothing was trained twice
     same_store(tmp_path, undisturbed)
 

@@ -3,13 +3,11 @@
 import random
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 import yaml
-from conftest import rejects
-from sweeps import killable, same_store
+from conftest import command, rejects
+from sweeps import at_once, killable, same_store
 
 import runner
 from runner.config import ConfigError
@@ -27,7 +25,7 @@ SEARCH = ["-m", *TINY, "seed=0,1,2", "init=gaussian_A,gaussian_B", "optimizer.lr
 def whole(tmp_path_factory):
     """The root folder of `SEARCH` as it ends when nothing happens to it."""
     outputs = tmp_path_factory.mktemp("whole")
-    subprocess.run([sys.executable, "-m", "runner", *SEARCH, f"outputs={outputs}"], check=True, capture_output=True)
+    command(*SEARCH, f"outputs={outputs}")
     return outputs
 
 
@@ -80,11 +78,9 @@ def test_killed_at_random_moments_it_asks_for_the_same_runs(whole, tmp_path):
 
 
 def test_two_searches_at_once_share_the_work(whole, tmp_path):
-    command = [sys.executable, "-m", "runner", *SEARCH, f"outputs={tmp_path}", "workers=1"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    trained = sum(sum(map(int, re.findall(r"(\d+) (?:finished|diverged)", out))) for out in told)
+    told = at_once(2, *SEARCH, f"outputs={tmp_path}", "workers=1")
+    assert [code for code, _ in told] == [0, 0], told
+    trained = sum(sum(map(int, re.findall(r"(\d+) (?:finished|diverged)", out))) for _, out in told)
     assert trained == len(list(whole.glob("runs/scratch/*/meta.json")))
     same_store(tmp_path, whole)
 
