@@ -65,8 +65,9 @@ def multiply_adds(config: Config) -> float:
 
 
 def bytes_moved(config: Config, runs: int) -> float:
-    """That the fused engine moves for one run's step, at least: the base's four panels, which K runs share, and the two
-    factors, which AdamW (30), pack (1), the copies for the metrics (2) and the metrics (6) read or write so many times."""
-    panels = 4.0 * config.task.train_points * config.task.width / runs
+    """That the fused engine moves for one run's step, at least: the base's three panels, which K runs share; the slopes, of a
+    bit, written and read; and the two factors, which AdamW (30), pack (1), the copies for the metrics (2) and the metrics (6)
+    read or write so many times."""
+    pairs = config.task.train_points * config.task.width
     factors = 39.0 * 2 * config.adapter.rank * config.task.width
-    return 4.0 * (panels + factors)
+    return 4.0 * (3 * pairs / runs + 2 * pairs / 32 + factors)

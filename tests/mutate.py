@@ -45,7 +45,7 @@ TARGETS = {  # what is mutated, and the test files that may see it
         "runner/core/rng.py runner/adapters/*.py runner/inits/*.py runner/tasks/*.py runner/training/*/*.py "
         "runner/training/log.py runner/training/st*.py runner/training/train.py",
         "adapters full full_columns full_parity fused init_algebra inits log meters metrics model_runs models optim "
-        "peft_folders peft_inits products stability start tasks train",
+        "peft_folders peft_inits products slopes stability start tasks train",
     ),
     "analysis": (
         "analysis/**/*.py",

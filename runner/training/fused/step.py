@@ -1,8 +1,8 @@
 """The fused step: losses and gradients of K runs of factors A and B on a toy task, on the CPU, without any n × n product.
 
 The base is frozen, so the layer's inputs Z and its frozen output y0 are constants. Only the N × n pairs of a point and a
-column are left to do, each 5r multiply-adds: A·z, B·(A·z), the sums over columns that ∂L/∂A needs, ∂L/∂B and ∂L/∂A. What
-a pair needs twice is computed twice rather than stored. The arithmetic is in `kernels`.
+column are left to do, each 5r multiply-adds: A·z, B·(A·z), the sums over columns that ∂L/∂A needs, ∂L/∂B and ∂L/∂A. What a
+pair needs twice is computed twice rather than stored, but for a ReLU's slope, which is a bit. The arithmetic is in `kernels`.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from runner.adapters.factored import padded
 from runner.tasks.base import Adapters
 from runner.tasks.toy import Batch, ToyTask
 from runner.training.fused import kernels
-from runner.training.fused.kernels import LANES
+from runner.training.fused.kernels import LANES, WORD
 
 
 class Fused:
@@ -36,7 +36,7 @@ class Fused:
         losses, work, p = *self._forward(self.train, factors), self.train
         gradients = [torch.empty(f.shape, dtype=f.dtype) for f in factors]
         groups = _groups(len(p.Zc), len(losses))
-        inputs = work.Bt, work.Z_A, work.P, work.D, p.weights, p.Zc, p.Yc, p.relu
+        inputs = work.Bt, work.Z_A, work.P, work.D, p.weights, p.Zc, p.Yc, p.relu, work.slopes
         outputs = work.dA, work.dB, *(g.numpy() for g in gradients)
         kernels.backward(*inputs, groups, *outputs, work.scratch)
         return losses, list(torch.autograd.grad(factors, parameters, gradients))
@@ -52,7 +52,7 @@ class Fused:
         work, losses, groups = p.workspace(A), A.new_empty(len(A)), _groups(len(p.Zt), len(A))
         kernels.pack(A.numpy(), B.numpy(), p.weights, work.A, work.B, work.wB, work.Bt)
         inputs = work.A, work.B, work.wB, p.weights, p.Zt, p.Yt, p.target, p.relu, p.mean
-        outputs = work.Z_A, work.P, work.D, work.out, work.sums, losses.numpy()
+        outputs = work.Z_A, work.P, work.D, work.slopes, work.out, work.sums, losses.numpy()
         kernels.forward(*inputs, groups, *outputs, work.scratch)
         return losses, work
 
@@ -68,8 +68,8 @@ class Panels:
             y0, target, readout = batch.y0 - batch.target, batch.y0.new_zeros(points), batch.y0.new_ones(width)
         else:
             y0, target = batch.y0, batch.target
-        self.Zt, self.Zc = _panels(batch.Z)
-        self.Yt, self.Yc = _panels(y0)
+        self.Zt, self.Zc = _in_points(batch.Z), _in_columns(batch.Z)
+        self.Yt, self.Yc = _in_points(y0), _in_columns(y0[:0] if self.relu else y0)
         self.weights = _pad(readout, LANES).numpy()
         self.target = _pad(target, LANES).view(-1, LANES).numpy()
         self.work: Workspace | None = None
@@ -94,6 +94,7 @@ class Workspace:
     Z_A: np.ndarray
     P: np.ndarray
     D: np.ndarray
+    slopes: np.ndarray
     out: np.ndarray
     sums: np.ndarray
     dA: np.ndarray
@@ -113,8 +114,9 @@ class Workspace:
         items = max(points * _groups(points, K), columns * _groups(columns, K))
         factors = {"A": zeros(K, R, n), "B": zeros(K, n, R), "wB": zeros(K, R, n)}
         out, sums = zeros(K, points, LANES), zeros(K, points, dtype=torch.float64)
+        slopes = zeros(K, points, n // WORD * p.relu, LANES, dtype=torch.uint32)
         scratch = zeros(items, 4 * LANES)
-        return cls((K, r), **factors, **at_points, **at_columns, out=out, sums=sums, scratch=scratch)
+        return cls((K, r), **factors, **at_points, **at_columns, slopes=slopes, out=out, sums=sums, scratch=scratch)
 
 
 def _groups(chunks: int, runs: int) -> int:
@@ -128,13 +130,13 @@ def _pad(x: Tensor, multiple: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, -x.shape[-1] % multiple))
 
 
-def _panels(X: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """X (N, n) with points in lanes (chunks, n'·LANES) and with columns in lanes (chunks, N'·LANES).
+def _in_points(X: Tensor) -> np.ndarray:
+    """X (N, n) with points in lanes: (chunks, n'·LANES), n' being n up to a multiple of LANES."""
+    full = _pad(_pad(X, LANES).T, LANES)
+    return full.unflatten(1, (-1, LANES)).transpose(0, 1).flatten(1).contiguous().numpy()
 
-    n' is n up to a multiple of LANES, N' is N up to a multiple of 4, the height of a block of panels.
-    """
-    full = _pad(_pad(X, LANES).T, LANES).T  # points and columns are both lanes once
-    in_points = full.reshape(-1, LANES, full.shape[1]).transpose(1, 2).flatten(1)
-    rows = full[: -(-len(X) // 4) * 4]
-    in_columns = rows.reshape(len(rows), -1, LANES).transpose(0, 1).flatten(1)
-    return in_points.contiguous().numpy(), in_columns.contiguous().numpy()
+
+def _in_columns(X: Tensor) -> np.ndarray:
+    """X (N, n) with columns in lanes: (chunks, N'·LANES), N' being N up to a multiple of 4, the height of a block of panels."""
+    full = _pad(_pad(X.T, 4).T, LANES)
+    return full.unflatten(1, (-1, LANES)).transpose(0, 1).flatten(1).contiguous().numpy()
