@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import rejects
 
-from runner.core.exact import COLUMNS, product, sqrt_, total
+from runner.core.exact import COLUMNS, ROWS, _slices, product, sqrt_, total
 
 # rows, inner, columns: at the borders of a chunk of columns, one of each, and inner sizes at a power of two
 SHAPES = [(7, 128, 5), (3, 1, 2), (1, 513, COLUMNS + 1), (20, 1024, 3), (2, 4097, 2)]
@@ -57,6 +57,33 @@ def test_a_product_is_as_good_as_its_slices(shape, dtype):
     check(product(X, Y))
     rejects(check, product(X, Y) + 1e-7 * largest)
     torch.testing.assert_close(product(X, Y[:, 0]), product(X, Y)[:, 0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(ROWS + 3, 5, 4), (3, 40, COLUMNS + 1), (2, 1024, 3)], ids=str)
+def test_a_product_is_that_of_the_integers(shape):
+    """To the bit: Python's integers know no rounding. The control leaves out what is 2^b times smaller."""
+    X, Y = factors((1, *shape[1:]))
+    X = X * torch.linspace(-3, 5, shape[0])[:, None]
+    bits = (53 - (2 * shape[1] - 1).bit_length()) // 2
+    high, low, unit = _slices(X.double(), bits, dim=1)
+    top, rest, scale = _slices(Y.double(), bits, dim=0)
+
+    def check(found, small=1):
+        row, column = (t.long().tolist() for t in (high, top.T))
+        tail, end = (t.long().tolist() for t in (low, rest.T))
+        for i, j in [(0, 0), (-1, -1), (shape[0] // 2, shape[2] // 2), (shape[0] - 1, 0), (0, shape[2] - 1)]:
+            large = sum(a * b for a, b in zip(row[i], column[j], strict=True))
+            pairs = zip(tail[i] + row[i], column[j] + end[j], strict=True)  # low·top, high·rest
+            less = small * sum(a * b for a, b in pairs)
+            nearest = float(large + Fraction(less, 2**bits))
+            assert found[i, j].item() == nearest * (unit[i, 0] * scale[0, j]).item()
+
+    check(product(X, Y))
+    rejects(check, product(X, Y), 0)
+    for part in (0, -1):
+        nudged = product(X, Y)
+        nudged[part, part] = torch.nextafter(nudged[part, part], torch.tensor(torch.inf, dtype=torch.float64))
+        rejects(check, nudged)
 
 
 def test_zeros_and_what_is_not_finite_pass():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 MANTISSA = 53  # bits of a float64
 COLUMNS = 1024  # of Y at a time: the slices take four times the memory of what they stand for
+ROWS = 256  # of X at a time: what is done to its slices is done in the caches
 
 
 def product(X: Tensor, Y: Tensor) -> Tensor:
@@ -22,14 +23,15 @@ def product(X: Tensor, Y: Tensor) -> Tensor:
     if Y.dim() == 1:
         return product(X, Y[:, None])[:, 0]
     bits = (MANTISSA - math.ceil(math.log2(2 * max(1, len(Y))))) // 2
-    high, low, unit = _slices(X.double(), bits, dim=1)
-    both = torch.cat([low, high], dim=1)
-    parts = []
-    for columns in Y.split(COLUMNS, dim=1):
+    out = X.new_empty(len(X), Y.shape[1], dtype=torch.float64)
+    for columns, out_columns in zip(Y.split(COLUMNS, dim=1), out.split(COLUMNS, dim=1), strict=True):
         top, rest, scale = _slices(columns.double(), bits, dim=0)
-        # high·top, and the two products that are 2^b times smaller as one of twice the length; low·rest is dropped.
-        parts.append((high @ top + (both @ torch.cat([top, rest])) * 2.0**-bits) * (unit * scale))
-    return torch.cat(parts, dim=1)
+        for rows, block in zip(X.split(ROWS), out_columns.split(ROWS), strict=True):
+            high, low, unit = _slices(rows.double(), bits, dim=1)
+            # high·top, and the sum of the two products that are 2^b times smaller; low·rest is dropped.
+            smaller = (low @ top).addmm_(high, rest)
+            torch.add(high @ top, smaller, alpha=2.0**-bits, out=block).mul_(unit * scale)
+    return out
 
 
 def _slices(X: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,7 +40,7 @@ def _slices(X: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     unit = torch.ldexp(torch.ones_like(exponent, dtype=X.dtype), exponent - bits)
     scaled = X / unit
     high = scaled.round()
-    return high, ((scaled - high) * 2.0**bits).round(), unit
+    return high, scaled.sub_(high).mul_(2.0**bits).round_(), unit
 
 
 def total(x: Tensor) -> Tensor:
