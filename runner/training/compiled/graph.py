@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from runner.core.compiled import PROCESSOR
 from runner.tasks.base import Adapters
 from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.text import Examples
+
+SHORT = 4  # scores of a token, in all heads, that are kept at most, for each coordinate of it
 
 
 class Part(nn.Module):
@@ -71,8 +75,18 @@ def trace(task: ModelTask, adapters: Adapters, examples: Examples, factors: Sequ
         losses, gradients = torch.func.functional_call(part, weights, (now, seen, dropout))
         return losses, *gradients
 
-    with_autograd = make_fx(step, tracing_mode="fake")(*inputs)
+    with _attention(task):
+        with_autograd = make_fx(step, tracing_mode="fake")(*inputs)
     return make_fx(torch.func.functionalize(with_autograd), tracing_mode="fake")(*inputs)
+
+
+def _attention(task: ModelTask) -> AbstractContextManager[None]:
+    """How attention is traced: for short sequences by its formula, whose passes over the scores become one. It keeps a score for
+    each pair of tokens and head, which longer ones, as torch's own kernel takes them, do not."""
+    model = task.model.config
+    heads, width = (getattr(model, name, None) for name in ("num_attention_heads", "hidden_size"))
+    short = heads and width and task.config.sequence_length * heads <= SHORT * width
+    return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
 
 
 def split(graph: GraphModule, shared: int) -> tuple[GraphModule, GraphModule]:
