@@ -97,7 +97,7 @@ def test_a_corrupted_base_is_made_again(file, task, tmp_path, capsys):
         damage(folder / file)
         capsys.readouterr()
         assert weights(bases.pretrained(task, str(tmp_path))) == whole
-        assert "damaged base" in capsys.readouterr().err
+        assert "damaged, made again" in capsys.readouterr().err
 
 
 def test_an_interrupted_pretraining_leaves_nothing_that_counts(task, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from conftest import configure, rejects
 from models import checkpoint, rows
 from test_checkpoint import Killed, same, trained
 
-from runner.config.identity import run_id
+from runner.config.identity import defining, run_id
 from runner.training.compiled import choice, graph, package
 from runner.training.train import train
 
@@ -29,7 +29,7 @@ MODEL = [*(f"task.{field}" for field in FIELDS[0]), *FIELDS[1]]
 @pytest.fixture(autouse=True)
 def nothing_made():
     """What this process has made before is no matter to a test."""
-    choice._made.clear()
+    choice.forget()
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,12 @@ def test_a_killed_stack_under_the_compiled_engine_ends_as_an_undisturbed_one(bas
 
 
 def test_groups_of_runs_cover_a_stack_that_they_do_not_divide(bases, tmp_path, monkeypatch):
-    """Three runs, two at a time: of the second group the first run is done already. `step` stands for what is compiled."""
+    """Three runs, two at a time: of the second group the first run is done already. The graph stands for what is compiled."""
     monkeypatch.setattr(package, "compiled", lambda traced, *_, **__: traced)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     together = train(stack(bases, tmp_path))
     monkeypatch.setattr(choice, "group_size", lambda runs: min(runs, 2))
-    choice._made.clear()
+    choice.forget()
     in_groups = train(stack(bases, tmp_path))
     for a, b in zip(together, in_groups, strict=True):
         assert a.engine == b.engine == "compiled" and a.status == b.status
@@ -102,8 +102,11 @@ def test_groups_of_runs_cover_a_stack_that_they_do_not_divide(bases, tmp_path, m
 
 def test_an_identity_does_not_depend_on_the_engine():
     """But of what an engine is asked for by name that `auto` takes to be another."""
-    ids = [run_id(configure("task=language_model", f"engine={engine}")) for engine in ("auto", "compiled", "autograd")]
-    assert ids[0] == ids[1] != ids[2]
+    auto, compiled, autograd = (
+        configure("task=language_model", f"engine={e}") for e in ("auto", "compiled", "autograd")
+    )
+    assert run_id(auto) == run_id(compiled) != run_id(autograd)
+    assert list(defining(auto)) == list(defining(compiled)) != list(defining(autograd))  # nor does what it shares
 
 
 @pytest.fixture
@@ -135,10 +138,10 @@ def test_what_is_kept_is_used_and_what_is_damaged_made_again(kept, compiler, tmp
     good = train([config])
     assert not compiler
     (kept / package.FILE).write_bytes(b"not what it was")
-    choice._made.clear()
+    choice.forget()
     same(good, train([config]))
     assert len(compiler) == 1 and "made again" in capsys.readouterr().err
-    choice._made.clear()
+    choice.forget()
     same(good, train([config]))
     assert len(compiler) == 1
 
@@ -147,48 +150,89 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(kept, compiler, t
     config = stack(kept.parents[1], tmp_path)[0]
     shutil.rmtree(kept.parent)
     kept.parent.touch()  # a file in the way, which stops root, too
-    choice._made.clear()
+    choice.forget()
     [outcome] = train([config])
     assert outcome.engine == "compiled" and len(compiler) == 1
     assert capsys.readouterr().err.count("cannot be kept") == 1
 
 
 def test_what_was_compiled_wrong_is_not_used(bases, tmp_path, monkeypatch, capsys):
-    """One gradient by one part in a thousand; that of B, where A's is zero."""
+    """One gradient by one part in a thousand: that of an A, which is zero at the start, where B is."""
 
     def wrong(traced, *_, **__):
-        return lambda *inputs: [1.001 * t if i == 2 else t for i, t in enumerate(traced(*inputs))]
+        return lambda *inputs: [1.001 * t if i == 1 else t for i, t in enumerate(traced(*inputs))]
 
     monkeypatch.setattr(package, "compiled", wrong)
     choice.say_once.cache_clear()
-    [outcome] = train(stack(bases, tmp_path)[:1])
+    [outcome] = train(stack(bases, tmp_path / "wrong")[:1])
     assert outcome.engine == "autograd" and "compiled wrong" in capsys.readouterr().err
-    choice._made.clear()
+    choice.forget()
     monkeypatch.setattr(package, "compiled", lambda traced, *_, **__: traced)
     assert train(stack(bases, tmp_path)[:1])[0].engine == "compiled"
 
 
 def test_auto_compiles_where_the_sweep_is_long_enough(bases, tmp_path, monkeypatch):
-    """By how long it still takes; what is kept is used for less; while another process compiles, autograd goes on."""
-    config, calls = stack(bases, tmp_path, "engine=auto")[0], []
-    made = monkeypatch.setattr(package, "compiled", lambda traced, *_, wait: calls.append(wait) or traced)
-    kept = monkeypatch.setattr(package, "is_kept", lambda folder: False)
-    assert made is None and kept is None
-    assert train([config])[0].engine == "autograd" and not calls  # 8 steps
-    assert train([config], ahead=10**6)[0].engine == "compiled" and calls == [False]
-    assert train([config])[0].engine == "compiled" and calls == [False]  # this process has it
-    choice._made.clear()
-    monkeypatch.setattr(choice, "SECONDS_A_LAYER", {"traced": 0.0, "compiled": 1e9})
-    assert train([config], ahead=10**6)[0].engine == "autograd"
+    """By how long a first step takes, here a second for each of two parts, and what is saved of it, a fifth, for 2 layers."""
+    config, calls = stack(bases, tmp_path, "engine=auto", "checkpoint.minutes=60")[0], []
+    clock = iter(range(10**6))
+    monkeypatch.setattr(choice, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(choice, "_is_faster", lambda *_: True)
+    monkeypatch.setattr(package, "compiled", lambda traced, *_, wait: calls.append(wait) or traced)
+    monkeypatch.setattr(package, "is_kept", lambda folder: False)
+    assert train([config], ahead=7)[0].engine == "autograd"  # 2.8 seconds to save, 3 to compile
+    assert train([config], ahead=8)[0].engine == "compiled" and calls == [False]
+    assert train([config], ahead=1)[0].engine == "compiled" and calls == [False]  # this process has it
+    choice.forget()
     monkeypatch.setattr(package, "is_kept", lambda folder: True)
-    assert train([config], ahead=10**6)[0].engine == "compiled"
-    choice._made.clear()
+    assert (
+        train([config], ahead=1)[0].engine == "compiled" and calls == [False] * 2
+    )  # 0.4 seconds to save, 0.2 to trace
+    choice.forget()
+    monkeypatch.setattr(choice, "_is_faster", lambda *_: False)
+    assert train([config], ahead=8)[0].engine == "autograd"
+    choice.forget()
 
     def busy(*_, **__):
-        raise BlockingIOError
+        raise package.kept.BusyError
 
     monkeypatch.setattr(package, "compiled", busy)
-    assert train([config], ahead=10**6)[0].engine == "autograd"
+    assert train([config], ahead=8)[0].engine == "autograd"
+
+
+@pytest.mark.parametrize("first", ["autograd", "compiled"])
+def test_a_stack_goes_on_with_the_engine_that_began_it(first, bases, tmp_path, monkeypatch):
+    """Under `auto`, which would take the other one now."""
+    monkeypatch.setattr(package, "compiled", lambda traced, *_, **__: traced)
+    monkeypatch.setattr(choice, "_is_faster", lambda *_: True)
+
+    def trained_by(outputs: Path, engine: str, **more):
+        monkeypatch.setattr(choice, "GAIN", 1e9 if engine == "compiled" else 0)
+        choice.forget()
+        return trained(stack(bases, outputs, "engine=auto"), **more)
+
+    undisturbed = trained_by(tmp_path / "a", first)
+    with pytest.raises(Killed):
+        trained_by(tmp_path / "b", first, kill_at=5)
+    resumed = trained_by(tmp_path / "b", {"autograd": "compiled", "compiled": "autograd"}[first])
+    assert [o.engine for o in resumed] == [first] * 3
+    same(undisturbed, resumed)
+
+
+@pytest.mark.parametrize("given", ["dtype=float32", "task.base_dtype=bfloat16"])
+def test_other_precisions_agree_with_autograd(given, bases, tmp_path, monkeypatch, capsys):
+    """Of what is traced, by the comparison that every stack begins with, which a gradient of a layer that is lost fails."""
+    monkeypatch.setattr(package, "compiled", lambda traced, *_, **__: traced)
+    config = stack(bases, tmp_path, given, "checkpoint.minutes=60")[0]
+    assert train([config])[0].engine == "compiled"
+    choice.forget()
+    monkeypatch.setattr(
+        package,
+        "compiled",
+        lambda traced, *_, **__: (
+            lambda *inputs: [torch.zeros_like(t) if i == 1 else t for i, t in enumerate(traced(*inputs))]
+        ),
+    )
+    assert train([config])[0].engine == "autograd"
 
 
 def test_one_process_compiles_while_others_do_not_wait(tmp_path):
@@ -199,7 +243,7 @@ def test_one_process_compiles_while_others_do_not_wait(tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "it")], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"at it\n"
-        with pytest.raises(BlockingIOError):
+        with pytest.raises(package.kept.BusyError):
             package.kept.once(tmp_path / "it", lambda new: {}, "file", wait=False)
         other.kill()
 

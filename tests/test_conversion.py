@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_made_again_and_an_interrupted_one_is_none(
         converted("small@1.0", str(tmp_path))
     assert not list(tmp_path.glob(".*-new"))
     assert (converted("small@1.0", str(tmp_path)) / "model.safetensors").read_bytes() == weights and len(readings) == 3
-    assert capsys.readouterr().err.count("damaged base, made again") == 2
+    assert capsys.readouterr().err.count("damaged, made again") == 2
 
 
 def test_two_processes_convert_it_once_and_one_that_is_killed_holds_up_nobody(small, readings, tmp_path):

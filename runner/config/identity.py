@@ -20,19 +20,19 @@ def as_dict(config: Any) -> dict[str, Any]:
     return {name: as_dict(value) if dataclasses.is_dataclass(value) else value for name, value in vars(config).items()}
 
 
+def as_known(config: Config) -> Config:
+    """As a run is known and kept: one that asks for engine=compiled is the one that it is with `auto`, which may compile, too."""
+    return with_values(config, {"engine": "auto"}) if config.engine == "compiled" else config
+
+
 def defining(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field]]:
     """(dotted name, value, declaration) of every field that can change a run's numbers."""
-    return (each for each in described(config) if each[0].partition(".")[0] not in NOT_IDENTITY)
+    return (each for each in described(as_known(config)) if each[0].partition(".")[0] not in NOT_IDENTITY)
 
 
 def run_id(config: Config) -> str:
-    """16 hex digits: SHA-256 of the canonical JSON of every field that can change a run's numbers by more than rounding.
-
-    A model's run that asks for engine=compiled is the one that it is with `auto`, which may compile, too.
-    """
-    fields = {key: value for key, value in as_dict(config).items() if key not in NOT_IDENTITY}
-    if fields["engine"] == "compiled":
-        fields["engine"] = "auto"
+    """16 hex digits: SHA-256 of the canonical JSON of every field that can change a run's numbers."""
+    fields = {key: value for key, value in as_dict(as_known(config)).items() if key not in NOT_IDENTITY}
     text = json.dumps([IDENTITY_VERSION, fields], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -87,7 +87,7 @@ class Sweep:
         self.queue: deque[list[Config]] = deque()
         self.elsewhere: list[Config] = []  # claimed by other processes
         self.training: list[list[Config]] = []
-        self.ahead: Counter[str] = Counter()  # steps of runs that are planned, by what they share
+        self.ahead: Counter[str] = Counter()  # steps of all runs that are to come, by what they share
         self.last_try: set[int] = set()  # ids of the configurations
         self.said_waiting = False
         self.untracked = ""  # the first error of the tracker
@@ -144,7 +144,9 @@ class Sweep:
         while self.queue and pool.has_room():
             if stack := self._claimed(self.queue.popleft()):
                 self.training.append(stack)
-                pool.submit(stack, self.ahead[stack_key(stack[0])])
+                key = stack_key(stack[0])
+                pool.submit(stack, self.ahead[key])
+                self.ahead[key] -= sum(config.steps for config in stack)
 
     def _claimed(self, stack: Iterable[Config]) -> list[Config]:
         """The runs of a stack that are ours to train; those that others have done meanwhile are skipped."""

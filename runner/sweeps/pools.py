@@ -57,8 +57,8 @@ class StackResult:
 
 
 def train_stack(stack: list[Config], ahead: int, report: Callable[[Any], None], streams: bool) -> StackResult:
-    """Train a stack, of which `ahead` is what `train` says; what is reported is (step, loss), or the list of new rows of each run
-    where it streams."""
+    """Train a stack; what is reported is (step, loss), or the list of new rows of each run where it streams. `ahead`: steps of
+    these and all further runs like them."""
     result, started = StackResult(stack, context=run_context(stack)), time.perf_counter()
     try:
         result.outcomes = train(stack, _reporter(report, streams), ahead)

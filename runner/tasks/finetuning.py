@@ -185,7 +185,7 @@ class ModelTask(Task):
         self, step: int, of_part: Callable[..., tuple[Tensor, list[Tensor]]]
     ) -> tuple[Tensor, list[Tensor]]:
         """Losses (K,) and gradients of a step, from those of the parts in which its examples come: `of_part` is given the
-        examples, run after run, and the number of the part."""
+        examples, run after run, and what drops of theirs."""
         losses, gradients = 0.0, None
         for part in range(self.config.accumulation):
             loss, new = of_part(self.seen(step, part), self.dropout(step, part))

@@ -25,7 +25,7 @@ from runner.core.messages import say
 
 
 class Checkpoint:
-    """Of the stack of these runs, which measures these `columns`."""
+    """Of the stack of these runs, which measures these `columns`, on the engine that began it."""
 
     def __init__(self, configs: Sequence[Config], columns: Sequence[str] = ()):
         self.columns = columns
@@ -35,6 +35,12 @@ class Checkpoint:
         self.new = self.path.with_suffix(".new")
         self.seconds = 60 * configs[0].checkpoint.minutes
         self.last = time.monotonic()
+        self.engine: str | None = None
+
+    def begun_by(self) -> str | None:
+        """The engine of what was saved, for a run goes on as it began; None where nothing was."""
+        header = _header(self.path) if self.path.exists() else None
+        return header.engine if header else None
 
     def due(self) -> bool:
         return time.monotonic() - self.last >= self.seconds
@@ -48,7 +54,7 @@ class Checkpoint:
             self.new.mkdir(parents=True)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
             digest = _digest(self.ids, step, self.columns, tensors)
-            metadata = {"runs": json.dumps(self.ids), "step": str(step), "sha256": digest}
+            metadata = {"runs": json.dumps(self.ids), "step": str(step), "sha256": digest, "engine": self.engine or ""}
             save_file(tensors, self.new / self.path.name, metadata=metadata)
             (self.new / self.path.name).replace(self.path)
         except (OSError, SafetensorError):
@@ -107,11 +113,12 @@ def _folder(config: Config) -> Path:
 
 
 class _Header(NamedTuple):
-    """`runs` (their ids), the `step` that comes next, and the digest of these and the tensors."""
+    """`runs` (their ids), the `step` that comes next, the digest of these and the tensors, and the engine, if it is known."""
 
     runs: list[str]
     step: int
     digest: str
+    engine: str | None
 
 
 def _header(path: Path) -> _Header | None:
@@ -122,7 +129,7 @@ def _header(path: Path) -> _Header | None:
         runs = json.loads(metadata["runs"])
         if not isinstance(runs, list) or not all(isinstance(run, str) for run in runs) or len(set(runs)) < len(runs):
             return None
-        return _Header(runs, int(metadata["step"]), metadata["sha256"])
+        return _Header(runs, int(metadata["step"]), metadata["sha256"], metadata.get("engine") or None)
     except (OSError, SafetensorError, TypeError, KeyError, ValueError, RecursionError):
         return None
 

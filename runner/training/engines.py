@@ -22,15 +22,16 @@ class Engine(Protocol):
 
 
 def build_engine(
-    configs: Sequence[Config], task: Task, adapters: Adapters, ahead: int | None = None
+    configs: Sequence[Config], task: Task, adapters: Adapters, ahead: int | None = None, begun: str | None = None
 ) -> tuple[str, Engine]:
-    """Its name and the engine, for adapters that are updated in place; `ahead` as in `train`."""
+    """Its name and the engine, for adapters that are updated in place; `ahead` as in `train`, `begun`: the engine that a stack
+    which goes on has had so far."""
     config, name = configs[0], resolve_engine(configs[0])
     if name == "fused":
         return name, Fused(task)
     compiles = isinstance(task, ModelTask) and resolve_device(config.device).type == "cpu"
-    if compiles and (name == "compiled" or config.engine == "auto"):
-        pays_from = None if name == "compiled" else ahead or sum(config.steps for config in configs)
+    if compiles and begun != "autograd" and (name == "compiled" or config.engine == "auto"):
+        pays_from = None if "compiled" in (name, begun) else ahead or sum(config.steps for config in configs)
         if step := compile_step(task, adapters, config.bases, pays_from):
             return "compiled", step
     return "autograd", task

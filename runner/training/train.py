@@ -37,14 +37,13 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead
     `stability.max_ratio` times its initial loss ends there: nothing later of it is stored, and its neighbours, with which it
     shares no number, go on as if nothing had happened. A stack that was killed goes on from its checkpoint.
 
-    `ahead`: steps of runs like these that the sweep has planned, these included; None: no more than these.
+    `ahead`: steps of all runs like these that are to come in the sweep, these included; None: no more than these.
     """
     check_stack(configs)
     shared = configs[0]
     device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
     task = build_task(configs).to(device, dtype)
     adapters = build_adapters(configs, task, device, dtype)
-    name, engine = build_engine(configs, task, adapters, ahead)
     parameters = [p.detach() for adapter in adapters.values() for p in adapter.parameters.values()]
     trains = trained(adapters)
     optimizer = optimizers.build([c.optimizer for c in configs], parameters)
@@ -62,6 +61,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead
     for part, tensors in (("optimizer", optimizer.state), ("log", log.state), ("stability", stability.state)):
         state |= {f"{part}/{name}": tensor for name, tensor in tensors.items()}
     checkpoint = Checkpoint(configs, log.columns)
+    checkpoint.engine, engine = build_engine(configs, task, adapters, ahead, checkpoint.begun_by())
     if device.type == "cpu" and not compiled.measure.signatures:
         announce("compiling kernels (or loading them)")
     for step in range(checkpoint.restore(state), shared.steps + 1):
@@ -90,7 +90,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead
             checkpoint.save(step + 1, state)
     exported = task.exports and bool(ADAPTERS[shared.adapter.name].peft)
     keeps = exported if shared.log.weights is None else shared.log.weights
-    return _outcomes(log, stability, count(adapters), adapters if keeps else {}, name)
+    return _outcomes(log, stability, count(adapters), adapters if keeps else {}, checkpoint.engine)
 
 
 def build_task(configs: Sequence[Config]) -> Task:

@@ -18,9 +18,13 @@ BASE = "base.json"  # what shaped it, and SHA-256 of its files
 CHECKPOINT = "model.safetensors"
 
 
+class BusyError(Exception):
+    """Another process is making it."""
+
+
 def once(folder: Path, make: Callable[[Path], dict[str, Any]], file: str = CHECKPOINT, wait: bool = True) -> Path:
     """The folder, which holds `file`, made if it is not there yet or is damaged. Raises ConfigError where it cannot be written,
-    and BlockingIOError where another process is making it and `wait` is false.
+    and BusyError where another process is making it and `wait` is false.
 
     `make` is given a folder to write to, and returns what is to be known of it.
     """
@@ -30,8 +34,6 @@ def once(folder: Path, make: Callable[[Path], dict[str, Any]], file: str = CHECK
         with _only_one(folder, wait):
             if not is_intact(folder, file):
                 _make(folder, make)
-    except BlockingIOError:
-        raise
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
@@ -43,7 +45,7 @@ def once(folder: Path, make: Callable[[Path], dict[str, Any]], file: str = CHECK
 def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> None:
     """Make it in a hidden folder, and rename that when it is whole."""
     if folder.exists():
-        say(f"damaged base, made again: {folder}")
+        say(f"damaged, made again: {folder}")
     new = folder.with_name(f".{folder.name}-new")
     shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
     try:
@@ -75,5 +77,8 @@ def _only_one(folder: Path, wait: bool) -> Iterator[None]:
     """Held by one process at a time; the system lets go when it ends, however it ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # as file systems have it
+            raise BusyError from error
         yield

@@ -1,50 +1,83 @@
 """Whether a stack's step is compiled: where it can be, where it pays, and where it gives what autograd gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from runner.core.messages import first_line, say
+from runner.core.rng import generator
 from runner.tasks.base import Adapters
 from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.hooks import Dropout
+from runner.tasks.models.kept import BusyError
 from runner.tasks.models.text import Examples
 from runner.training.compiled import graph, package
 from runner.training.compiled.step import Compiled, Parts, count
 
-GAIN = 0.2  # share of a step's time that is saved, at least
+GAIN = 0.2  # share of a step's time that is saved, at least, before it is measured
 SECONDS_A_LAYER = {"traced": 0.1, "compiled": 1.5}  # that a graph takes for each adapted layer
+MOVED = 0.01  # how far parameters are moved for the comparison, in which those that start at zero would hide half the gradients
+LEAST = 1e-3  # of all gradients' norm, below which one of them need not be right by itself
 MADE = 8  # steps that a process keeps
 
-_made: dict[str, Parts] = {}
+Result = tuple[Tensor, list[Tensor]]  # losses, gradients
+
+
+class Traced(NamedTuple):
+    """A graph that was not compiled when it was traced, because it did not pay or another process was at it."""
+
+    frozen: GraphModule
+    trained: GraphModule
+    key: str
+
+
+_made: dict[str, Parts | None] = {}  # None: it cannot be compiled, or is not faster
+_traced: dict[str, Traced] = {}
+
+
+def forget() -> None:
+    """What this process has made and traced."""
+    _made.clear()
+    _traced.clear()
 
 
 def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | None = None) -> Compiled | None:
     """The compiled step, kept under `bases`, or None: where it cannot be had, which one line says, and where it does not pay.
 
-    `ahead`: how many steps of a run are to come in the sweep; None: it pays whatever it takes. Losses and gradients of the
-    first group of runs are compared with autograd's: what was compiled wrong is not used.
+    `ahead`: steps that are planned for all runs like these together; None: it pays whatever it takes. Losses and gradients of the
+    first group of runs, with parameters moved at random, are compared with autograd's: what was compiled wrong is not used.
     """
     size = group_size(count(adapters))
-    first = {name: adapter.of(slice(0, size)) for name, adapter in adapters.items()}
+    first = _moved({name: adapter.of(slice(0, size)) for name, adapter in adapters.items()})
     examples = task.seen(0, 0).each(lambda t: t[: len(t) // count(adapters) * size])
     dropout = _dropout(task, size)
-    started = perf_counter()
-    theirs = task.of_part(first, examples, dropout)
-    saved = None if ahead is None else GAIN * (perf_counter() - started) / size * ahead
+    seconds, theirs = _timed(lambda: task.of_part(first, examples, dropout))
+    saved = None if ahead is None else GAIN * seconds * task.config.accumulation / size * ahead
+    name, model = graph.name(task, first, examples), task.config.model
+    if name in _made and _made[name] is None:
+        return None
+    new = name not in _made
     try:
-        parts = _parts(task, first, examples, tuple(dropout.shapes) if dropout else (), bases, saved)
+        parts = _parts(name, task, first, examples, tuple(dropout.shapes) if dropout else (), bases, saved)
         if parts is None:
             return None
-        ours = Compiled(task, first, parts, size).of_part(examples, _dropout(task, size))
+        step = Compiled(task, first, parts, size)
+        ours = step.of_part(examples, _dropout(task, size))
     except Exception as error:  # of many kinds: no compiler, a full disk, a model that cannot be traced
-        say_once(f"the step of {task.config.model} cannot be compiled ({first_line(error)}); autograd trains it")
+        _made[name] = None
+        say_once(f"the step of {model} cannot be compiled ({first_line(error)}); autograd trains it")
         return None
-    if not _agree(ours, theirs, torch.finfo(task.base_dtype).eps ** 0.5):
-        say_once(f"the step of {task.config.model} was compiled wrong; autograd trains it")
+    if not _agree(ours, theirs, _tolerance(task)):
+        _made[name] = None
+        say_once(f"the step of {model} was compiled wrong; autograd trains it")
+        return None
+    if new and ahead is not None and not _is_faster(task, first, step, examples, size):
+        _made[name] = None
         return None
     return Compiled(task, adapters, parts, size)
 
@@ -56,6 +89,7 @@ def group_size(runs: int) -> int:
 
 
 def _parts(
+    name: str,
     task: ModelTask,
     adapters: Adapters,
     examples: Examples,
@@ -68,25 +102,48 @@ def _parts(
     def pays(what: str) -> bool:
         return saved is None or saved > SECONDS_A_LAYER[what] * len(adapters)
 
-    name = graph.name(task, adapters, examples, dropped)
     if name in _made:
         return _made[name]
-    if not pays("traced"):
+    if name not in _traced and not pays("traced"):
         return None
     factors = [torch.ones(shape) for shape in dropped]
     frozen = [*graph.tensors(examples), *graph.Part(task).frozen().values()]
-    of_frozen, of_trained = graph.split(graph.trace(task, adapters, examples, factors), len(frozen))
-    inputs = [*of_frozen(*frozen), *graph.tensors(adapters), *factors]
-    folder = package.folder(bases, graph.key(of_trained, inputs))
+    if name not in _traced:
+        parts = graph.split(graph.trace(task, adapters, examples, factors), len(frozen))
+        inputs = [*parts[0](*frozen), *graph.tensors(adapters), *factors]
+        _keep(_traced, name, Traced(*parts, graph.key(parts[1], inputs)))
+    traced = _traced[name]
+    folder = package.folder(bases, traced.key)
     if not pays("compiled") and not package.is_kept(folder):
         return None
+    inputs = [*traced.frozen(*frozen), *graph.tensors(adapters), *factors]
     try:
-        made = Parts(of_frozen, package.compiled(of_trained, inputs, folder, wait=saved is None), dropped)
-    except BlockingIOError:  # another process is compiling it
+        trained = package.compiled(traced.trained, inputs, folder, wait=saved is None)
+    except BusyError:  # another process is compiling it
         return None
-    if len(_made) == MADE:
-        del _made[next(iter(_made))]
-    return _made.setdefault(name, made)
+    _keep(_made, name, Parts(traced.frozen, trained, dropped))
+    return _made[name]
+
+
+def _keep(where: dict, name: str, what: Parts | Traced) -> None:
+    """The last few."""
+    if len(where) >= MADE:
+        del where[next(iter(where))]
+    where[name] = what
+
+
+def _moved(adapters: Adapters) -> Adapters:
+    """Copies with other values of what trains."""
+    chance = generator(0, "compiled")
+    moved = {
+        name: adapter.each(lambda t, per_run: t.detach().clone() if per_run else t)
+        for name, adapter in adapters.items()
+    }
+    for adapter in moved.values():
+        for p in adapter.parameters.values():
+            p += MOVED * torch.randn(p.shape, generator=chance).to(p)
+            p.requires_grad_()
+    return moved
 
 
 def _dropout(task: ModelTask, runs: int) -> Dropout | None:
@@ -95,11 +152,38 @@ def _dropout(task: ModelTask, runs: int) -> Dropout | None:
     return None if dropout is None else dropout.of(slice(0, runs))
 
 
-def _agree(ours: tuple[Tensor, list[Tensor]], theirs: tuple[Tensor, list[Tensor]], tolerance: float) -> bool:
-    (our_loss, our_gradients), (loss, gradients) = ours, theirs
-    expected = [loss, *gradients]
-    difference = [a - b for a, b in zip([our_loss, *our_gradients], expected, strict=True)]
-    return _norm(difference) <= tolerance * _norm(expected)
+def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
+    started = perf_counter()
+    result = work()
+    return perf_counter() - started, result
+
+
+def _is_faster(task: ModelTask, adapters: Adapters, step: Compiled, examples: Examples, size: int) -> bool:
+    """Than autograd, for the same runs, the better of two times each."""
+    times = [
+        (
+            _timed(lambda: task.of_part(adapters, examples, _dropout(task, size)))[0],
+            _timed(lambda: step.of_part(examples, _dropout(task, size)))[0],
+        )
+        for _ in range(2)
+    ]
+    by_autograd, compiled = (min(of) for of in zip(*times, strict=True))
+    return compiled < by_autograd
+
+
+def _tolerance(task: ModelTask) -> float:
+    """Half the digits of what the frozen model computes in; models take norms in float32, whatever else they are given."""
+    return max(torch.finfo(kind).eps for kind in (task.base_dtype, torch.float32)) ** 0.5
+
+
+def _agree(ours: Result, theirs: Result, tolerance: float) -> bool:
+    """Losses and each gradient, relative to its norm."""
+    if not theirs[0].isfinite().all():
+        return not ours[0].isfinite().all()
+    least = LEAST * _norm(theirs[1])
+    return _norm([ours[0] - theirs[0]]) <= tolerance * _norm([theirs[0]]) and all(
+        _norm([a - b]) <= tolerance * max(least, _norm([b])) for a, b in zip(ours[1], theirs[1], strict=True)
+    )
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

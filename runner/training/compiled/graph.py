@@ -120,17 +120,21 @@ def split(graph: GraphModule, shared: int) -> tuple[GraphModule, GraphModule]:
     return first, part([*crossing, *places[shared:]], late, output.args[0])
 
 
-def name(task: ModelTask, adapters: Adapters, examples: Examples, dropped: Sequence[torch.Size]) -> str:
+def name(task: ModelTask, adapters: Adapters, examples: Examples) -> str:
     """By which a process knows a graph that it has traced: the same for what would be traced alike."""
     part = Part(task)
     of_layers = [
-        (layer, type(adapter).__name__, {k: v for k, v in vars(adapter).items() if isinstance(v, bool | int | float)})
+        (
+            layer,
+            type(adapter),
+            {k: v for k, v in vars(adapter).items() if v is None or isinstance(v, bool | int | float | str)},
+        )
         for layer, adapter in adapters.items()
     ]
     inputs = [*tensors(examples), *part.frozen().values(), *tensors(adapters)]
-    shapes = [(tuple(t.shape), str(t.dtype)) for t in inputs]
-    threads = torch.get_num_threads()
-    return str((type(task).__name__, task.model.config, task.config.accumulation, of_layers, shapes, dropped, threads))
+    shapes = [(tuple(t.shape), t.stride(), str(t.dtype)) for t in inputs]
+    drops = max(task.rates) > 0
+    return str((type(task), task.model.config, task.config, of_layers, shapes, drops, torch.get_num_threads()))
 
 
 def key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:

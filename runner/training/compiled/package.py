@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from runner.config import ConfigError
-from runner.core.messages import announce, say
+from runner.core.messages import announce, first_line, say
 from runner.tasks.models import kept
 
 FILE = "step.pt2"
@@ -31,7 +31,7 @@ def is_kept(folder: Path) -> bool:
 def compiled(graph: GraphModule, inputs: Sequence[Tensor], folder: Path, wait: bool) -> Step:
     """The graph as a function that runs it, compiled if it is not kept yet.
 
-    Raises BlockingIOError where another process is compiling it and `wait` is false; inductor raises errors of many kinds, among
+    Raises BusyError where another process is compiling it and `wait` is false; inductor raises errors of many kinds, among
     them those of machines without a compiler.
     """
 
@@ -39,10 +39,13 @@ def compiled(graph: GraphModule, inputs: Sequence[Tensor], folder: Path, wait: b
         started = perf_counter()
         announce("compiling the model's step: once for all such runs")
         new.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about its own parts
-            program = torch.export.export(graph, tuple(inputs))
-            torch._inductor.aoti_compile_and_package(program, package_path=str(new / FILE))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch about its own parts
+                program = torch.export.export(graph, tuple(inputs))
+                torch._inductor.aoti_compile_and_package(program, package_path=str(new / FILE))
+        except OSError as error:  # inductor's, and none of the folder's
+            raise RuntimeError(first_line(error)) from error
         return {"seconds": round(perf_counter() - started, 1), "torch": torch.__version__}
 
     try:
