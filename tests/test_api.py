@@ -68,7 +68,7 @@ def test_a_bad_value_raises_the_message_of_the_command_line(outputs, overrides, 
 def test_ctrl_c_keeps_what_is_finished(outputs, monkeypatch):
     train = pools.train
 
-    def interrupted(configs, progress):
+    def interrupted(configs, progress, ahead):
         if configs[0].task.width == 16:
             raise KeyboardInterrupt
         return train(configs, progress)

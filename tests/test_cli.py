@@ -64,7 +64,7 @@ def test_a_diverged_run_is_a_result(cli, outputs):
 def test_a_failing_stack_costs_only_itself(cli, outputs, monkeypatch):
     train = pools.train
 
-    def breaks_at_width_8(configs, progress):
+    def breaks_at_width_8(configs, progress, ahead):
         if configs[0].task.width == 8:
             raise RuntimeError("no memory for that")
         return train(configs, progress)

@@ -25,8 +25,8 @@ def test_a_killed_worker_costs_its_stack_a_second_try(undisturbed, cli, outputs,
     """The process that got the first stack is killed; its runs are trained once more, each alone."""
     submit, killed = pools.Processes.submit, []
 
-    def kill_the_first(self, stack):
-        submit(self, stack)
+    def kill_the_first(self, stack, ahead):
+        submit(self, stack, ahead)
         if not killed:
             killed.extend(stack)
             os.kill(self.workers[-1].process.pid, signal.SIGKILL)
@@ -43,8 +43,8 @@ def test_a_run_that_kills_its_worker_twice_has_failed(cli, outputs, monkeypatch)
     """As one does that needs more memory than there is. Its neighbours are trained."""
     submit, fatal, attempts = pools.Processes.submit, 1e-2, []
 
-    def kill(self, stack):
-        submit(self, stack)
+    def kill(self, stack, ahead):
+        submit(self, stack, ahead)
         if any(config.optimizer.lr == fatal for config in stack):
             attempts.append(len(stack))
             os.kill(next(w for w in self.workers if w.stack is stack).process.pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_failure_is_tried_once_more_alone(cli, outputs, monkeypatch):
     """A stack too large for the memory fails; its runs, one at a time, do not."""
     sizes = []
 
-    def no_memory_for_two(configs, progress):
+    def no_memory_for_two(configs, progress, ahead):
         sizes.append(len(configs))
         if len(configs) > 1:
             raise MemoryError("no room")
