@@ -142,8 +142,9 @@ def by_language_model(width: int, rounds: int, seconds: float) -> dict[str, Any]
     for _, name in product(range(max(1, rounds // 3)), times):
         steps = max(LEAST, round(10 * seconds / (width / 64) * (5 if name in language.OURS else 40)))
         times[name].append(language.side_by_side(name, width, steps))
-    work = {"tokens": runs[0].task.batch_size * runs[0].task.sequence_length, "flops": language.flops(runs[0], task)}
-    return {"n": width, **work, "side by side": times} | race(entries, max(2, rounds // 2), 4 * seconds)
+    return {"n": width, "flops": language.flops(runs[0], task), "side by side": times} | race(
+        entries, max(2, rounds // 2), 4 * seconds
+    )
 
 
 @cache

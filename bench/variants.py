@@ -18,8 +18,8 @@ STARTS = {"lora": "gaussian_A", "dora": "gaussian_A", "vera": "vera_b0"}
 PLACES = {
     "toy, fused": ["task=teacher_student", "engine=fused", f"task.width={WIDTH}"],
     "toy, autograd": ["task=teacher_student", "engine=autograd", f"task.width={WIDTH}"],
-    "language model, n = 64": ["task=language_model", "task.pretrain_steps=0", "task.width=64"],
-    "language model": ["task=language_model", "task.pretrain_steps=0", f"task.width={WIDTH}"],
+    "language model, n = 64": ["task=language_model", "engine=autograd", "task.pretrain_steps=0", "task.width=64"],
+    "language model": ["task=language_model", "engine=autograd", "task.pretrain_steps=0", f"task.width={WIDTH}"],
 }
 
 

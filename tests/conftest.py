@@ -13,7 +13,7 @@ import io
 import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from sweeps import RUNS, SWEEP
 from runner.config import Config
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.registry import GROUPS
+from runner.store.runs import Store
 from runner.sweeps.cli import main
 from runner.tasks.models import bases
 
@@ -137,6 +138,13 @@ def outputs(tmp_path) -> Path:
 def no_network(monkeypatch) -> None:
     """Nobody is asked for anything, not even whether there is a network."""
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
+
+
+@pytest.fixture
+def store(tmp_path) -> Iterator[Store]:
+    """An empty one."""
+    with Store(str(tmp_path)) as store:
+        yield store
 
 
 @pytest.fixture

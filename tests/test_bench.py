@@ -72,7 +72,6 @@ def test_the_report_shows_the_best_of_the_rounds():
     stack = {"n": 128, "runs": 64, "ms": {"general": [1.0], "fused": [1.0]}}
     model = {
         "n": 64,
-        "tokens": 512,
         "flops": 4e6,
         "MB": {"compiled": 100.0},
         "side by side": {key: [9.0, 8.0] for key in language.CONTESTANTS} | {"compiled": [4.0, 5.0]},

@@ -19,23 +19,27 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def refusals(config: Config) -> dict[str, str | None]:
+    """Engine -> why it cannot train a run, None where it can."""
+    task, adapter = TASKS[config.task.name], ADAPTERS[config.adapter.name]
+    if resolve_device(config.device).type != "cpu":
+        reason = f"it runs on the CPU, not on device={config.device}"
+        return {"autograd": None, "compiled": reason, "fused": reason}
+    compiled = None if task.compiles else f"it is for models, not for task={config.task.name}"
+    fused = None if adapter.fused else f"it does not know adapter={config.adapter.name}"
+    if not task.fused:
+        fused = f"it does not know the loss of task={config.task.name}"
+    return {"autograd": None, "compiled": compiled, "fused": fused}
+
+
 def resolve_engine(config: Config) -> str:
     """`fused`, `compiled` or `autograd`; `auto` is fused where that applies. Raises ConfigError.
 
     On a model `auto` is autograd until what `train` measures says that compiling pays.
     """
-    task, adapter = TASKS[config.task.name], ADAPTERS[config.adapter.name]
-    if resolve_device(config.device).type != "cpu":
-        reasons = dict.fromkeys(("fused", "compiled"), f"it runs on the CPU, not on device={config.device}")
-    else:
-        reasons = {
-            "fused": None if task.fused else f"it does not know the loss of task={config.task.name}",
-            "compiled": None if task.compiles else f"it is for models, not for task={config.task.name}",
-        }
-        if task.fused and not adapter.fused:
-            reasons["fused"] = f"it does not know adapter={config.adapter.name}"
+    reasons = refusals(config)
     if config.engine == "auto":
         return "autograd" if reasons["fused"] else "fused"
-    if reason := reasons.get(config.engine):
+    if reason := reasons[config.engine]:
         raise ConfigError(f"engine={config.engine}: {reason}; use engine=auto or engine=autograd")
     return config.engine

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from runner.config import Config
-from runner.config.resources import resolve_device, resolve_engine
+from runner.config.resources import refusals, resolve_engine
 from runner.tasks.base import Adapters, Task
 from runner.tasks.finetuning import ModelTask
 from runner.training.compiled.choice import compile_step
@@ -29,7 +29,7 @@ def build_engine(
     config, name = configs[0], resolve_engine(configs[0])
     if name == "fused":
         return name, Fused(task)
-    compiles = isinstance(task, ModelTask) and resolve_device(config.device).type == "cpu"
+    compiles = isinstance(task, ModelTask) and refusals(config)["compiled"] is None
     if compiles and begun != "autograd" and (name == "compiled" or config.engine == "auto"):
         pays_from = None if "compiled" in (name, begun) else ahead or sum(config.steps for config in configs)
         if step := compile_step(task, adapters, config.bases, pays_from):

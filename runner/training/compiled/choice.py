@@ -17,7 +17,7 @@ from runner.tasks.models.hooks import Dropout
 from runner.tasks.models.kept import BusyError
 from runner.tasks.models.text import Examples
 from runner.training.compiled import graph, package
-from runner.training.compiled.step import Compiled, Parts, count
+from runner.training.compiled.step import Compiled, Parts, run_count
 
 GAIN = 0.2  # share of a step's time that is saved, at least, before it is measured
 SECONDS_A_LAYER = {"traced": 0.1, "compiled": 1.5}  # that a graph takes for each adapted layer
@@ -52,16 +52,16 @@ def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | N
     `ahead`: steps that are planned for all runs like these together; None: it pays whatever it takes. Losses and gradients of the
     first group of runs, with parameters moved at random, are compared with autograd's: what was compiled wrong is not used.
     """
-    size = group_size(count(adapters))
+    size = group_size(run_count(adapters))
     first = _moved({name: adapter.of(slice(0, size)) for name, adapter in adapters.items()})
-    examples = task.seen(0, 0).each(lambda t: t[: len(t) // count(adapters) * size])
+    examples = task.seen(0, 0).each(lambda t: t[: len(t) // run_count(adapters) * size])
+    name, model = graph.name(task, first, examples), task.config.model
+    new = name not in _made
+    if not new and _made[name] is None:
+        return None
     dropout = _dropout(task, size)
     seconds, theirs = _timed(lambda: task.of_part(first, examples, dropout))
     saved = None if ahead is None else GAIN * seconds * task.config.accumulation / size * ahead
-    name, model = graph.name(task, first, examples), task.config.model
-    if name in _made and _made[name] is None:
-        return None
-    new = name not in _made
     try:
         parts = _parts(name, task, first, examples, tuple(dropout.shapes) if dropout else (), bases, saved)
         if parts is None:

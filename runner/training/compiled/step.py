@@ -32,7 +32,7 @@ class Compiled:
 
     def __init__(self, task: ModelTask, adapters: Adapters, parts: Parts, size: int):
         self.task, self.parts, self.evaluate = task, parts, task.evaluate
-        runs = count(adapters)
+        runs = run_count(adapters)
         starts = range(0, runs, size)
         # The last group starts earlier rather than to be smaller: the size of what was compiled is fixed.
         self.groups = [slice(start, start + size) for start in (min(start, runs - size) for start in starts)]
@@ -61,6 +61,6 @@ class Compiled:
         return losses, gradients
 
 
-def count(adapters: Adapters) -> int:
-    """Runs."""
+def run_count(adapters: Adapters) -> int:
+    """How many runs the adapters are of."""
     return len(next(iter(next(iter(adapters.values())).parameters.values())))
