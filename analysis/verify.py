@@ -25,7 +25,7 @@ from analysis.tables.load import load, per_run
 from analysis.tables.records import LAYERS, MissingRecords, read, rounded
 from analysis.tables.schema import is_measured
 from runner.config import Config, ConfigError, command
-from runner.config.identity import defining, run_id, with_values
+from runner.config.identity import LATER, defining, run_id, with_values
 from runner.config.registry import GROUPS
 from runner.config.resources import resolve_engine
 from runner.core import streams
@@ -118,7 +118,8 @@ def config_of(row: pd.Series, template: Config) -> Config:
                 group: _group(row, group, parts.options, listed) for group, parts in GROUPS.items() if group in OWN
             }
             plain = {name: field.type for name, _, field in defining(template) if name.partition(".")[0] not in OWN}
-            others = {name: _value(row[name], kind, listed) for name, kind in plain.items()}
+            known = LATER | row.to_dict()
+            others = {name: _value(known[name], kind, listed) for name, kind in plain.items()}
             config = with_values(template, groups | others | {"experiment": row["experiment"]})
             if run_id(config) == row["run_id"]:
                 return config

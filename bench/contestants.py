@@ -6,6 +6,7 @@ the layer itself, its frozen output.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from runner.adapters import LoRA
 from runner.config import Config
+from runner.config.resources import resolve_device
 from runner.tasks.teacher_student import TeacherStudent
 from runner.training.measure.metrics import METRICS, Update
 from runner.training.optimizers.base import build
 from runner.training.start import build_adapters
-from runner.training.train import build_task, learning_rates, train
+from runner.training.step import learning_rates
+from runner.training.train import build_task, train
 
-CPU = torch.device("cpu")
 Tick = Callable[[], None]
 
 
@@ -29,7 +31,7 @@ def engine(configs: Sequence[Config], tick: Tick) -> Tensor:
 
     def progress(step: int, losses: Tensor, *_: object) -> None:
         if step < configs[0].steps:  # there it measures what the last update led to, as nobody else does
-            seen[:] = [losses]
+            seen[:] = [losses.to(getattr(torch, configs[0].dtype))]
             tick()
 
     train(configs, progress)
@@ -67,10 +69,11 @@ def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
     model = inject_adapter_in_model(lora, Student())
     names = ("lora_A", "lora_B", "lora_magnitude_vector")[: len(adapter.parameters)]
     parameters = [getattr(model.hidden, name)["default"].weight for name in names]
+    model.to(batch.Z.device)
     with torch.no_grad():
         for p, first in zip(parameters, adapter.parameters.values(), strict=True):
             p.copy_(first[0])
-    Y_in = batch.y0 - batch.Z @ task.W0.T
+    Y_in = batch.y0 - batch.Z @ task.W0.T.to(batch.Z)
 
     def loss() -> Tensor:
         return (model(batch.Z, Y_in) - batch.target).square().mean()
@@ -139,11 +142,27 @@ class Measure:
     def __call__(self, losses: Tensor, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor]):
         if self.on:
             updates = [new - old for new, old in zip(after, before, strict=True)]
-            update = Update(*(t.double() for t in (*before, *gradients, *updates, self.scale, self.probe)))
-            self.rows.append({"loss": losses, **{name: metric.measure(update) for name, metric in METRICS.items()}})
+            row = measured(*before, *gradients, *updates, self.scale, self.probe[None])
+            self.rows.append({"loss": losses, **row})
 
 
 def start(configs: Sequence[Config]) -> tuple[TeacherStudent, LoRA]:
     """The base and the adapters that every contestant starts from."""
-    task = build_task(configs).to(CPU, torch.float32)
-    return task, build_adapters(configs, task, CPU, torch.float32)["hidden"]
+    device = resolve_device(configs[0].device)
+    task = build_task(configs).to(device, torch.float32)
+    return task, build_adapters(configs, task, device, torch.float32)["hidden"]
+
+
+class ByLibrary(Update):
+    """With what there is for one layer at a time: a step of a loop waits for its decompositions, but they are the faster."""
+
+    @cached_property
+    def spectral(self) -> Tensor:
+        R = torch.linalg.qr(self.B).R @ torch.linalg.qr(self.A.mT).R.mT
+        return self.scale * torch.linalg.svdvals(R)[:, 0]
+
+
+def measured(*tensors: Tensor) -> dict[str, Tensor]:
+    """The metrics of A, B, gradients, updates, scale and probe, as one would measure them in a loop."""
+    update = ByLibrary(*(t.double() for t in tensors))
+    return {name: metric.measure(update) for name, metric in METRICS.items()}

@@ -19,14 +19,14 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from bench.ceilings import best
-from bench.contestants import Tick, engine
+from bench.contestants import Tick, engine, measured
 from runner.config import Config
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.identity import with_values
+from runner.config.resources import resolve_device
 from runner.core.machine import keep_freed_memory, use_threads
 from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.bases import token_losses
-from runner.training.measure.metrics import METRICS, Update
 from runner.training.start import build_adapters
 from runner.training.train import build_task
 
@@ -56,14 +56,13 @@ def configs(width: int) -> list[Config]:
 def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
     """The first run: adapters of PEFT in the model, autograd, torch.optim, and the same metrics of every layer."""
     config = configs[0]
-    task = build_task(configs[:1]).to(torch.device("cpu"), torch.float32)
-    adapters, probe = (
-        build_adapters(configs[:1], task, torch.device("cpu"), torch.float32),
-        task.probe(config.probe.size),
-    )
+    device = resolve_device(config.device)
+    task = build_task(configs[:1]).to(device, torch.float32)
+    adapters, probe = build_adapters(configs[:1], task, device, torch.float32), task.probe(config.probe.size)
     own = config.adapter
     lora = LoraConfig(r=own.rank, lora_alpha=own.alpha, target_modules=list(task.layers), use_dora=own.name == "dora")
     model = inject_adapter_in_model(lora, task.model).eval()
+    model.to(device)
     modules, factors = dict(model.named_modules()), {}
     for name in task.layers:
         factors[name] = [getattr(modules[name], f"lora_{side}")["default"].weight for side in "AB"]
@@ -78,7 +77,7 @@ def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
     optimizer = torch.optim.AdamW(parameters, lr=o.lr, betas=betas, eps=o.eps, weight_decay=o.weight_decay)
     rows: list[dict[str, Tensor]] = []
     for step in range(config.steps):
-        tokens = task.training.tokens[task.order.at(step)[0]].long()
+        tokens = task.training.tokens[task.order.at(step)[0].to(device)].long()
         loss = token_losses(model(input_ids=tokens, use_cache=False).logits, tokens).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -95,8 +94,7 @@ def peft(configs: Sequence[Config], tick: Tick) -> Tensor:
 def _measure(before: list[Tensor], pair: list[Tensor], scale: Tensor, probe: Tensor) -> dict[str, Tensor]:
     old, gradients, new = ([t.detach()[None] for t in ts] for ts in (before, [p.grad for p in pair], pair))
     updates = [n - o for n, o in zip(new, old, strict=True)]
-    update = Update(*(t.double() for t in (*old, *gradients, *updates, scale, probe)))
-    return {name: metric.measure(update) for name, metric in METRICS.items()}
+    return measured(*old, *gradients, *updates, scale, probe[None])
 
 
 OFF = {"log.every": NEVER}

@@ -162,7 +162,7 @@ def test_flops_of_a_language_model_are_those_of_its_products(tmp_path, monkeypat
     task = build_task([config]).to(torch.device("cpu"), torch.float32)
     adapters = build_adapters([config], task, torch.device("cpu"), torch.float32)
     with FlopCounterMode(display=False) as counter:
-        task.loss_and_grad(adapters, 0)
+        task.loss_and_grad(adapters)
     products = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
     ours = language.flops(config, task)
     assert abs(products / ours - 1) < 0.05

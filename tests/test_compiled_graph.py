@@ -26,7 +26,8 @@ def test_a_graph_gives_what_autograd_gives_for_other_runs_and_examples(case, tmp
     first, last = ({name: a.of(runs) for name, a in adapters.items()} for runs in (slice(0, 2), GROUP))
 
     def seen(step: int, runs: slice):
-        examples, dropout = task.seen(step, 0), task.dropout(step, 0)
+        task.to_step(step)
+        examples, dropout = task.seen(0), task.dropout(0)
         each = len(examples) // 3
         return examples.each(lambda t: t[each * runs.start : each * runs.stop]), dropout and dropout.of(runs)
 

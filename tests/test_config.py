@@ -42,6 +42,8 @@ BAD = {
     "log.every=0": "log.every=0: must be",
     "device=cuda:7": "CUDA devices; use device=cpu or device=auto",
     "device=abacus": "device=abacus: unknown",
+    "tf32=true device=cpu": "tf32=true: is of NVIDIA's GPUs; device=cpu is none here, and takes false",
+    "tf32=maybe": "tf32=",
     "engine=steam": "engine=steam: unknown; choose one of auto, autograd",
     "steps=9999999999999": "steps=9999999999999: must be an integer from 1 to",
     "~steps": "steps: has no value",

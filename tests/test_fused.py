@@ -69,7 +69,7 @@ def agree(fused, autograd, rtol):
 @pytest.mark.parametrize("name", TASK_NAMES)
 def test_losses_and_gradients_are_autograds(name, shape):
     task, adapter = problem(name, *shape)
-    fused, autograd = (engine.loss_and_grad({"hidden": adapter}, 0) for engine in (Fused(task), task))
+    fused, autograd = (engine.loss_and_grad({"hidden": adapter}) for engine in (Fused(task), task))
     agree(fused, autograd, 1e-12)  # sums of up to 1000 terms in another order
     losses, (grad_A, grad_B) = autograd
     rejects(agree, fused, (losses * (1 + 1e-9), [grad_A, grad_B]), 1e-12)
@@ -89,17 +89,17 @@ def test_float32_is_as_accurate_as_autograds(name):
     exact_adapter = type(adapter)(*(t.detach().double() for t in (adapter.A, adapter.B)), adapter.scale.double())
     y = exact_adapter(exact_task.train.Z, exact_task.train.y0)
     assert y.abs().min() > 1e-6 or exact_task.readout is None  # there rounding would decide whether it is on
-    _, exact = exact_task.loss_and_grad({"hidden": exact_adapter}, 0)
+    _, exact = exact_task.loss_and_grad({"hidden": exact_adapter})
 
     def worst(gradients):
         return max(((g - e).norm() / e.norm()).item() for g, e in zip(gradients, exact, strict=True))
 
-    rounding = worst(task.loss_and_grad({"hidden": adapter}, 0)[1])
+    rounding = worst(task.loss_and_grad({"hidden": adapter})[1])
 
     def check(gradients):
         assert worst(gradients) < 3 * rounding
 
-    gradients = Fused(task).loss_and_grad({"hidden": adapter}, 0)[1]
+    gradients = Fused(task).loss_and_grad({"hidden": adapter})[1]
     check(gradients)
     rejects(check, [g * (1 + 5 * rounding) for g in gradients])
 
@@ -108,7 +108,7 @@ def test_float32_is_as_accurate_as_autograds(name):
 def test_factors_that_are_functions_of_what_trains(more):
     """An offset beside the factors, and VeRA's diagonals: gradients go back to the parameters."""
     task, adapter = problem("teacher_student", 37, 130, 6, None, "float64", *more)
-    fused, autograd = (engine.loss_and_grad({"hidden": adapter}, 0) for engine in (Fused(task), task))
+    fused, autograd = (engine.loss_and_grad({"hidden": adapter}) for engine in (Fused(task), task))
     agree(fused, autograd, 1e-12)
     assert [g.shape for g in fused[1]] == [p.shape for p in adapter.parameters.values()]
     rejects(agree, fused, (autograd[0], [g * (1 + 1e-9) for g in autograd[1]]), 1e-12)
@@ -118,11 +118,11 @@ def test_dead_units_get_no_gradient():
     """Where every unit of every point is off, the loss is the mean square of the target and nothing moves."""
     task, adapter = problem("teacher_student", 30, 20, 3, 3.0)
     task.train.y0.fill_(-1e6)
-    losses, gradients = Fused(task).loss_and_grad({"hidden": adapter}, 0)
+    losses, gradients = Fused(task).loss_and_grad({"hidden": adapter})
     torch.testing.assert_close(losses, task.train.target.square().mean().expand(3))
     assert all((g == 0).all() for g in gradients)
     task.train.y0[0, 0] = 1e6  # one unit on at one point: the check would have seen it
-    assert all((g != 0).any() for g in Fused(task).loss_and_grad({"hidden": adapter}, 0)[1])
+    assert all((g != 0).any() for g in Fused(task).loss_and_grad({"hidden": adapter})[1])
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
@@ -134,7 +134,7 @@ def test_units_at_the_kink_have_no_slope(zero):
     task.train.y0[:, :10] = zero
 
     def check(still):
-        fused, autograd = (engine.loss_and_grad({"hidden": adapter}, 0) for engine in (Fused(task), task))
+        fused, autograd = (engine.loss_and_grad({"hidden": adapter}) for engine in (Fused(task), task))
         agree(fused, autograd, 1e-12)
         for _, (_, grad_B) in (fused, autograd):
             assert grad_B[:, 10:].any() and grad_B[:, :10].any() != still

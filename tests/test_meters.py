@@ -1,6 +1,7 @@
 """Measuring a layer: without the kernels, on any number of threads, and in the last row, which no update follows."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from conftest import configure, rejects
 
 from runner.adapters.dora import WeightRows
 from runner.config.identity import with_values
+from runner.tasks.base import Probe
 from runner.training.measure import layer
-from runner.training.measure.layer import LayerMetrics, changes
+from runner.training.measure.layer import changes
+from runner.training.measure.layers import Meters
 from runner.training.measure.metrics import METRICS, is_increment
 from runner.training.start import build_adapters
 from runner.training.train import build_task, train
@@ -19,37 +22,42 @@ SMALL = "task.width=20 task.teacher_width=12 task.train_points=15 dtype=float64 
 KINDS = {"lora": "AB", "dora": "ABm", "vera": "db", "lora log.directions=true": "AB"}  # and what they train
 
 
-def measured(kind: str, dtype: str, runs: int = 3, kernels: bool = True):
-    """(columns, K) around an update of factors with nothing at zero."""
-    config = configure(*SMALL, *f"adapter={kind}".split(), f"dtype={dtype}")
-    task = build_task([config]).to(CPU, getattr(torch, dtype))
-    adapter = build_adapters([config] * runs, task, CPU, getattr(torch, dtype))["hidden"]
-    chance = torch.Generator().manual_seed(0)
-    before, gradients, after = (
-        [p.detach() + torch.randn(p.shape, generator=chance) / 3 for p in adapter.parameters.values()] for _ in "abc"
-    )
-    meter = LayerMetrics(adapter, task.probe(11)["hidden"], task.W0.to(after[0]) if config.log.directions else None)
-    meter.panels = meter.panels if kernels else None
-    out = torch.full((len(meter.columns), runs), torch.nan, dtype=DOUBLE)
-    meter.measure(before, gradients, after, out)
-    return out
+def measured(kind: str, dtype: str, runs: int = 3):
+    """(layers, columns, K) around an update of factors with nothing at zero, in three layers; one has a rank of its own."""
+    chance, layers, parameters = torch.Generator().manual_seed(0), [], [[], [], []]
+    for rank in (3, 2, 3):
+        config = configure(*SMALL, *f"adapter={kind}".split(), f"dtype={dtype}", f"adapter.rank={rank}")
+        task = build_task([config]).to(CPU, getattr(torch, dtype))
+        adapter = build_adapters([config] * runs, task, CPU, getattr(torch, dtype))["hidden"]
+        probe = task.probe(11)["hidden"]
+        probe = Probe(probe.Z * (1 + len(layers)), probe.Y0)  # of its own
+        layers.append((adapter, probe, task.W0.to(adapter.scale) if config.log.directions else None))
+        for of in parameters:
+            of += [p.detach() + torch.randn(p.shape, generator=chance) / 3 for p in adapter.parameters.values()]
+    meters = Meters(layers)
+    meters.out.fill_(torch.nan)
+    return meters.measure(*parameters)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_devices_measure_what_the_kernels_do(kind, dtype):
-    """On the CPU, without the kernels; both compute in float64, whatever the factors are. Each column on its own."""
+def test_other_devices_measure_what_the_kernels_do(kind, dtype, monkeypatch):
+    """On the CPU, without the kernels, layers of a shape at once; both compute in float64, whatever the factors are. Each layer's
+    column on its own."""
 
     def agree(ours, other):
         torch.testing.assert_close(ours, other, rtol=1e-10, atol=0)
 
-    ours, other = (measured(kind, dtype, kernels=kernels) for kernels in (True, False))
+    ours = measured(kind, dtype)
+    monkeypatch.setattr(layer, "has_kernels", lambda device: False)
+    other = measured(kind, dtype)
     agree(ours, other)
     assert not torch.equal(ours, other)  # they were computed otherwise
-    for i in range(len(ours)):
+    for i, j in product(*map(range, ours.shape[:2])):
         wrong = other.clone()
-        wrong[i] *= 1 + 1e-8
+        wrong[i, j] *= 1 + 1e-8
         rejects(agree, ours, wrong)
+    rejects(agree, ours, other.flip(0))
 
 
 @pytest.mark.parametrize("back", [0.0, -2.0])
@@ -81,7 +89,7 @@ def test_runs_are_measured_alike_in_any_number_of_groups(threads, monkeypatch):
     monkeypatch.setattr(layer.numba, "get_num_threads", lambda: threads)
     grouped = measured("lora", "float64", runs=7)
     assert torch.equal(grouped, alone)
-    assert not torch.equal(grouped.roll(1, 1), alone)
+    assert not torch.equal(grouped.roll(1, 2), alone)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,8 @@ from runner.tasks.base import Probe
 from runner.training.measure import compiled
 from runner.training.measure.compiled import LANES, TILE, _largest_eigenvalue
 from runner.training.measure.frozen import FROZEN
-from runner.training.measure.layer import CHANGES, LayerMetrics
+from runner.training.measure.layer import CHANGES
+from runner.training.measure.layers import Meters
 from runner.training.measure.metrics import METRICS, Update
 
 RUNS, RANK, N_IN, N_OUT, PROBE = 3, 4, 24, 17, 11
@@ -46,17 +47,21 @@ def agree(fast, slow):
 
 def by_functions(A, B, dA, dB, s, Z, W0, gradients):
     """Every column by the functions that define it."""
-    update = Update(*(t.double() for t in (A, B, *gradients, dA, dB, s, Z)))
+    update = Update(*(t.double() for t in (A, B, *gradients, dA, dB, s, Z[None])))
     of_base = {name: measure(Probe(Z, Z @ W0.T)).expand(len(A)) for name, measure in FROZEN.items()}
     return {name: metric.measure(update) for name, metric in METRICS.items()} | of_base
 
 
 def by_kernels(A, B, dA, dB, s, Z, W0, gradients):
     """Every column as a run on the CPU gets it."""
-    meter = LayerMetrics(LoRA(A, B, s), Probe(Z, Z @ W0.T))
-    out = torch.full((len(meter.columns), len(A)), torch.nan, dtype=torch.float64)
-    meter.measure((A, B), gradients, (A + dA, B + dB), out)
-    return dict(zip(meter.columns, out, strict=True))
+    return measured(LoRA(A, B, s), Z, W0, None, (A, B), gradients, (A + dA, B + dB))
+
+
+def measured(adapter, Z, W0, followed, *around):
+    """Column -> (K,) of a layer, as a run on the CPU gets it; `around`: parameters before, gradients, after."""
+    meters = Meters([(adapter, Probe(Z, Z @ W0.T), followed)])
+    meters.out.fill_(torch.nan)
+    return dict(zip(meters.columns, meters.measure(*around)[0], strict=True))
 
 
 @pytest.mark.parametrize("measure", [by_functions, by_kernels])
@@ -174,10 +179,7 @@ def test_vera_is_measured_by_its_factors_and_norms_of_what_trains():
     pair = draw(RUNS, RANK, N_IN + 2), draw(RUNS, N_OUT + 1, RANK)
     d, b, dd, db, Z = draw(RUNS, RANK), draw(RUNS, N_OUT), draw(RUNS, RANK), draw(RUNS, N_OUT), draw(PROBE, N_IN)
     W0 = draw(N_OUT, N_IN)
-    meter = LayerMetrics(VeRA(d, b, pair, N_IN), Probe(Z, Z @ W0.T))
-    out = torch.full((len(meter.columns), RUNS), torch.nan, dtype=torch.float64)
-    meter.measure((d, b), (dd, db), (d + dd, b + db), out)
-    measured = dict(zip(meter.columns, out, strict=True))
+    found = measured(VeRA(d, b, pair, N_IN), Z, W0, None, (d, b), (dd, db), (d + dd, b + db))
     vectors = {"grad/d": dd, "grad/b": db, "param/d": d, "param/b": b, "update/d": dd, "update/b": db}
     slow = []
     for k in range(RUNS):
@@ -189,10 +191,10 @@ def test_vera_is_measured_by_its_factors_and_norms_of_what_trains():
         features = {name: value for name, value in of_factors.items() if name.startswith(("feature", "weight"))}
         norms = {name: p[k].norm().item() for name, p in vectors.items()}
         slow.append(features | norms | {"balance": abs(b[k].square().sum() - d[k].square().sum()).item()})
-    slow = [{name: run[name] for name in measured} for run in slow]
-    agree(measured, slow)
-    for name in measured:
-        rejects(agree, measured | {name: 1.001 * measured[name]}, slow)
+    slow = [{name: run[name] for name in found} for run in slow]
+    agree(found, slow)
+    for name in found:
+        rejects(agree, found | {name: 1.001 * found[name]}, slow)
 
 
 def explicit_changes(W0, V, magnitude):
@@ -210,28 +212,25 @@ def test_changes_of_lengths_and_directions_are_those_of_the_explicit_weight(tens
     adapter = DoRA(A, B, s, None, W0, norm_gradient=False) if kind == "dora" else LoRA(A, B, s)
     if kind == "dora":
         adapter.m = (adapter.m * 1.5).detach()
-    meter = LayerMetrics(adapter, Probe(Z, Z @ W0.T), None if kind == "dora" else W0)
     parameters = [p.detach() for p in adapter.parameters.values()]
-    out = torch.full((len(meter.columns), RUNS), torch.nan, dtype=torch.float64)
-    meter.measure(parameters, parameters, parameters, out)
-    measured = dict(zip(meter.columns, out, strict=True))
+    found = measured(adapter, Z, W0, None if kind == "dora" else W0, parameters, parameters, parameters)
     slow = []
     for k in range(RUNS):
         V = W0 + s[k] * B[k] @ A[k]
         magnitude, direction = explicit_changes(W0, V, adapter.m[k] if kind == "dora" else V.norm(dim=1))
         slow.append({"change/magnitude": magnitude, "change/direction": direction})
 
-    def check(measured):
+    def check(found):
         for name in CHANGES:
             expected = torch.tensor([run[name] for run in slow], dtype=torch.float64)
-            torch.testing.assert_close(measured[name], expected, rtol=1e-9 if size == 1 else 2e-5, atol=0)
+            torch.testing.assert_close(found[name], expected, rtol=1e-9 if size == 1 else 2e-5, atol=0)
 
-    check(measured)
-    rejects(check, {name: 1.001 * measured[name] for name in CHANGES})
-    assert (kind == "dora") == ("grad/m" in measured)
+    check(found)
+    rejects(check, {name: 1.001 * found[name] for name in CHANGES})
+    assert (kind == "dora") == ("grad/m" in found)
     if kind == "dora":
-        torch.testing.assert_close(measured["param/m"], parameters[2].norm(dim=1))
-        assert not measured["update/m"].any()
+        torch.testing.assert_close(found["param/m"], parameters[2].norm(dim=1))
+        assert not found["update/m"].any()
 
 
 @pytest.mark.parametrize("kind", ["random", "diagonal", "rank one", "zero", "equal", "near"])

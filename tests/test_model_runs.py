@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from runner.tasks.models import hooks
 from runner.training.start import build_adapters
-from runner.training.train import build_task, learning_rates, train
+from runner.training.step import learning_rates
+from runner.training.train import build_task, train
 
 
 @pytest.mark.parametrize(
@@ -52,13 +53,15 @@ def test_columns_are_means_over_layers(tmp_path):
 def test_accumulation_changes_memory_not_numbers(tmp_path):
     _, task, adapters = stack(tmp_path, "language_model", "llama")
     _, halved, _ = stack(tmp_path, "language_model", "llama", "all-linear", "task.accumulation=2")
-    (losses, gradients), (other_losses, other_gradients) = (t.loss_and_grad(adapters, 1) for t in (task, halved))
+    for each in (task, halved):
+        each.to_step(1)
+    (losses, gradients), (other_losses, other_gradients) = (t.loss_and_grad(adapters) for t in (task, halved))
     same(losses, other_losses)
     for a, b in zip(gradients, other_gradients, strict=True):
         same(a, b)
     seen = []
     halved.model.register_forward_hook(lambda module, inputs, output: seen.append(output.logits.shape[0]))
-    halved.loss_and_grad(adapters, 1)
+    halved.loss_and_grad(adapters)
     assert seen == [6, 6]  # 3 runs × half of 4 sequences
 
 
@@ -130,7 +133,7 @@ def test_dropout_drops_what_the_factors_read_while_they_train(tmp_path):
     assert torch.equal(hooks.Dropout([0], [0.25], 2, 0)(x[:4]).flatten(), y[0])
     _, task, adapters = stack(tmp_path, "language_model", "llama")
     _, dropped, _ = stack(tmp_path, "language_model", "llama", "all-linear", "adapter.dropout=0.5")
-    assert (task.loss_and_grad(adapters, 0)[0] != dropped.loss_and_grad(adapters, 0)[0]).all()
+    assert (task.loss_and_grad(adapters)[0] != dropped.loss_and_grad(adapters)[0]).all()
     assert torch.equal(task.evaluate(adapters)["eval/loss"], dropped.evaluate(adapters)["eval/loss"])
 
 
@@ -153,15 +156,17 @@ def test_a_run_with_dropout_alone_is_the_same_run_inside_a_stack(tmp_path):
 def test_gradients_pass_through_the_masks(tmp_path):
     """Against a difference quotient of the loss, whose masks are the same at the same step."""
     _, task, adapters = stack(tmp_path, "language_model", "llama", "all-linear", "adapter.dropout=0.5")
-    _, [gradient, *_] = task.loss_and_grad(adapters, 1)
+    task.to_step(1)
+    _, [gradient, *_] = task.loss_and_grad(adapters)
     A = next(iter(adapters.values())).A
 
     def slope(step):
         losses = []
+        task.to_step(step)
         for sign in (1, -1):
             with torch.no_grad():
                 A[0] += sign * 1e-3 * gradient[0]
-            losses.append(task.loss_and_grad(adapters, step)[0][0])
+            losses.append(task.loss_and_grad(adapters)[0][0])
             with torch.no_grad():
                 A[0] -= sign * 1e-3 * gradient[0]
         return (losses[0] - losses[1]) / 2e-3

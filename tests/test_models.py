@@ -79,7 +79,8 @@ def by_peft(config, task: ModelTask, adapters, k: int, step: int) -> tuple[Tenso
 @pytest.mark.parametrize(("task", "kind", "targets", "adapter"), CASES)
 def test_losses_and_gradients_are_pefts(task, kind, targets, adapter, tmp_path):
     configs, task, adapters = stack(tmp_path, task, kind, targets, adapter=adapter)
-    losses, gradients = task.loss_and_grad(adapters, step=2)
+    task.to_step(2)
+    losses, gradients = task.loss_and_grad(adapters)
     names = [(name, part) for name, adapter in adapters.items() for part in adapter.parameters]
     assert len(names) == len(gradients) and not torch.equal(losses[0], losses[1])
     for k, config in enumerate(configs):
@@ -103,7 +104,7 @@ def test_hooks_leave_no_trace(tmp_path):
     tokens = task.held_out.tokens[:3].long()
     before = task.model(input_ids=tokens).logits
     task.probe(20)
-    task.loss_and_grad(adapters, 0)
+    task.loss_and_grad(adapters)
     task.evaluate(adapters)
     same(task.model(input_ids=tokens).logits, before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in task.model.modules())
@@ -120,7 +121,7 @@ def test_hooks_go_when_training_fails(tmp_path):
     _, task, adapters = stack(tmp_path, "language_model", "llama")
     del task.training
     with pytest.raises(AttributeError):
-        task.loss_and_grad(adapters, 0)
+        task.loss_and_grad(adapters)
     assert not any(m._forward_hooks for m in task.model.modules())
 
 

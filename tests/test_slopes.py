@@ -25,7 +25,7 @@ def test_the_slopes_that_are_kept_are_those_of_the_outputs(name, shape):
     """In float64, where no output is so near 0 that another order of its sum would have another sign; off in the padding."""
     task, adapter = problem(name, *shape)
     engine = Fused(task)
-    engine.loss_and_grad({"hidden": adapter}, 0)
+    engine.loss_and_grad({"hidden": adapter})
     y = adapter(task.train.Z, task.train.y0).detach()
     y[y.abs() < 1e-12 * y.abs().max()] = 0  # a sine's unit whose inputs are all off
     runs, points, width = y.shape
@@ -52,10 +52,10 @@ def test_the_backward_pass_takes_the_slopes_that_are_kept(monkeypatch):
         engine.train.work.slopes[k, point // LANES, column // WORD, point % LANES] ^= np.uint32(1 << column % WORD)
         backward(*given)
 
-    right = engine.loss_and_grad({"hidden": adapter}, 0)[1]
+    right = engine.loss_and_grad({"hidden": adapter})[1]
     on = kept_slopes(engine)[k, point, column]
     monkeypatch.setattr(kernels, "backward", turned)
-    wrong = engine.loss_and_grad({"hidden": adapter}, 0)[1]
+    wrong = engine.loss_and_grad({"hidden": adapter})[1]
     assert wrong[0].equal(right[0])
     change = wrong[1] - right[1]
     P = engine.train.work.P[k, point // LANES].reshape(-1, LANES)[:3, point % LANES]

@@ -64,7 +64,7 @@ def test_teacher_student_is_the_network_written_out(residual):
         torch.testing.assert_close(Y_in, torch.zeros_like(Y_in), rtol=0, atol=1e-5)
 
     def check(scale):
-        losses, _ = task.loss_and_grad({"hidden": stacked}, 0)
+        losses, _ = task.loss_and_grad({"hidden": stacked})
         for k, s in enumerate((1.0, 2.0)):
             pre = task.train.y0 + scale * s * Z @ stacked.A[k].T @ stacked.B[k].T
             expected = (pre.relu() @ W_out - task.train.target).square().mean()
@@ -164,7 +164,7 @@ def test_feature_regression_has_features_and_targets_of_unit_size():
 def test_feature_regression_loss_is_the_mean_over_points_and_outputs():
     task = build(configure("task=feature_regression", *SMALL["feature_regression"])).to(CPU, DOUBLE)
     stacked = adapter(task, 4)
-    losses, _ = task.loss_and_grad({"hidden": stacked}, 0)
+    losses, _ = task.loss_and_grad({"hidden": stacked})
     for k, s in enumerate((1.0, 2.0)):
         y = task.train.y0 + s * task.train.Z @ (stacked.B[k] @ stacked.A[k]).T
         errors = [(y[i, j] - task.train.target[i, j]).item() ** 2 for i in range(40) for j in range(32)]
@@ -178,7 +178,7 @@ def test_gradients_are_each_runs_own(name):
     config = configure(f"task={name}", *SMALL[name])
     task = build(config).to(CPU, DOUBLE)
     stacked = adapter(task, config.adapter.rank)
-    _, gradients = task.loss_and_grad({"hidden": stacked}, 0)
+    _, gradients = task.loss_and_grad({"hidden": stacked})
     h = 1e-6
     for parameter, gradient in zip(stacked.parameters.values(), gradients, strict=True):
         for k in range(2):

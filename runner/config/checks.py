@@ -2,7 +2,7 @@
 
 from runner.config.options import ConfigError, check_value, described
 from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
-from runner.config.resources import resolve_engine
+from runner.config.resources import check_tf32, resolve_engine
 from runner.config.schema import Config
 
 
@@ -17,6 +17,7 @@ def validate(config: Config) -> None:
     _check_rates(config)
     _check_init(config)
     resolve_engine(config)
+    check_tf32(config)
 
 
 def check_fields(config: Config) -> None:

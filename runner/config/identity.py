@@ -13,6 +13,7 @@ from runner.config.schema import Config
 IDENTITY_VERSION = 6  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
 NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "retrain", "checkpoint", "search")
+LATER = {"tf32": False}  # fields that came later, and the value that all runs before them had
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -25,6 +26,12 @@ def as_known(config: Config) -> Config:
     return with_values(config, {"engine": "auto"}) if config.engine == "compiled" else config
 
 
+def as_kept(config: Config) -> dict[str, Any]:
+    """All fields as a run keeps them: those that came LATER where they say something, so that old and new runs compare."""
+    fields = as_dict(as_known(config))
+    return {key: value for key, value in fields.items() if key not in LATER or value != LATER[key]}
+
+
 def defining(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field]]:
     """(dotted name, value, declaration) of every field that can change a run's numbers."""
     return (each for each in described(as_known(config)) if each[0].partition(".")[0] not in NOT_IDENTITY)
@@ -32,7 +39,7 @@ def defining(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field]]:
 
 def run_id(config: Config) -> str:
     """16 hex digits: SHA-256 of the canonical JSON of every field that can change a run's numbers."""
-    fields = {key: value for key, value in as_dict(as_known(config)).items() if key not in NOT_IDENTITY}
+    fields = {key: value for key, value in as_kept(config).items() if key not in NOT_IDENTITY}
     text = json.dumps([IDENTITY_VERSION, fields], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

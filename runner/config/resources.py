@@ -32,6 +32,12 @@ def refusals(config: Config) -> dict[str, str | None]:
     return {"autograd": None, "compiled": compiled, "fused": fused}
 
 
+def check_tf32(config: Config) -> None:
+    """Raise ConfigError where it is asked for and cannot be had."""
+    if config.tf32 and resolve_device(config.device).type != "cuda":
+        raise ConfigError(f"tf32=true: is of NVIDIA's GPUs; device={config.device} is none here, and takes false")
+
+
 def resolve_engine(config: Config) -> str:
     """`fused`, `compiled` or `autograd`; `auto` is fused where that applies. Raises ConfigError.
 

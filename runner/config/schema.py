@@ -145,6 +145,9 @@ class Config:
     seed: int = option("draws base, data and adapter, each from its own stream", AT_LEAST_0)
     dtype: str = option("of what trains, and of the base where task.base_dtype does not say", choices(*DTYPES))
     device: str = option("auto is the GPU when there is one", DEVICE)
+    tf32: Switch = option(
+        "whether a GPU rounds what it multiplies to 10 bits of mantissa (TF32), faster than float32", SWITCH
+    )
     engine: str = option(
         "fused: LoRA, rsLoRA, VeRA on teacher_student, feature_regression and sine; compiled: models, by torch's inductor; both "
         "on the CPU; auto takes fused where it can, and compiled where the sweep is long enough to pay",

@@ -34,7 +34,7 @@ import yaml
 from safetensors.numpy import save
 
 from runner.config import Config, ConfigError
-from runner.config.identity import as_dict, as_known, run_id
+from runner.config.identity import as_kept, run_id
 from runner.store.files import read_file
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
@@ -192,7 +192,7 @@ def _place(config: Config) -> int:
 def _contents(config: Config, outcome: Outcome, context: dict[str, Any]) -> dict[str, bytes]:
     """File name -> contents of a run's directory."""
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times faster where PyYAML has it
-    files = {CONFIG: yaml.dump(as_dict(as_known(config)), Dumper=dumper, sort_keys=False, allow_unicode=True).encode()}
+    files = {CONFIG: yaml.dump(as_kept(config), Dumper=dumper, sort_keys=False, allow_unicode=True).encode()}
     if outcome.steps is not None:
         # Measured numbers hardly repeat: a dictionary would only cost time.
         files |= {STEPS: _parquet(outcome.steps), SUMMARY: _json(outcome.summary)}

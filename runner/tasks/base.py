@@ -99,10 +99,14 @@ class Task(ABC):
     def replace(self, weights: dict[str, Tensor]) -> None:
         """Let these weights (n_out, n_in) of layers be the frozen ones from now on."""
 
+    def to_step(self, step: int) -> None:
+        """Let the examples of this step be those that come next."""
+        return None
+
     @abstractmethod
-    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
-        """Training losses (K,) at a step, and the gradient of each run's own loss: a (K, …) tensor per parameter, adapter
-        by adapter."""
+    def loss_and_grad(self, adapters: Adapters) -> tuple[Tensor, list[Tensor]]:
+        """Training losses (K,) at the step that has come, and the gradient of each run's own loss: a (K, …) tensor per parameter,
+        adapter by adapter. Like `evaluate`, and but for step 0, it waits for no device."""
 
     @abstractmethod
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
@@ -111,6 +115,11 @@ class Task(ABC):
     @abstractmethod
     def probe(self, size: int) -> dict[str, Probe]:
         """Layer -> the inputs on which its features are measured, P <= size."""
+
+
+def run_count(adapters: Adapters) -> int:
+    """How many runs the adapters are of."""
+    return len(next(iter(next(iter(adapters.values())).parameters.values())))
 
 
 def task(name: str, options: type[TaskOptions]) -> Callable[[type[Task]], type[Task]]:

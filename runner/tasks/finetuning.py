@@ -13,7 +13,7 @@ from runner.config import Config, ConfigError
 from runner.config.options import check_value
 from runner.config.registry import ADAPTERS
 from runner.inits import Calibration
-from runner.tasks.base import PER_OUTPUT, Adapters, Probe, Task
+from runner.tasks.base import PER_OUTPUT, Adapters, Probe, Task, run_count
 from runner.tasks.models import bases, compatibility, corpora, hooks, packages, spec
 from runner.tasks.models.calibration import calibrate
 from runner.tasks.models.folding import check_folding
@@ -46,6 +46,7 @@ class ModelTask(Task):
         self.training, self.held_out = training, held_out.pick(task.eval_sequences)
         self.order = Order([c.seed for c in configs], len(training), task.batch_size)
         self.rates = [c.adapter.dropout for c in configs]  # of dropout
+        self.step, self.rows = 0, self.order.at(0)
         self.model = bases.load(task, config.bases, self.labels(task), self.base_dtype)
         modules = spec.linear_layers(self.model)
         described = spec.of(task, self.labels(task))
@@ -159,6 +160,11 @@ class ModelTask(Task):
         self.layers = {name: spec.weight(self.modules[name]).detach() for name in self.layers}
         self.training, self.held_out = self.training.to(device), self.held_out.to(device)
         self.device, self.dtype = device, dtype
+        self.rows = self.rows.to(device)
+        if device.type == "cuda":
+            self.now = torch.zeros(1, dtype=torch.int64, device=device)
+            self.keys = hooks.DropoutOnDevice.keys_of(self.order.seeds).to(device)
+            self.chances = torch.tensor(self.rates, device=device)[:, None]
         rows = torch.arange(2, device=device) % len(self.held_out)
         targets = {name: self.modules[name] for name in self.layers}
         check_folding(
@@ -178,17 +184,23 @@ class ModelTask(Task):
         for name, weight in weights.items():
             self.layers[name].copy_(weight)  # a view of the module's own
 
-    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
-        return self.accumulated(step, partial(self.of_part, adapters))
+    def to_step(self, step: int) -> None:
+        rows = self.order.at(step)
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()  # so that nobody waits for the copy
+            self.now.fill_(step)
+        self.rows.copy_(rows, non_blocking=True)
+        self.step = step
 
-    def accumulated(
-        self, step: int, of_part: Callable[..., tuple[Tensor, list[Tensor]]]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Losses (K,) and gradients of a step, from those of the parts in which its examples come: `of_part` is given the
+    def loss_and_grad(self, adapters: Adapters) -> tuple[Tensor, list[Tensor]]:
+        return self.accumulated(partial(self.of_part, adapters))
+
+    def accumulated(self, of_part: Callable[..., tuple[Tensor, list[Tensor]]]) -> tuple[Tensor, list[Tensor]]:
+        """Losses (K,) and gradients of the step, from those of the parts in which its examples come: `of_part` is given the
         examples, run after run, and what drops of theirs."""
         losses, gradients = 0.0, None
         for part in range(self.config.accumulation):
-            loss, new = of_part(self.seen(step, part), self.dropout(step, part))
+            loss, new = of_part(self.seen(part), self.dropout(part))
             gradients = new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
             losses = losses + loss
         return losses.to(self.dtype), list(gradients)
@@ -205,30 +217,38 @@ class ModelTask(Task):
             # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
             return loss.detach(), list(torch.autograd.grad(loss.sum(), parameters))
 
-    def seen(self, step: int, part: int) -> Examples:
-        """What the runs see at a step in one of its parts, run after run."""
-        return self.training.at(
-            self.order.at(step).to(self.device).chunk(self.config.accumulation, dim=1)[part].flatten()
-        )
+    def seen(self, part: int) -> Examples:
+        """What the runs see at the step in one of its parts, run after run."""
+        return self.training.at(self.rows.chunk(self.config.accumulation, dim=1)[part].flatten())
 
-    def dropout(self, step: int, part: int) -> hooks.Dropout | None:
-        return hooks.Dropout(self.order.seeds, self.rates, step, part) if max(self.rates) else None
+    def dropout(self, part: int) -> hooks.Dropout | None:
+        if not max(self.rates):
+            return None
+        if self.device.type == "cuda":
+            return hooks.DropoutOnDevice(self.keys, self.chances, self.now, part)
+        return hooks.Dropout(self.order.seeds, self.rates, self.step, part)
 
     @torch.no_grad()
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
-        # Runs whose adapters add nothing yet, as at the start, say the same: one of them is evaluated.
+        if self.step > 0:  # a run has trained
+            return self._evaluated(adapters)
+        # Runs whose adapters add nothing, as most do at the start, say the same: one of them is evaluated.
         alike = torch.stack([adapter.adds_nothing() for adapter in adapters.values()]).all(0)
-        runs, first = len(alike), int(alike.int().argmax())
-        speaks, of_run = torch.arange(runs, device=alike.device).where(~alike, first).unique(return_inverse=True)
-        if len(speaks) < runs:
-            adapters, runs = {name: adapter.of(speaks) for name, adapter in adapters.items()}, len(speaks)
+        places, first = torch.arange(len(alike), device=alike.device), int(alike.int().argmax())
+        speaks, of_run = places.where(~alike, first).unique(return_inverse=True)
+        found = self._evaluated({name: adapter.of(speaks) for name, adapter in adapters.items()})
+        return {name: values[of_run] for name, values in found.items()}
+
+    def _evaluated(self, adapters: Adapters) -> dict[str, Tensor]:
+        """Column -> mean (K,) over the held-out examples."""
+        runs = run_count(adapters)
         at_once = max(1, self.config.batch_size // self.config.accumulation)
         sums: dict[str, Any] = {}
         with hooks.attached(self.modules, adapters):
             for rows in torch.arange(len(self.held_out), device=self.device).split(at_once):
                 for name, values in self.per_example(self.held_out, rows.repeat(runs)).items():
                     sums[name] = sums.get(name, 0.0) + values.view(runs, -1).sum(1, dtype=torch.float64)
-        return {f"eval/{name}": total[of_run] / len(self.held_out) for name, total in sums.items()}
+        return {f"eval/{name}": total / len(self.held_out) for name, total in sums.items()}
 
     def _idle(self, layer: str) -> ConfigError:
         return ConfigError(

@@ -153,7 +153,7 @@ class ToyTask(Task):
     def loss(self, y: Tensor, target: Tensor) -> Tensor:
         """Layer outputs (K, N, n_out), which may be overwritten, and the batch's target -> losses (K,)."""
 
-    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
+    def loss_and_grad(self, adapters: Adapters) -> tuple[Tensor, list[Tensor]]:
         adapter = adapters["hidden"]
         losses = self.loss(adapter(self.train.Z, self.train.y0, self.train.added), self.train.target)
         # Runs share no parameter, so the gradient of the sum holds each run's own gradient.

@@ -50,14 +50,13 @@ class Log:
     def has_row(self, step: int) -> bool:
         return step in self.index
 
-    def evaluated(self, step: int, values: dict[str, Tensor]) -> None:
-        """Keep a step's evaluations (K,)."""
+    def evaluated(self, row: Tensor, values: dict[str, Tensor]) -> None:
+        """Keep evaluations (K,) in a row (1,)."""
         for name, value in values.items():
-            self.evals[name][self.index[step]] = value
+            self.evals[name][row] = value.double()
 
-    def measured(self, step: int, metrics: Tensor) -> None:
-        """Keep a step's metrics (layers, columns, K)."""
-        row = self.index[step]
+    def measured(self, row: Tensor, metrics: Tensor) -> None:
+        """Keep metrics (layers, columns, K) in a row (1,)."""
         self.metrics[row] = metrics.mean(0)
         if self.by_layer.shape[1]:
             self.by_layer[row] = metrics

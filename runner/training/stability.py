@@ -16,14 +16,19 @@ class Stability:
         self.ceiling = torch.zeros_like(self.max_ratio)
         self.ends = torch.full((len(configs),), configs[0].steps, device=device)
         self.alive = torch.ones(len(configs), dtype=torch.bool, device=device)
+        self._any = torch.ones((), dtype=torch.bool, pin_memory=device.type == "cuda")
 
-    def update(self, step: int, losses: Tensor) -> None:
-        """Take a step's losses (K,)."""
-        if step == 0:
-            torch.mul(self.max_ratio, losses, out=self.ceiling)
+    def update(self, step: Tensor, losses: Tensor) -> None:
+        """Take the losses (K,) of a step (1,)."""
+        self.ceiling.copy_(torch.where(step == 0, self.max_ratio * losses, self.ceiling))
         stable = losses.isfinite() & (losses <= self.ceiling)
         self.ends.copy_(torch.where(self.alive & ~stable, step, self.ends))
         self.alive &= stable
+
+    def any_alive(self) -> bool:
+        """Whether a run still trains; on a GPU, which is not waited for, as it was at some earlier call."""
+        self._any.copy_(self.alive.any(), non_blocking=True)
+        return bool(self._any)
 
     @property
     def state(self) -> dict[str, Tensor]:

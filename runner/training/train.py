@@ -1,6 +1,7 @@
 """The loop: K runs in lockstep on one frozen base. A single run is a stack with K = 1."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,15 +17,13 @@ from runner.training.checkpoint import Checkpoint
 from runner.training.engines import build_engine
 from runner.training.log import Log, summarise
 from runner.training.measure import compiled
-from runner.training.measure.layer import meter
-from runner.training.optimizers import base as optimizers
-from runner.training.optimizers.clipping import clip, clipping
-from runner.training.optimizers.schedules import learning_rates as schedule
+from runner.training.recorded import Recorded
 from runner.training.stability import Stability
 from runner.training.stack import check_stack
-from runner.training.start import build_adapters, count, trained, weights
+from runner.training.start import build_adapters, count, weights
+from runner.training.step import Step
 
-STOP_CHECK_EVERY = 10  # steps between checks whether any run is alive: each waits for the device
+STOP_CHECK_EVERY = 10  # steps between checks whether any run is alive
 # Is called at every step with its number, the losses (K,), and the stack's log and stability so far.
 Progress = Callable[[int, Tensor, Log, Stability], None]
 
@@ -42,68 +41,35 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead
     check_stack(configs)
     shared = configs[0]
     device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if shared.tf32 else "highest")
     task = build_task(configs).to(device, dtype)
     adapters = build_adapters(configs, task, device, dtype)
-    parameters = [p.detach() for adapter in adapters.values() for p in adapter.parameters.values()]
-    trains = trained(adapters)
-    optimizer = optimizers.build([c.optimizer for c in configs], parameters)
-    lrs = (learning_rates(configs, adapters) * trains).to(device)
-    max_norm = clipping([c.optimizer for c in configs], device)
-    probe = task.probe(shared.probe.size)
-    directions = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
-    meters = [meter(adapters[layer], probe[layer], directions.get(layer)) for layer in task.layers]
-    measured = torch.empty(len(meters), len(meters[0].columns), len(configs), dtype=torch.float64, device=device)
-
-    log = Log(configs, list(task.layers), meters[0].columns, task.evals, device)
-    stability = Stability(configs, device, dtype)
-    before = [torch.empty_like(p) for p in parameters]
-    state = {f"parameter{i}": p for i, p in enumerate(parameters)}
-    for part, tensors in (("optimizer", optimizer.state), ("log", log.state), ("stability", stability.state)):
-        state |= {f"{part}/{name}": tensor for name, tensor in tensors.items()}
-    checkpoint = Checkpoint(configs, log.columns)
+    step = Step(configs, task, adapters, device, dtype)
+    checkpoint = Checkpoint(configs, step.log.columns)
     checkpoint.engine, engine = build_engine(configs, task, adapters, ahead, checkpoint.begun_by())
     if device.type == "cpu" and not compiled.measure.signatures:
         announce("compiling kernels (or loading them)")
-    for step in range(checkpoint.restore(state), shared.steps + 1):
-        losses, gradients = engine.loss_and_grad(adapters, step)
-        log.losses[step] = losses
-        stability.update(step, losses)
-        last = step == shared.steps or (step % STOP_CHECK_EVERY == 0 and not stability.alive.any())
-        if log.evaluates(shared, step):
-            log.evaluated(step, engine.evaluate(adapters))
-        if log.has_row(step):
-            for old, p in zip(before, parameters, strict=True):
-                old.copy_(p)
-        if not last:
-            used = gradients if trains.all() else optimizers.mask_frozen(gradients, trains)
-            optimizer.step(used if max_norm is None else clip(used, max_norm), lrs[step])
-        if log.has_row(step):
-            size = len(meters[0].adapter.parameters)
-            for i, (each, out) in enumerate(zip(meters, measured, strict=True)):  # heads, which come last, have none
-                of_layer = slice(size * i, size * (i + 1))
-                each.measure(before[of_layer], gradients[of_layer], parameters[of_layer], out)
-            log.measured(step, measured)
-        progress(step, losses, log, stability)
+    do = partial(step, engine)
+    if device.type == "cuda":
+        do = Recorded(do)
+    for t in range(checkpoint.restore(step.state), shared.steps + 1):
+        last = t == shared.steps or (t % STOP_CHECK_EVERY == 0 and not step.stability.any_alive())
+        step.to(t)
+        do(step.log.evaluates(shared, t), step.log.has_row(t), last)
+        progress(t, step.log.losses[t], step.log, step.stability)
         if last:
             break
         if checkpoint.due():
-            checkpoint.save(step + 1, state)
+            checkpoint.save(t + 1, step.state)
     exported = task.exports and bool(ADAPTERS[shared.adapter.name].peft)
     keeps = exported if shared.log.weights is None else shared.log.weights
-    return _outcomes(log, stability, count(adapters), adapters if keeps else {}, checkpoint.engine)
+    return _outcomes(step.log, step.stability, count(adapters), adapters if keeps else {}, checkpoint.engine)
 
 
 def build_task(configs: Sequence[Config]) -> Task:
     """The base and data that these runs share, on the CPU."""
     return TASKS[configs[0].task.name].build(configs)
-
-
-def learning_rates(configs: Sequence[Config], adapters: dict[str, Adapter]) -> Tensor:
-    """(steps, parameters, K) float64: the scheduled lr of each parameter; `lr_ratio` times it on the output side."""
-    lrs = schedule([c.optimizer for c in configs], configs[0].steps)
-    ratios = torch.tensor([c.optimizer.lr_ratio for c in configs], dtype=torch.float64)
-    sides = [adapter.sides.get(name) for adapter in adapters.values() for name in adapter.parameters]
-    return torch.stack([lrs * ratios if side == "B" else lrs for side in sides], dim=1)
 
 
 def _outcomes(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.adapters import Adapter, Factored
-from runner.core.rng import generator
+from runner.core.rng import WORD, generator, key, philox
 
 
 @contextmanager
@@ -76,9 +76,33 @@ class Dropout:
 
     def factors(self, shape: torch.Size) -> Tensor:
         """m / (1 - p), float32, for the next x (K·b, …, n_in)."""
-        chances = torch.stack([torch.rand(shape.numel() // len(self.streams), generator=g) for g in self.streams])
+        chances = self.chances(shape.numel() // len(self.rates))
         return ((chances >= self.rates) / (1 - self.rates)).view(shape)
+
+    def chances(self, count: int) -> Tensor:
+        """(K, count) uniform in [0, 1), float32."""
+        return torch.stack([torch.rand(count, generator=stream) for stream in self.streams])
 
     def __call__(self, x: Tensor) -> Tensor:
         self.shapes.append(x.shape)
         return x * self.factors(x.shape).to(x)
+
+
+class DropoutOnDevice(Dropout):
+    """The same on a GPU, where numbers are drawn: a function of the run's key, the step (1,), part and layer, and the place, so
+    that it can be recorded and replayed. They are others than the CPU's."""
+
+    def __init__(self, keys: Tensor, rates: Tensor, step: Tensor, part: int):
+        self.keys, self.rates, self.step, self.part = keys, rates, step, part
+        self.shapes: list[torch.Size] = []
+
+    @staticmethod
+    def keys_of(seeds: Sequence[int]) -> Tensor:
+        """(2, K, 1), words of each run's key."""
+        keys = torch.tensor([key(seed, "dropout") for seed in seeds])[:, None]
+        return torch.stack([keys & WORD, keys >> 32 & WORD])
+
+    def chances(self, count: int) -> Tensor:
+        places = torch.arange(-(-count // 4), device=self.step.device)
+        words = philox((places, len(self.shapes), self.step, self.part), tuple(self.keys))
+        return (torch.cat(words, dim=1)[:, :count] >> 8).float() / 2**24

@@ -11,13 +11,13 @@ from torch.fx import GraphModule
 
 from runner.core.messages import first_line, say
 from runner.core.rng import generator
-from runner.tasks.base import Adapters
+from runner.tasks.base import Adapters, run_count
 from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.hooks import Dropout
 from runner.tasks.models.kept import BusyError
 from runner.tasks.models.text import Examples
 from runner.training.compiled import graph, package
-from runner.training.compiled.step import Compiled, Parts, run_count
+from runner.training.compiled.step import Compiled, Parts
 
 GAIN = 0.2  # share of a step's time that is saved, at least, before it is measured
 SECONDS_A_LAYER = {"traced": 0.1, "compiled": 1.5}  # that a graph takes for each adapted layer
@@ -54,7 +54,7 @@ def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | N
     """
     size = group_size(run_count(adapters))
     first = _moved({name: adapter.of(slice(0, size)) for name, adapter in adapters.items()})
-    examples = task.seen(0, 0).each(lambda t: t[: len(t) // run_count(adapters) * size])
+    examples = task.seen(0).each(lambda t: t[: len(t) // run_count(adapters) * size])
     name, model = graph.name(task, first, examples), task.config.model
     new = name not in _made
     if not new and _made[name] is None:
@@ -147,8 +147,8 @@ def _moved(adapters: Adapters) -> Adapters:
 
 
 def _dropout(task: ModelTask, runs: int) -> Dropout | None:
-    """Of the first runs at the first step."""
-    dropout = task.dropout(0, 0)
+    """Of the first runs."""
+    dropout = task.dropout(0)
     return None if dropout is None else dropout.of(slice(0, runs))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from runner.tasks.base import Adapters
+from runner.tasks.base import Adapters, run_count
 from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.hooks import Dropout
 from runner.tasks.models.text import Examples
@@ -41,9 +41,9 @@ class Compiled:
         self.own = [graph.tensors({name: a.of(group) for name, a in adapters.items()}) for group in self.groups]
         self.frozen = list(graph.Part(task).frozen().values())
 
-    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
+    def loss_and_grad(self, adapters: Adapters) -> tuple[Tensor, list[Tensor]]:
         """As `Task.loss_and_grad`."""
-        return self.task.accumulated(step, self.of_part)
+        return self.task.accumulated(self.of_part)
 
     @torch.no_grad()
     def of_part(self, examples: Examples, dropout: Dropout | None) -> tuple[Tensor, list[Tensor]]:
@@ -59,8 +59,3 @@ class Compiled:
             outputs.append([t[new] for t in self.parts.trained(*known[seeds], *own, *factors)])
         losses, *gradients = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         return losses, gradients
-
-
-def run_count(adapters: Adapters) -> int:
-    """How many runs the adapters are of."""
-    return len(next(iter(next(iter(adapters.values())).parameters.values())))

@@ -29,7 +29,7 @@ class Fused:
     def __init__(self, task: ToyTask):
         self.train, self.test = (Panels(batch, task.readout) for batch in (task.train, task.test))
 
-    def loss_and_grad(self, adapters: Adapters, step: int) -> tuple[Tensor, list[Tensor]]:
+    def loss_and_grad(self, adapters: Adapters) -> tuple[Tensor, list[Tensor]]:
         """As `Task.loss_and_grad`."""
         parameters = list(adapters["hidden"].parameters.values())
         factors = adapters["hidden"].factors(parameters)

@@ -14,13 +14,18 @@ from runner.config.registry import ADAPTERS
 from runner.tasks.base import Probe
 from runner.training.measure import compiled, weight
 from runner.training.measure.frozen import FROZEN, measured
-from runner.training.measure.metrics import METRICS, Update, norm
+from runner.training.measure.metrics import METRICS, norm
 from runner.training.measure.rows import CHANGES, moved
 
 
 def of_factors() -> list[str]:
     """The columns of two factors: those that are compiled, then all others."""
     return [*compiled.COLUMNS, *(name for name in METRICS if name not in compiled.COLUMNS)]
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether what is compiled runs there."""
+    return device.type == "cpu"
 
 
 def columns(parameters: Sequence[str], changes: bool) -> list[str]:
@@ -54,19 +59,21 @@ class LayerMetrics:
     def __init__(self, adapter: Factored, probe: Probe, W0: Tensor | None = None):
         self.adapter, self.Z, self.scale = adapter, probe.Z, adapter.scale
         self.rows = adapter.rows if adapter.rescales else None if W0 is None else WeightRows(W0, probe.Z.dtype)
-        self.factors = of_factors()
         self.columns = columns(list(adapter.parameters), self.rows is not None)
         self.frozen = measured(probe)
-        self.panels = compiled.panels(probe.Z) if probe.Z.device.type == "cpu" else None
+        self.panels = compiled.panels(probe.Z) if has_kernels(probe.Z.device) else None
+        self.by_formula = slice(0 if self.panels is None else len(compiled.COLUMNS), len(METRICS))
 
     @torch.no_grad()
     def measure(
         self, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor], out: Tensor
     ) -> None:
-        """Fill out (columns, K), float64, in the order of `columns`, from the parameters around one update."""
-        factors, updated = self.adapter.learned(before), self.adapter.learned(after)
-        self._two_factors(factors, gradients[:2], updated, out[: len(self.factors)])
-        out[len(self.factors) : len(self.factors) + len(FROZEN)] = self.frozen
+        """Fill out (columns, K), float64, in the order of `columns`, from the parameters around one update; but for those of
+        METRICS that are not compiled."""
+        if self.panels is not None:
+            self._two_factors(before, gradients[:2], after, out[: len(compiled.COLUMNS)])
+        factors = len(METRICS)
+        out[factors : factors + len(FROZEN)] = self.frozen
         place = {name: i for i, name in enumerate(self.columns)}
         named = list(zip(self.adapter.parameters, before, gradients, after, strict=True))
         for name, old, gradient, new in named if self.adapter.diagonal else named[2:]:
@@ -83,18 +90,12 @@ class LayerMetrics:
     def _two_factors(
         self, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor], out: Tensor
     ) -> None:
-        known = compiled.COLUMNS if self.panels is not None else ()
-        if known:
-            matrices = [g if g.dim() == 3 else g.unsqueeze(-1) for g in gradients]
-            arrays = (t.detach().contiguous().numpy() for t in (*before, *matrices, *after, self.scale))
-            groups = min(len(self.scale), numba.get_num_threads())
-            compiled.measure(*arrays, self.panels, len(self.Z), groups, out[: len(known)].numpy())
-        if len(known) < len(self.factors):
-            moves = [new.double() - old.double() for new, old in zip(after, before, strict=True)]
-            tensors = (*before, *gradients, *moves, self.scale, self.Z)
-            update = Update(*(t.double() for t in tensors))
-            for row in range(len(known), len(self.factors)):
-                out[row] = METRICS[self.factors[row]].measure(update)
+        """What is compiled."""
+        matrices = [g if g.dim() == 3 else g.unsqueeze(-1) for g in gradients]
+        learned = *self.adapter.learned(before), *matrices, *self.adapter.learned(after), self.scale
+        arrays = (t.detach().contiguous().numpy() for t in learned)
+        groups = min(len(self.scale), numba.get_num_threads())
+        compiled.measure(*arrays, self.panels, len(self.Z), groups, out.numpy())
 
 
 def changes(rows: WeightRows, inner: Tensor, outer: Tensor, magnitudes: Tensor | None = None) -> tuple[Tensor, Tensor]:

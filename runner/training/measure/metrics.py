@@ -16,11 +16,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+SQUARINGS = (
+    40  # of a matrix, so that the factor between its power's norm and its eigenvalue's is that factor's 2^40th root
+)
+
 
 @dataclass(frozen=True)
 class Update:
     """K runs of a layer around one update, float64: A (K, r, n_in) and B (K, n_out, r) before it, their gradients, what it adds
-    to them, scale (K,), and the probe Z (P, n_in)."""
+    to them, scale (K,), and the probe Z (1, P, n_in). Of L layers of a shape K counts the runs of the first, then those of the
+    second, and so on, and Z is (L, P, n_in)."""
 
     A: Tensor
     B: Tensor
@@ -34,12 +39,12 @@ class Update:
     @cached_property
     def Z_A(self) -> Tensor:
         """A·Z (K, r, P)."""
-        return self.A @ self.Z.T
+        return self.on_probe(self.A)
 
     @cached_property
     def dZ_A(self) -> Tensor:
         """ΔA·Z (K, r, P)."""
-        return self.dA @ self.Z.T
+        return self.on_probe(self.dA)
 
     @cached_property
     def gram_A(self) -> Tensor:
@@ -65,9 +70,13 @@ class Update:
         return self.gram[:, rank:, rank:]
 
     @cached_property
-    def singular_values(self) -> Tensor:
-        """Of s·B·A (K, r)."""
-        return self.scale[:, None] * product_singular_values(self.gram_A, self.gram_B)
+    def spectral(self) -> Tensor:
+        """‖s·B·A‖₂ (K,); σ(B·A)² are the eigenvalues of AAᵀ·BᵀB."""
+        return self.scale * largest_eigenvalue(self.gram_A @ self.gram_B).sqrt()
+
+    def on_probe(self, A: Tensor) -> Tensor:
+        """A (K, r, n_in) times Z (K, r, P)."""
+        return (A.reshape(len(self.Z), -1, A.shape[2]) @ self.Z.mT).view(*A.shape[:2], -1)
 
     def output_size(self, gram: Tensor, v: Tensor) -> Tensor:
         """Size of s·X·v for XᵀX = gram (K, q, q), X (K, n_out, q), and v (K, q, P)."""
@@ -139,19 +148,19 @@ def feature_Z_B(u: Update) -> Tensor:
 @metric("weight/fro")
 def weight_fro(u: Update) -> Tensor:
     """‖s·B·A‖_F"""
-    return u.singular_values.norm(dim=1)
+    return u.scale * (u.gram_A * u.gram_B).sum((1, 2)).clamp_min(0).sqrt()
 
 
 @metric("weight/spectral")
 def weight_spectral(u: Update) -> Tensor:
     """‖s·B·A‖₂"""
-    return u.singular_values.amax(dim=1)
+    return u.spectral
 
 
 @metric("weight/stable_rank")
 def weight_stable_rank(u: Update) -> Tensor:
     """‖s·B·A‖_F² / ‖s·B·A‖₂²; not defined (nan) while B·A = 0."""
-    return (weight_fro(u) / weight_spectral(u)).square()
+    return (weight_fro(u) / u.spectral).square()
 
 
 @metric("balance")
@@ -211,14 +220,16 @@ def size(squared_norms: Tensor, coordinates: int, scale: Tensor | None = None) -
     return mean if scale is None else scale * mean
 
 
-def product_singular_values(gram_A: Tensor, gram_B: Tensor) -> Tensor:
-    """The r singular values of B·A (K, r) from the Gram matrices of its factors.
+def largest_eigenvalue(M: Tensor) -> Tensor:
+    """Of matrices (…, q, q) with real eigenvalues that are not negative: (…,); nan where one is not finite.
 
-    σ(BA)² are the eigenvalues of BᵀB·AAᵀ, hence of the symmetric H·BᵀB·H with H² = AAᵀ.
+    λ = lim ‖M^p‖^(1/p), by SQUARINGS squarings of M, each divided by its largest entry: p = 2^SQUARINGS. What a squaring rounds
+    is divided by the power that it stands for. Nothing of it waits for the device, as libraries' decompositions do.
     """
-    finite = (gram_A.isfinite() & gram_B.isfinite()).all(-1).all(-1)
-    gram_A, gram_B = (torch.where(finite[:, None, None], g, 0) for g in (gram_A, gram_B))  # eigh refuses nan
-    eigenvalues, vectors = torch.linalg.eigh(gram_A)
-    root = (vectors * eigenvalues.clamp_min(0).sqrt()[:, None]) @ vectors.mT
-    squared = torch.linalg.eigvalsh(root @ gram_B @ root).clamp_min(0)
-    return torch.where(finite[:, None], squared.sqrt(), torch.nan)
+    exponent = M.new_zeros(M.shape[:-2])
+    for i in range(SQUARINGS):
+        largest = M.abs().amax((-2, -1))
+        exponent = exponent + largest.log() / 2**i
+        M = M / torch.where(largest > 0, largest, 1)[..., None, None]
+        M = M @ M
+    return (exponent + M.abs().amax((-2, -1)).log() / 2**SQUARINGS).exp()

@@ -13,7 +13,7 @@ from runner.core.rng import generator, normal
 from runner.tasks.base import Probe
 from runner.training.measure import frozen
 from runner.training.measure.frozen import FROZEN
-from runner.training.measure.metrics import norm, size
+from runner.training.measure.metrics import largest_eigenvalue, norm, size
 from runner.training.measure.rows import CHANGES, moved
 
 COLUMNS = "grad/W param/W update/W feature/Z_B feature/dZ_B weight/fro weight/spectral weight/stable_rank".split()
@@ -83,7 +83,4 @@ def largest_singular_value(D: Tensor, start: Tensor) -> Tensor:
             v = v - V[: i + 1].T @ (V[: i + 1] @ v)
         length = v.norm()
         v = torch.where(length > NOISE * whole.square(), v / length, 0)
-    gram = U @ U.T
-    finite = gram.isfinite().all()
-    largest = torch.linalg.eigvalsh(torch.where(finite, gram, 0))[-1]  # which refuses nan
-    return torch.where(finite, largest.clamp_min(0).sqrt(), torch.nan)
+    return largest_eigenvalue(U @ U.T).sqrt()
