@@ -14,7 +14,7 @@ FULL := task.width=128,256,512,1024,2048,4096,8192 outputs=outputs/full \
 FULL_MODELS := task.width=32,64,128,256 hydra.sweeper.baselines=null outputs=outputs/full
 
 .DEFAULT_GOAL := help
-.PHONY: help first reproduce reproduce-all reproduce-full reproduce-real figures verify test lint bench clean
+.PHONY: help first reproduce reproduce-all reproduce-full reproduce-real figures verify test lint bench bench-quick clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -62,8 +62,11 @@ lint: $(SETUP)  ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 25 minutes)
+bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 12 minutes)
 	@$(BIN)/python -m bench --publish docs/performance.md
+
+bench-quick: $(SETUP)  ## a few ratios of that beside those that were kept, to see what a change cost (2 minutes)
+	@$(BIN)/python -m bench --quick
 
 clean:  ## remove runs, caches and the virtual environment; records and figures stay
 	rm -rf .venv outputs/runs outputs/bases outputs/full/runs outputs/hydra outputs/wandb .pytest_cache .ruff_cache *.egg-info

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 
 import runner.training.train
 from analysis.report import put_between
-from bench import ceilings, contestants, language, loading, overhead, variants, waiting
+from bench import ceilings, contestants, costs, language, loading, overhead, quick, real, variants
 from bench.language import NEVER, OFF
 from bench.memory import peak, resident
 from bench.report import report
@@ -43,7 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--models", type=int, nargs="*", default=language.WIDTHS, help="widths of the language models")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--quick", action="store_true", help="a few ratios only, beside those that were kept (2 minutes)"
+    )
+    parser.add_argument("--keep", action="store_true", help="with --quick: keep these ratios, as those to compare with")
     parser.add_argument(
         "--seconds", type=float, default=0.25, help="that a turn takes, where three steps do not take more"
     )
@@ -51,6 +55,9 @@ def main() -> None:
     parser.add_argument("--publish", type=Path, help="also write the tables between the markers of this file")
     options = parser.parse_args()
     prepare()
+    if options.quick:
+        print(quick.report(quick.measure(by_width, race), options.keep))
+        return
     widths, ceiling, bandwidth = [], [], []
     for width in options.widths:
         widths.append(by_width(width, options.rounds, options.seconds))
@@ -67,10 +74,11 @@ def main() -> None:
         ],
         "language_models": [by_language_model(width, options.rounds, options.seconds) for width in options.models],
         "matmul_flops_per_second": language.matmul_flops_per_second(),
-        "variants": variants.measure(race, max(2, options.rounds // 2), 2 * options.seconds),
+        "costs": costs.measure(race, 2, 2 * options.seconds),
+        "real": real.measure(),
+        "variants": variants.measure(race, 2, 2 * options.seconds),
         "overhead": overhead.measure(),
         "loading": loading.measure(),
-        "waiting": waiting.measure(),
     }
     options.outputs.mkdir(exist_ok=True)
     (options.outputs / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -138,13 +146,11 @@ def by_language_model(width: int, rounds: int, seconds: float) -> dict[str, Any]
     runs = language.configs(width)
     task = contestants.build_task(runs[:1])
     entries = language.entries(width)
-    times: dict[str, list[float]] = {name: [] for name in language.CONTESTANTS}
-    for _, name in product(range(max(1, rounds // 3)), times):
+    times: dict[str, list[float]] = {name: [] for name in language.SIDE_BY_SIDE}
+    for _, name in product(range(2), times):
         steps = max(LEAST, round(10 * seconds / (width / 64) * (5 if name in language.OURS else 40)))
         times[name].append(language.side_by_side(name, width, steps))
-    return {"n": width, "flops": language.flops(runs[0], task), "side by side": times} | race(
-        entries, max(2, rounds // 2), 4 * seconds
-    )
+    return {"n": width, "flops": language.flops(runs[0], task), "side by side": times} | race(entries, 3, 4 * seconds)
 
 
 @cache

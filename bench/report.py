@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import language, variants
+from bench import costs, language, real, variants
 from bench.language import RUNS
 
 
@@ -33,6 +33,9 @@ def report(result: dict[str, Any]) -> str:
             **{f"MB, {name}": round(row["MB"][name]) for name in ("plain loop", "PEFT", "vmap", "general", "fused")},
         }
 
+    def of_widths(name: str) -> float:
+        return costs.exponent([row["n"] for row in widths], [ms(row, name) for row in widths])
+
     return "\n\n".join(
         [
             f"Milliseconds per run and step, {result['threads']} threads; {widths[0]['runs']} runs a stack (general: as many "
@@ -44,6 +47,7 @@ def report(result: dict[str, Any]) -> str:
                     | {"general": f"{ms(row, 'general'):.3g} ({row['general_stack']})"}
                     for row in widths
                 ]
+                + ([{"n": "exponent"} | {name: of_widths(name) for name in widths[0]["ms"]}] if len(widths) > 1 else [])
             ),
             f"Ratios; shares of the {result['multiply_adds_per_second'] / 1e9:.0f} billion multiply-adds and "
             f"{result['bytes_per_second'] / 1e9:.0f} GB a second that this machine reached; memory at the peak:",
@@ -59,6 +63,15 @@ def report(result: dict[str, Any]) -> str:
             "Language models (llama_tiny, 2 layers, 4 × 128 tokens a step), milliseconds per run and step; PEFT trains a run, "
             f"our engines {RUNS} in a stack; *bare* measures nothing; ratios of the best rounds, with their range over rounds:",
             table(language.table(result)),
+            f"What a step of a language model (n = {costs.WIDTH}) costs against the runs of a stack, in milliseconds per run, "
+            "and the exponent of a run's cost in their number:",
+            table(costs.table(result["costs"]["runs"], "runs")),
+            "And against the length of its sequences:",
+            table(costs.table(result["costs"]["tokens"], "tokens")),
+            "SmolLM2 (135M), query and value projections adapted, 4 × 64 tokens a step; stacks of "
+            f"{real.RUNS} with autograd's engine; ratios with their range over steps:",
+            table(real.table(result["real"])),
+            real.sentence(result["real"]),
             f"Adapters of rank {variants.RANK} at n = {variants.WIDTH}, milliseconds per run and step without metrics; "
             f"{RUNS} runs a stack:",
             table(variants.table(result["variants"])),
@@ -67,8 +80,5 @@ def report(result: dict[str, Any]) -> str:
             table(result["overhead"]),
             "Reading a sweep's runs from their folders into one table, the median of three:",
             table(result["loading"]),
-            "Seconds that whole commands take whose threads spin or sleep while they wait for each other, beside none, one and "
-            "three other busy processes a core (the best of three):",
-            table(result["waiting"]),
         ]
     )

@@ -24,7 +24,7 @@ LRS = ",".join(f"{k}e-3" for k in range(1, 10))
 TOYS = ["workers=1", "task.width=64", "init=gaussian_A,gaussian_B", f"optimizer.lr={LRS}"]
 WORKS = {  # command; {outputs}: an empty folder
     "18 toy runs, n = 64": ["-m", "runner", "--multirun", *TOYS, "outputs={outputs}"],
-    "language model, n = 64, a stack of 16": ["-m", "bench.language", "stack", "64", "20", "2"],
+    "language model, n = 64, a stack of 16": ["-m", "bench.language", "autograd", "64", "20", "2"],
 }
 
 

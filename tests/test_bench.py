@@ -1,5 +1,6 @@
 """The bench compares like with like: every contestant trains the same runs, to the same losses."""
 
+import json
 import subprocess
 
 import numba
@@ -8,7 +9,7 @@ import torch
 from conftest import rejects
 
 import analysis
-from bench import ceilings, contestants, language, loading, overhead, variants, waiting
+from bench import ceilings, contestants, costs, language, loading, overhead, quick, real, variants, waiting
 from bench.__main__ import configs, off, turn
 from bench.report import report
 from runner.config.identity import with_values
@@ -87,7 +88,16 @@ def test_the_report_shows_the_best_of_the_rounds():
         "stacks": [stack],
         "overhead": [{"sweep by": "ours", "ms a run": 3.0}],
         "loading": [{"read by": "a reader", "seconds": 1.25}],
-        "waiting": [{"work": "some", "others a core": "0", "spin / sleep": 0.75}],
+        "costs": {
+            "runs": [{"runs": k, "ms": {"autograd": [9.0 / k, 8.0 / k]}} for k in (1, 4, 16)],
+            "tokens": [{"tokens": t, "ms": {"PEFT, bare": [2.0 * t], "autograd": [0.1 * t**1.5]}} for t in (64, 128)],
+        },
+        "real": {
+            "ms": {name: [300.0, 200.0] for name in real.CONTESTANTS} | {"stack": [100.0, 150.0]},
+            "start": 7.25,
+            "MB": 2000.0,
+            "told MB": 2100.0,
+        },
         "variants": {
             "steps": {"a place": {"lora": [2.0, 3.0], "dora": [4.0, 3.0], "vera": [1.0], "PEFT, dora": [12.0]}},
             "memory": {"dense": 1000.0, "lora": 10.0, "dora": 20.0},
@@ -104,8 +114,32 @@ def test_the_report_shows_the_best_of_the_rounds():
     assert places["dora / LoRA"] == 1.5 and places["vera / LoRA"] == 0.5 and places["PEFT / stack, DoRA"] == 4
     assert "10 MB for LoRA, 20 MB for DoRA" in text
     assert "| a reader | 1.25 |" in " ".join(text.split())
-    assert "| some | 0 | 0.75 |" in " ".join(text.split())
+    [by_runs, by_length, _] = [line.split() for line in text.splitlines() if "exponent |" in line]
+    assert by_runs[3] == "-1" and by_length[3:6:2] == ["1", "1.5"]
+    assert costs.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    stack = next(row for row in real.table(result["real"]) if row[""] == "stack")
+    assert stack["ms per run and step"] == 100 and stack["bare PEFT / it"] == "2.00 (1.33–3.00)"
+    assert "in the time of 7.2 steps of a run, and takes 2000 MB; the command says 2100 MB" in text
     assert "2 (7)" in text and "| 64 | – |" in " ".join(text.split())
+
+
+def test_what_a_change_cost_is_told_and_fails_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(quick, "KEPT", tmp_path / "quick.json")
+    before = {"as fast": 10.0, "a third lost": 9.0, "a quarter lost": 8.0}
+    assert "0 of 3 lost" in quick.report(before)
+    assert not quick.KEPT.exists()
+    quick.report(before, keep=True)
+    text = quick.report({"as fast": 10.0, "a third lost": 6.0, "a quarter lost": 6.0, "new": 1.0})
+    assert [line.split("  ")[0] for line in text.splitlines() if line.endswith("LOST")] == ["a third lost"]
+    assert "1 of 4 lost more than 30%" in text and "-33%" in text and "-25%" in text
+
+
+def test_what_is_kept_are_ratios_of_this_bench(monkeypatch):
+    rounds = {
+        "ms": {name: [4.0, 2.0] for name in ("plain loop", "general", "fused", "fused, no metrics", "PEFT", "autograd")}
+    }
+    ratios = quick.measure(lambda *_: rounds, lambda *_: rounds)
+    assert ratios.keys() == json.loads(quick.KEPT.read_text()).keys() and set(ratios.values()) == {1.0}
 
 
 @pytest.mark.parametrize("name", overhead.SWEEPERS)

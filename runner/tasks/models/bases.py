@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import log_softmax, pad
 
 from runner.core.messages import announce, say
 from runner.core.rng import generator
@@ -126,11 +126,30 @@ def _pretrain(model: nn.Module, task: ModelOptions) -> float | None:
     return sum(last) / len(last) if last else None
 
 
+class TokenLosses(torch.autograd.Function):
+    """`token_losses`, whose gradient takes the memory of what it kept: plain operations would make, and fill with zeros, several
+    tensors of the size of the logits, which are the largest there are where the vocabulary is large."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
+        logs = log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        said = tokens[:, 1:, None]
+        ctx.save_for_backward(logs, said)
+        ctx.dtype = logits.dtype
+        return -logs[:, :-1].gather(2, said)[:, :, 0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logs, said = ctx.saved_tensors
+        grad = pad(grad, (0, 1))[:, :, None]  # of what the last logits say nothing is lost
+        chances = logs.exp_().mul_(grad)
+        chances[:, :-1].scatter_add_(2, said, -grad[:, :-1])
+        return chances.to(ctx.dtype), None
+
+
 def token_losses(logits: Tensor, tokens: Tensor) -> Tensor:
     """(N, T, V), (N, T) -> (N, T-1): nats of each token given those before it, in float32 at least."""
-    predicted = logits[:, :-1].flatten(0, 1)
-    predicted = predicted.float() if predicted.dtype.itemsize < 4 else predicted
-    return cross_entropy(predicted, tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
+    return TokenLosses.apply(logits, tokens)
 
 
 @cache
