@@ -114,7 +114,7 @@ def test_the_report_shows_the_best_of_the_rounds():
     assert places["dora / LoRA"] == 1.5 and places["vera / LoRA"] == 0.5 and places["PEFT / stack, DoRA"] == 4
     assert "10 MB for LoRA, 20 MB for DoRA" in text
     assert "| a reader | 1.25 |" in " ".join(text.split())
-    [by_runs, by_length, _] = [line.split() for line in text.splitlines() if "exponent |" in line]
+    [by_runs, by_length] = [line.split() for line in text.splitlines() if "exponent |" in line]
     assert by_runs[3] == "-1" and by_length[3:6:2] == ["1", "1.5"]
     assert costs.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
     stack = next(row for row in real.table(result["real"]) if row[""] == "stack")

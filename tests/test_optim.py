@@ -50,7 +50,7 @@ def trajectories(configs, lrs):
     singles = [theirs(configs[k], single[k], LRS[k].item()) for k in range(3)]
     ours, torchs = [], []
     for t in range(STEPS):
-        optimizer.step([gradient(p, t) for p in stacked], [lrs, lrs])
+        optimizer.step([gradient(p, t) for p in stacked], torch.stack([lrs, lrs]))
         for parameters, other in zip(single, singles, strict=True):
             for p in parameters:
                 p.grad = gradient(p.detach(), t)
@@ -83,7 +83,7 @@ def test_signsgd_is_adam_without_memory():
         p = torch.randn(3, 4, 3, generator=g, dtype=torch.float64)
         optimizer = build([config] * 3, [p])
         for t in range(STEPS):
-            optimizer.step([gradient(p, t)], [lrs])
+            optimizer.step([gradient(p, t)], lrs[None])
         return p
 
     sign = SimpleNamespace(name="signsgd", weight_decay=0.02)
@@ -98,7 +98,7 @@ def test_signsgd_is_adam_without_memory():
 
 def test_a_zero_gradient_moves_nothing_under_signsgd():
     p = torch.ones(1, 2, 2)
-    build([SimpleNamespace(name="signsgd", weight_decay=0.0)], [p]).step([torch.zeros_like(p)], [torch.ones(1)])
+    build([SimpleNamespace(name="signsgd", weight_decay=0.0)], [p]).step([torch.zeros_like(p)], torch.ones(1, 1))
     assert torch.equal(p, torch.ones(1, 2, 2))
 
 
@@ -184,3 +184,33 @@ def test_a_gradient_whose_square_is_no_float32_is_clipped():
 
     check(clip([gradient], torch.tensor([1.0]))[0])
     rejects(check, gradient / gradient.norm())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adamw_in_one_pass_has_the_bits_of_its_operations(dtype, decay, monkeypatch):
+    """Of a GPU's operations, on the CPU; where a run has diverged, too, and of an odd number of entries."""
+    chance = torch.Generator().manual_seed(0)
+    starts = [torch.randn(3, 5, 7, generator=chance, dtype=dtype), torch.randn(3, 11, generator=chance, dtype=dtype)]
+    gradients = [
+        [torch.randn(p.shape, generator=chance, dtype=dtype) * 10 ** (3 * k) for p in starts] for k in range(-4, 4)
+    ]
+    gradients[5][0][1] = torch.tensor([torch.inf, torch.nan, 0, 1, -torch.inf, 1e30, 1e-40], dtype=dtype)
+
+    def end(rate):
+        parameters = [p.clone() for p in starts]
+        optimizer = build([adamw(weight_decay=decay)] * 3, parameters)
+        for t, each in enumerate(gradients):
+            optimizer.step(
+                each, rate * torch.tensor([[1.0, 0.1, 1e-3], [2.0, 0.3, 1.0]], dtype=torch.float64) / (t + 1)
+            )
+        return [*parameters, *optimizer.m, *optimizer.v]
+
+    def same(ours, theirs):
+        assert all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(ours, theirs, strict=True))
+
+    ours = end(1)
+    monkeypatch.setattr("runner.training.optimizers.adamw.has_kernel", lambda parameters: False)
+    same(ours, end(1))
+    assert ours[0][1].isnan().any() and ours[0][0].isfinite().all()
+    rejects(same, ours, end(1 + 1e-6))

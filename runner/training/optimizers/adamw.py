@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numba import prange, uintp
 from torch import Tensor
 
 from runner.config.options import FRACTION, POSITIVE, option
+from runner.core.compiled import njit
 from runner.core.exact import sqrt_
 from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer, per_run
 
@@ -38,13 +41,46 @@ class AdamW(Optimizer):
         return moments | {"power1": self.power1, "power2": self.power2}
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
+    def step(self, gradients: Sequence[Tensor], lrs: Tensor) -> None:
         self.power1.mul_(self.beta1)
         self.power2.mul_(self.beta2)
-        for p, g, lr, m, v in zip(self.parameters, gradients, lrs, self.m, self.v, strict=True):
-            m.mul_(per_run(self.beta1, p)).add_(g * per_run(1 - self.beta1, p))
-            v.mul_(per_run(self.beta2, p)).add_((g * g).mul_(per_run(1 - self.beta2, p)))
-            denominator = sqrt_(v / per_run(1 - self.power2, p)).add_(per_run(self.eps, p))
-            if self.decays:
-                p.mul_(per_run(1 - lr * self.weight_decay, p))
-            p.sub_((m * per_run(lr / (1 - self.power1), p)).div_(denominator))
+        update = self._in_one_pass if has_kernel(self.parameters) else self._by_operations
+        of_runs = self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, 1 - self.power2, self.eps
+        keeps, lrs = 1 - lrs * self.weight_decay, lrs / (1 - self.power1)
+        common = torch.stack(of_runs).expand(len(lrs), -1, -1)
+        rates = torch.cat([common, keeps[:, None], lrs[:, None]], dim=1).to(self.parameters[0].dtype)
+        for each in zip(self.parameters, gradients, self.m, self.v, rates, strict=True):
+            update(*each)
+
+    @staticmethod
+    def _in_one_pass(p: Tensor, g: Tensor, m: Tensor, v: Tensor, rates: Tensor) -> None:
+        """Compiled, for the CPU: the operations below, an entry at a time, to the same bits."""
+        _adamw(*(t.view(len(t), -1).numpy() for t in (p, g.contiguous(), m, v)), rates.numpy())
+
+    def _by_operations(self, p: Tensor, g: Tensor, m: Tensor, v: Tensor, rates: Tensor) -> None:
+        beta1, rest1, beta2, rest2, correction, eps, keeps, lr = (per_run(rate, p) for rate in rates)
+        m.mul_(beta1).add_(g * rest1)
+        v.mul_(beta2).add_((g * g).mul_(rest2))
+        denominator = sqrt_(v / correction).add_(eps)
+        if self.decays:
+            p.mul_(keeps)
+        p.sub_((m * lr).div_(denominator))
+
+
+def has_kernel(parameters: Sequence[Tensor]) -> bool:
+    """Whether what is compiled can update them."""
+    return all(p.device.type == "cpu" and p.is_contiguous() for p in parameters)
+
+
+@njit(parallel=True)  # no product is fused with a sum, which would round otherwise than two operations do
+def _adamw(p, g, m, v, rates):
+    """Update p, m, v (K, entries) from gradients g; `rates` (8, K): what `AdamW._by_operations` names."""
+    size = p.shape[1]
+    for k in prange(len(p)):
+        beta1, rest1, beta2, rest2, correction, eps, keeps, lr = rates[:, k]
+        P, G, M, V = p[k], g[k], m[k], v[k]
+        for entry in range(size):
+            i = uintp(entry)
+            M[i] = M[i] * beta1 + G[i] * rest1
+            V[i] = V[i] * beta2 + (G[i] * G[i]) * rest2
+            P[i] = P[i] * keeps - (M[i] * lr) / (np.sqrt(V[i] / correction) + eps)

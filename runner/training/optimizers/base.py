@@ -50,8 +50,8 @@ class Optimizer(ABC):
         """Name -> tensor."""
 
     @abstractmethod
-    def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
-        """One update, with gradients (K, …) and learning rates (K,) for each parameter."""
+    def step(self, gradients: Sequence[Tensor], lrs: Tensor) -> None:
+        """One update, with gradients (K, …) and learning rates (parameters, K)."""
 
 
 def optimizer(name: str, options: type[CommonOptions]) -> Callable[[type[Optimizer]], type[Optimizer]]:

@@ -28,7 +28,7 @@ class SGD(Optimizer):
         return {f"b{i}": b for i, b in enumerate(self.buffers)}
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
+    def step(self, gradients: Sequence[Tensor], lrs: Tensor) -> None:
         for p, g, lr, b in zip(self.parameters, gradients, lrs, self.buffers, strict=True):
             b.mul_(per_run(self.momentum, p)).add_(g).add_(per_run(self.weight_decay, p) * p)
             p.sub_(per_run(lr, p) * b)

@@ -17,6 +17,6 @@ class SignSGD(Optimizer):
         return {}
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], lrs: Sequence[Tensor]) -> None:
+    def step(self, gradients: Sequence[Tensor], lrs: Tensor) -> None:
         for p, g, lr in zip(self.parameters, gradients, lrs, strict=True):
             p.mul_(per_run(1 - lr * self.weight_decay, p)).sub_(per_run(lr, p) * g.sign())
