@@ -109,7 +109,7 @@ def test_what_reads_a_value_or_leaves_the_device_is_seen(as_on_a_gpu, monkeypatc
             runs_anywhere(built(toys(), change))
 
     fails(stays_behind)
-    monkeypatch.setattr(Stability, "update", lambda self, step, losses: self.ends.add_(int(losses.argmax())))
+    monkeypatch.setattr(Stability, "update", lambda self, step, runs, losses: self.ends.add_(int(losses.argmax())))
     fails(lambda step: None)
 
 

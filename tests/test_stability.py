@@ -31,7 +31,11 @@ def ends(losses: list[list[float]], max_ratio: float = 10.0) -> list[int | None]
     config = SimpleNamespace(steps=3, stability=SimpleNamespace(max_ratio=max_ratio))
     stability = Stability([config] * len(losses), torch.device("cpu"), torch.float64)
     for step in range(4):
-        stability.update(torch.tensor([step]), torch.tensor([of_run[step] for of_run in losses], dtype=torch.float64))
+        stability.update(
+            torch.tensor([step]),
+            torch.arange(len(losses)),
+            torch.tensor([of_run[step] for of_run in losses], dtype=torch.float64),
+        )
     for alive, end in zip(stability.alive.tolist(), stability.ends.tolist(), strict=True):
         assert not alive or end == 3  # a run that lives ends with the last step
     return [

@@ -50,16 +50,20 @@ class Log:
     def has_row(self, step: int) -> bool:
         return step in self.index
 
-    def evaluated(self, row: Tensor, values: dict[str, Tensor]) -> None:
-        """Keep evaluations (K,) in a row (1,)."""
-        for name, value in values.items():
-            self.evals[name][row] = value.double()
+    def lost(self, step: Tensor, runs: Tensor, losses: Tensor) -> None:
+        """Keep the losses (k,) of these runs (k,) at a step (1,)."""
+        self.losses[step, runs] = losses.double()
 
-    def measured(self, row: Tensor, metrics: Tensor) -> None:
-        """Keep metrics (layers, columns, K) in a row (1,)."""
-        self.metrics[row] = metrics.mean(0)
+    def evaluated(self, row: Tensor, runs: Tensor, values: dict[str, Tensor]) -> None:
+        """Keep evaluations (k,) of these runs in a row (1,)."""
+        for name, value in values.items():
+            self.evals[name][row, runs] = value.double()
+
+    def measured(self, row: Tensor, runs: Tensor, metrics: Tensor) -> None:
+        """Keep metrics (layers, columns, k) of these runs in a row (1,)."""
+        self.metrics[row, :, runs] = metrics.mean(0).T
         if self.by_layer.shape[1]:
-            self.by_layer[row] = metrics
+            self.by_layer[row, :, :, runs] = metrics.permute(2, 0, 1)
 
     def between(self, first: int, ends: Sequence[int]) -> list[pd.DataFrame]:
         """One table per run: `step`, losses and metrics of its rows from step `first` on and before its end."""

@@ -18,12 +18,14 @@ class Stability:
         self.alive = torch.ones(len(configs), dtype=torch.bool, device=device)
         self._any = torch.ones((), dtype=torch.bool, pin_memory=device.type == "cuda")
 
-    def update(self, step: Tensor, losses: Tensor) -> None:
-        """Take the losses (K,) of a step (1,)."""
-        self.ceiling.copy_(torch.where(step == 0, self.max_ratio * losses, self.ceiling))
-        stable = losses.isfinite() & (losses <= self.ceiling)
-        self.ends.copy_(torch.where(self.alive & ~stable, step, self.ends))
-        self.alive &= stable
+    def update(self, step: Tensor, runs: Tensor, losses: Tensor) -> None:
+        """Take the losses (k,) of these runs (k,) at a step (1,)."""
+        ceiling, alive = self.ceiling[runs], self.alive[runs]
+        ceiling = torch.where(step == 0, self.max_ratio[runs] * losses, ceiling)
+        stable = losses.isfinite() & (losses <= ceiling)
+        self.ceiling[runs] = ceiling
+        self.ends[runs] = torch.where(alive & ~stable, step, self.ends[runs])
+        self.alive[runs] = alive & stable
 
     def any_alive(self) -> bool:
         """Whether a run still trains; on a GPU, which is not waited for, as it was at some earlier call."""

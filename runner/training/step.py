@@ -10,19 +10,21 @@ from runner.config import Config
 from runner.tasks.base import Task
 from runner.training.engines import Engine
 from runner.training.log import Log
-from runner.training.measure import layers
+from runner.training.measure.layers import Meters
 from runner.training.optimizers import base as optimizers
 from runner.training.optimizers.clipping import clip, clipping
 from runner.training.optimizers.schedules import learning_rates as schedule
 from runner.training.stability import Stability
 from runner.training.start import trained
 
+LEFT_OUT = 0.25  # share of diverged runs from which a step goes on without them
+
 
 class Step:
     """What happens to all runs at a step, in operations on tensors alone.
 
     Nothing of it waits for the device, and whatever depends on the step is read from tensors that `to` sets: so a GPU can replay
-    it (`recorded`). `state` names every tensor that is carried from step to step.
+    it (`recorded`). `runs`: which of the stack's take part; `log` and `stability` are of all of them.
     """
 
     def __init__(
@@ -33,21 +35,45 @@ class Step:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        shared, options = configs[0], [c.optimizer for c in configs]
-        self.task, self.adapters, self.steps = task, adapters, shared.steps
-        self.parameters = [p.detach() for adapter in adapters.values() for p in adapter.parameters.values()]
-        self.before = [torch.empty_like(p) for p in self.parameters]
-        self.optimizer = optimizers.build(options, self.parameters)
+        shared, self.options = configs[0], [c.optimizer for c in configs]
+        self.task, self.runs = task, torch.arange(len(configs), device=device)
         trains = trained(adapters)
         self.trains = None if trains.all() else trains.to(device)
         self.lrs = (learning_rates(configs, adapters) * trains).to(device)
-        self.max_norm = clipping(options, device)
-        probe = task.probe(shared.probe.size)
-        directions = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
-        self.meters = layers.Meters([(adapters[layer], probe[layer], directions.get(layer)) for layer in task.layers])
+        self.max_norm = clipping(self.options, device)
+        self.probe = task.probe(shared.probe.size)
+        self.followed = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
+        self._train(adapters)
         self.log = Log(configs, list(task.layers), self.meters.columns, task.evals, device)
         self.stability = Stability(configs, device, dtype)
         self.now, self.row = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+
+    def _train(self, adapters: dict[str, Adapter]) -> None:
+        """Let these adapters, of the `runs`, be those that are trained."""
+        self.adapters = adapters
+        self.parameters = [p.detach() for adapter in adapters.values() for p in adapter.parameters.values()]
+        self.before = [torch.empty_like(p) for p in self.parameters]
+        self.optimizer = optimizers.build([self.options[k] for k in self.runs.tolist()], self.parameters)
+        layers = [(adapters[layer], self.probe[layer], self.followed.get(layer)) for layer in self.task.layers]
+        self.meters = Meters(layers)
+
+    def leave_out(self) -> None:
+        """Go on without the runs that have diverged, once they are a quarter of those that take part. For engines that give a
+        run the same bits whatever runs are beside it."""
+        [kept] = self.stability.alive[self.runs].nonzero(as_tuple=True)
+        if not 0 < len(kept) <= (1 - LEFT_OUT) * len(self.runs):
+            return
+        state = self.optimizer.state
+        self.runs, self.lrs = self.runs[kept], self.lrs[:, :, kept]
+        self.trains = None if self.trains is None else self.trains[:, kept]
+        self.max_norm = None if self.max_norm is None else self.max_norm[kept]
+        with torch.no_grad():
+            adapters = {name: adapter.of(kept) for name, adapter in self.adapters.items()}
+        for p in (p for adapter in adapters.values() for p in adapter.parameters.values()):
+            p.requires_grad_()
+        self._train(adapters)
+        for name, tensor in self.optimizer.state.items():
+            tensor.copy_(state[name][kept])
 
     def to(self, step: int) -> None:
         """Let this step come next."""
@@ -59,10 +85,10 @@ class Step:
         """Of the runs as they are: losses, evaluations if it `evaluates`, an update unless it is the `last`, and a row of the log
         if it `has_row`."""
         losses, gradients = engine.loss_and_grad(self.adapters)
-        self.log.losses[self.now] = losses.double()
-        self.stability.update(self.now, losses)
+        self.log.lost(self.now, self.runs, losses)
+        self.stability.update(self.now, self.runs, losses)
         if evaluates:
-            self.log.evaluated(self.row, engine.evaluate(self.adapters))
+            self.log.evaluated(self.row, self.runs, engine.evaluate(self.adapters))
         if has_row:
             for old, p in zip(self.before, self.parameters, strict=True):
                 old.copy_(p)
@@ -72,14 +98,17 @@ class Step:
                 used if self.max_norm is None else clip(used, self.max_norm), self.lrs[self.now].squeeze(0)
             )
         if has_row:
-            self.log.measured(self.row, self.meters.measure(self.before, gradients, self.parameters))
+            self.log.measured(self.row, self.runs, self.meters.measure(self.before, gradients, self.parameters))
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """By name."""
-        state = {f"parameter{i}": p for i, p in enumerate(self.parameters)}
-        parts = {"optimizer": self.optimizer, "log": self.log, "stability": self.stability}
-        return state | {f"{part}/{name}": t for part, of in parts.items() for name, t in of.state.items()}
+        """Every tensor that is carried from step to step, of all runs, by name; zeros of those that do not take part."""
+        own = {f"parameter{i}": p for i, p in enumerate(self.parameters)}
+        own |= {f"optimizer/{name}": t for name, t in self.optimizer.state.items()}
+        if len(self.runs) < len(self.options):
+            own = {n: t.new_zeros(len(self.options), *t.shape[1:]).index_copy_(0, self.runs, t) for n, t in own.items()}
+        shared = {"log": self.log, "stability": self.stability}
+        return own | {f"{part}/{name}": t for part, of in shared.items() for name, t in of.state.items()}
 
 
 def learning_rates(configs: Sequence[Config], adapters: dict[str, Adapter]) -> Tensor:

@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from runner.adapters import Adapter
 from runner.config import Config
 from runner.config.registry import ADAPTERS, TASKS
 from runner.config.resources import resolve_device
@@ -23,7 +22,7 @@ from runner.training.stack import check_stack
 from runner.training.start import build_adapters, count, weights
 from runner.training.step import Step
 
-STOP_CHECK_EVERY = 10  # steps between checks whether any run is alive
+CHECK_EVERY = 10  # steps between looks at which runs are alive
 # Is called at every step with its number, the losses (K,), and the stack's log and stability so far.
 Progress = Callable[[int, Tensor, Log, Stability], None]
 
@@ -54,7 +53,10 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead
     if device.type == "cuda":
         do = Recorded(do)
     for t in range(checkpoint.restore(step.state), shared.steps + 1):
-        last = t == shared.steps or (t % STOP_CHECK_EVERY == 0 and not step.stability.any_alive())
+        checks = t % CHECK_EVERY == 0
+        last = t == shared.steps or (checks and not step.stability.any_alive())
+        if checks and checkpoint.engine == "fused":
+            step.leave_out()
         step.to(t)
         do(step.log.evaluates(shared, t), step.log.has_row(t), last)
         progress(t, step.log.losses[t], step.log, step.stability)
@@ -64,7 +66,7 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead
             checkpoint.save(t + 1, step.state)
     exported = task.exports and bool(ADAPTERS[shared.adapter.name].peft)
     keeps = exported if shared.log.weights is None else shared.log.weights
-    return _outcomes(step.log, step.stability, count(adapters), adapters if keeps else {}, checkpoint.engine)
+    return _outcomes(step, count(adapters), keeps, checkpoint.engine)
 
 
 def build_task(configs: Sequence[Config]) -> Task:
@@ -72,16 +74,15 @@ def build_task(configs: Sequence[Config]) -> Task:
     return TASKS[configs[0].task.name].build(configs)
 
 
-def _outcomes(
-    log: Log, stability: Stability, sizes: list[int], adapters: dict[str, Adapter], engine: str
-) -> list[Outcome]:
-    losses, ends, alive = log.losses.cpu().numpy(), stability.ends.tolist(), stability.alive.tolist()
-    outcomes = []
+def _outcomes(step: Step, sizes: list[int], keeps: bool, engine: str) -> list[Outcome]:
+    """Of all runs; `sizes`: how many numbers each trains; `keeps`: whether what they trained is kept."""
+    log, ends, alive = step.log, step.stability.ends.tolist(), step.stability.alive.tolist()
+    losses, places, outcomes = log.losses.cpu().numpy(), step.runs.tolist(), []
     for k, ((steps, layers), end) in enumerate(zip(log.tables(ends), ends, strict=True)):
         evals = {name: steps[name].to_numpy() for name in log.evals}
         summary = summarise(losses[: end + 1, k], evals, None if alive[k] else end)
         summary["trainable_parameters"] = sizes[k]
-        own = weights(adapters, k) if adapters and alive[k] else None
+        own = weights(step.adapters, places.index(k)) if keeps and alive[k] else None
         status = FINISHED if alive[k] else DIVERGED
         outcomes.append(Outcome(status, steps, summary, layers=layers, weights=own, engine=engine))
     return outcomes
