@@ -17,7 +17,7 @@ from runner.training.optimizers.schedules import learning_rates as schedule
 from runner.training.stability import Stability
 from runner.training.start import trained
 
-LEFT_OUT = 0.25  # share of diverged runs from which a step goes on without them
+LEFT_OUT = 1 / 8  # share of diverged runs from which a step goes on without them; to leave them takes less than a step
 
 
 class Step:
@@ -58,7 +58,7 @@ class Step:
         self.meters = Meters(layers)
 
     def leave_out(self) -> None:
-        """Go on without the runs that have diverged, once they are a quarter of those that take part. For engines that give a
+        """Go on without the runs that have diverged, once they are an eighth of those that take part. For engines that give a
         run the same bits whatever runs are beside it."""
         [kept] = self.stability.alive[self.runs].nonzero(as_tuple=True)
         if not 0 < len(kept) <= (1 - LEFT_OUT) * len(self.runs):
