@@ -2,6 +2,7 @@
 goes on where nothing can be compiled, kept or trusted."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,10 +14,11 @@ import torch
 from conftest import configure, rejects
 from models import checkpoint, rows
 from test_checkpoint import Killed, same, trained
+from torch.utils.flop_counter import FlopCounterMode
 
 from runner.config.identity import defining, run_id
 from runner.training.compiled import choice, graph, package
-from runner.training.train import train
+from runner.training.train import build_task, train
 
 # GPT-2 keeps to float64. Llama takes its norms in float32 whatever it is asked for, and two engines differ by its rounding.
 FIELDS = (
@@ -172,31 +174,61 @@ def test_what_was_compiled_wrong_is_not_used(bases, tmp_path, monkeypatch, capsy
 
 
 def test_auto_compiles_where_the_sweep_is_long_enough(bases, tmp_path, monkeypatch):
-    """By how long a first step takes, here a second for each of two parts, and what is saved of it, a fifth, for 2 layers."""
+    """By how long a first step takes, here a second for each of two parts, what of it can be saved, here half, how much of that
+    is, a third or so, and how long the graph takes."""
     config, calls = stack(bases, tmp_path, "engine=auto", "checkpoint.minutes=60")[0], []
     clock = iter(range(10**6))
     monkeypatch.setattr(choice, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(choice, "_is_faster", lambda *_: True)
+    monkeypatch.setattr(choice, "products", lambda *_: 0.5)
+    nodes = []
     monkeypatch.setattr(package, "compiled", lambda traced, *_, wait: calls.append(wait) or traced)
     monkeypatch.setattr(package, "is_kept", lambda folder: False)
-    assert train([config], ahead=7)[0].engine == "autograd"  # 2.8 seconds to save, 3 to compile
-    assert train([config], ahead=8)[0].engine == "compiled" and calls == [False]
+    split = choice.graph.split
+    monkeypatch.setattr(choice.graph, "split", lambda *a: nodes.append(split(*a)) or nodes[-1])
+    assert train([config], ahead=7)[0].engine == "autograd"
+    count = len(nodes[0][1].graph.nodes)
+    enough = math.floor(choice.SECONDS_A_NODE * count / (choice.GAIN * 0.5 * 2)) + 1
+    assert enough > 8 and train([config], ahead=enough - 1)[0].engine == "autograd"
+    assert train([config], ahead=enough)[0].engine == "compiled" and calls == [False]
     assert train([config], ahead=1)[0].engine == "compiled" and calls == [False]  # this process has it
     choice.forget()
     monkeypatch.setattr(package, "is_kept", lambda folder: True)
     assert (
         train([config], ahead=1)[0].engine == "compiled" and calls == [False] * 2
-    )  # 0.4 seconds to save, 0.2 to trace
+    )  # 0.35 seconds to save, 0.3 to trace
     choice.forget()
     monkeypatch.setattr(choice, "_is_faster", lambda *_: False)
-    assert train([config], ahead=8)[0].engine == "autograd"
+    assert train([config], ahead=enough)[0].engine == "autograd"
     choice.forget()
 
     def busy(*_, **__):
         raise package.kept.BusyError
 
     monkeypatch.setattr(package, "compiled", busy)
-    assert train([config], ahead=8)[0].engine == "autograd"
+    assert train([config], ahead=enough)[0].engine == "autograd"
+    choice.forget()
+    monkeypatch.undo()  # a model of which all but nothing are products
+    monkeypatch.setattr(choice, "products", lambda *_: 1e9)
+    assert train([config], ahead=10**9)[0].engine == "autograd"
+
+
+def test_products_are_those_of_all_frozen_layers_forward_and_back(bases, tmp_path, monkeypatch):
+    """On a machine that makes one multiplication or addition a second."""
+    [config, *_] = stack(bases, tmp_path)
+    task = build_task([config]).to(torch.device("cpu"), torch.float64)
+
+    def timed(work):
+        with FlopCounterMode(display=False) as counter:
+            result = work()
+        return counter.get_total_flops(), result
+
+    monkeypatch.setattr(choice, "_timed", timed)
+    examples, weights = task.seen(0), dict(task.model.named_parameters())
+    entries = sum(
+        p.numel() for name, p in weights.items() if p.dim() == 2 and "wpe" not in name
+    )  # GPT-2's head is its wte
+    assert choice.products(task, examples) == 2 * 2 * examples.tokens.numel() * entries
 
 
 @pytest.mark.parametrize("first", ["autograd", "compiled"])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,18 +13,22 @@ from runner.core.messages import first_line, say
 from runner.core.rng import generator
 from runner.tasks.base import Adapters, run_count
 from runner.tasks.finetuning import ModelTask
+from runner.tasks.models import spec
 from runner.tasks.models.hooks import Dropout
 from runner.tasks.models.kept import BusyError
 from runner.tasks.models.text import Examples
 from runner.training.compiled import graph, package
 from runner.training.compiled.step import Compiled, Parts
 
-GAIN = 0.2  # share of a step's time that is saved, at least, before it is measured
-SECONDS_A_LAYER = {"traced": 0.1, "compiled": 1.5}  # that a graph takes for each adapted layer
+# Before it is measured: the share that is saved of what a step takes beside products with frozen weights, at least (seen: 0.35
+# to 0.6), and what a graph takes, for an adapted layer to be traced, and for an operation to be compiled.
+GAIN = 0.35
+SECONDS_A_LAYER, SECONDS_A_NODE = 0.15, 0.015
 MOVED = 0.01  # how far parameters are moved for the comparison, in which those that start at zero would hide half the gradients
 LEAST = 1e-3  # of all gradients' norm, below which one of them need not be right by itself
 MADE = 8  # steps that a process keeps
 
+T = TypeVar("T")
 Result = tuple[Tensor, list[Tensor]]  # losses, gradients
 
 
@@ -61,7 +65,10 @@ def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | N
         return None
     dropout = _dropout(task, size)
     seconds, theirs = _timed(lambda: task.of_part(first, examples, dropout))
-    saved = None if ahead is None else GAIN * seconds * task.config.accumulation / size * ahead
+    saved = None
+    if ahead is not None:
+        beside = max(0.0, seconds - products(task, examples))
+        saved = GAIN * beside * task.config.accumulation / size * ahead
     try:
         parts = _parts(name, task, first, examples, tuple(dropout.shapes) if dropout else (), bases, saved)
         if parts is None:
@@ -76,7 +83,7 @@ def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | N
         _made[name] = None
         say_once(f"the step of {model} was compiled wrong; autograd trains it")
         return None
-    if new and ahead is not None and not _is_faster(task, first, step, examples, size):
+    if new and ahead is not None and not _is_faster(task, adapters, step, examples, size):
         _made[name] = None
         return None
     return Compiled(task, adapters, parts, size)
@@ -99,12 +106,9 @@ def _parts(
 ) -> Parts | None:
     """What this process has made already, or makes now; None where that takes longer than the seconds `saved`."""
 
-    def pays(what: str) -> bool:
-        return saved is None or saved > SECONDS_A_LAYER[what] * len(adapters)
-
     if name in _made:
         return _made[name]
-    if name not in _traced and not pays("traced"):
+    if name not in _traced and saved is not None and saved <= SECONDS_A_LAYER * len(adapters):
         return None
     factors = [torch.ones(shape) for shape in dropped]
     frozen = [*graph.tensors(examples), *graph.Part(task).frozen().values()]
@@ -114,7 +118,8 @@ def _parts(
         _keep(_traced, name, Traced(*parts, graph.key(parts[1], inputs)))
     traced = _traced[name]
     folder = package.folder(bases, traced.key)
-    if not pays("compiled") and not package.is_kept(folder):
+    pays = saved is None or saved > SECONDS_A_NODE * len(traced.trained.graph.nodes)
+    if not pays and not package.is_kept(folder):
         return None
     inputs = [*traced.frozen(*frozen), *graph.tensors(adapters), *factors]
     try:
@@ -152,18 +157,28 @@ def _dropout(task: ModelTask, runs: int) -> Dropout | None:
     return None if dropout is None else dropout.of(slice(0, runs))
 
 
-def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
     started = perf_counter()
     result = work()
     return perf_counter() - started, result
 
 
+def products(task: ModelTask, examples: Examples) -> float:
+    """Seconds that the products with frozen weights take, forward and backward: of them nothing can be saved. By the largest."""
+    weights = [spec.weight(module) for module in spec.linear_layers(task.model).values()]
+    largest = max(weights, key=Tensor.numel)
+    x = torch.randn(examples.tokens.numel(), largest.shape[1], generator=generator(0, "compiled")).to(largest)
+    seconds = min(_timed(lambda: x @ largest.T)[0] for _ in range(3))
+    return 2 * seconds * sum(W.numel() for W in weights) / largest.numel()
+
+
 def _is_faster(task: ModelTask, adapters: Adapters, step: Compiled, examples: Examples, size: int) -> bool:
-    """Than autograd, for the same runs, the better of two times each."""
+    """Per run than autograd, which takes all runs of the stack at once; the better of two times each."""
+    runs = run_count(adapters)
     times = [
         (
-            _timed(lambda: task.of_part(adapters, examples, _dropout(task, size)))[0],
-            _timed(lambda: step.of_part(examples, _dropout(task, size)))[0],
+            _timed(lambda: task.of_part(adapters, task.seen(0), _dropout(task, runs)))[0] / runs,
+            _timed(lambda: step.of_part(examples, _dropout(task, size)))[0] / size,
         )
         for _ in range(2)
     ]
