@@ -118,7 +118,8 @@ def config_of(row: pd.Series, template: Config) -> Config:
                 group: _group(row, group, parts.options, listed) for group, parts in GROUPS.items() if group in OWN
             }
             plain = {name: field.type for name, _, field in defining(template) if name.partition(".")[0] not in OWN}
-            known = LATER | row.to_dict()
+            known = row.to_dict()
+            known |= {name: value for name, value in LATER.items() if name not in known or pd.isna(known[name])}
             others = {name: _value(known[name], kind, listed) for name, kind in plain.items()}
             config = with_values(template, groups | others | {"experiment": row["experiment"]})
             if run_id(config) == row["run_id"]:

@@ -181,8 +181,6 @@ def test_tf32_is_asked_for(tmp_path):
     exact, [ours], [coarse] = on("cpu", configs), on("cuda", configs), on("cuda", configs, tf32=True)
     first = [abs(run.steps["grad/B"].iloc[0] / exact[0].steps["grad/B"].iloc[0] - 1) for run in (ours, coarse)]
     assert first[0] < 1e-5 < first[1] < 1e-1
-    assert torch.get_float32_matmul_precision() == "high"
-    on("cuda", configs)
     assert torch.get_float32_matmul_precision() == "highest"
 
 
@@ -193,5 +191,5 @@ def test_memory_is_as_told_beforehand():
         configs = [with_values(c, {"device": "cuda"}) for c in toys("dtype=float32", f"task.width={width}") * 8]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        train(configs)
-        assert torch.cuda.max_memory_allocated() < 1.4 * bytes_of_stack(configs)
+        train(configs)  # what a graph has used of its pool is reserved, and not allocated
+        assert torch.cuda.max_memory_reserved() < 1.4 * bytes_of_stack(configs)

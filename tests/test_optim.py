@@ -191,7 +191,8 @@ def test_a_gradient_whose_square_is_no_float32_is_clipped():
 def test_adamw_in_one_pass_has_the_bits_of_its_operations(dtype, decay, monkeypatch):
     """Of a GPU's operations, on the CPU; where a run has diverged, too, and of an odd number of entries."""
     chance = torch.Generator().manual_seed(0)
-    starts = [torch.randn(3, 5, 7, generator=chance, dtype=dtype), torch.randn(3, 11, generator=chance, dtype=dtype)]
+    shapes = (3, 5, 7), (3, 11), (3, 130, 130)  # the last is more than a block
+    starts = [torch.randn(*shape, generator=chance, dtype=dtype) for shape in shapes]
     gradients = [
         [torch.randn(p.shape, generator=chance, dtype=dtype) * 10 ** (3 * k) for p in starts] for k in range(-4, 4)
     ]
@@ -202,7 +203,10 @@ def test_adamw_in_one_pass_has_the_bits_of_its_operations(dtype, decay, monkeypa
         optimizer = build([adamw(weight_decay=decay)] * 3, parameters)
         for t, each in enumerate(gradients):
             optimizer.step(
-                each, rate * torch.tensor([[1.0, 0.1, 1e-3], [2.0, 0.3, 1.0]], dtype=torch.float64) / (t + 1)
+                each,
+                rate
+                * torch.tensor([[1.0, 0.1, 1e-3], [2.0, 0.3, 1.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
+                / (t + 1),
             )
         return [*parameters, *optimizer.m, *optimizer.v]
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import configure
 
 from runner.config import ConfigError
@@ -113,3 +114,17 @@ for runs, *overrides in json.loads(sys.argv[3]):
 def test_the_most_expensive_stacks_come_first(store):
     configs = [configure(f"task.width={n}", f"optimizer.lr={lr}") for n in (16, 64, 32) for lr in (0.1, 0.2)]
     assert [stack[0].task.width for stack in plan(configs, store).stacks] == [64, 32, 16]
+
+
+def test_products_are_as_the_configuration_says_whatever_the_process_asked_for():
+    """And the process gets back what it had."""
+    seen = []
+    torch.set_float32_matmul_precision("medium")
+    try:
+        train(
+            [configure("task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=2")],
+            lambda *_: seen.append(torch.get_float32_matmul_precision()),
+        )
+        assert set(seen) == {"highest"} and torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -13,7 +13,7 @@ from analysis.tables.load import load
 from analysis.tables.records import LAYERS, distill, record_path, refresh
 from analysis.verify import CLOSE, DIFFERENT, SAME, SHARE, compare, config_of, drawn, main, parse
 from runner.config import ConfigError
-from runner.config.identity import NOT_IDENTITY, as_dict, run_id, with_values
+from runner.config.identity import NOT_IDENTITY, as_kept, run_id, with_values
 from runner.sweeps.execute import execute
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,16 +40,19 @@ def recorded(tmp_path_factory):
 
 @pytest.mark.parametrize("overrides", KINDS, ids=lambda kind: kind[0])
 def test_a_record_says_how_its_runs_were_configured(overrides, tmp_path):
-    """Also behind gaps, which turn a table's integers into floats, and lists into texts."""
+    """Also behind gaps, which turn a table's integers into floats, and lists into texts, and beside a run with a field that came
+    later, which others do not keep."""
     configs = [configure("steps=3"), configure(*overrides)]
+    configs.append(with_values(configs[1], {"tf32": True}))
     rows = []
     for config in configs:
-        tree = {name: value for name, value in as_dict(config).items() if name not in NOT_IDENTITY}
+        tree = {name: value for name, value in as_kept(config).items() if name not in NOT_IDENTITY}
         frame = pd.json_normalize(tree | {"experiment": "scratch"})
         rows.append(frame.map(lambda x: ", ".join(x) if isinstance(x, list) else x).assign(run_id=run_id(config)))
     pd.concat(rows).to_parquet(tmp_path / "record.parquet")
-    row = pd.read_parquet(tmp_path / "record.parquet").iloc[1]
+    _, row, later = (row for _, row in pd.read_parquet(tmp_path / "record.parquet").iterrows())
     assert run_id(config_of(row, configs[0])) == run_id(configs[1]) == row["run_id"]
+    assert config_of(later, configs[0]).tf32 and run_id(configs[2]) == later["run_id"] != row["run_id"]
     with pytest.raises(ConfigError, match="another version of this project recorded it"):
         config_of(row.mask(row.index == "seed", 1), configs[0])
 

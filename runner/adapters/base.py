@@ -106,7 +106,10 @@ class Adapter(ABC):
 
     def of(self, runs: slice | Tensor) -> "Adapter":
         """That of some of the runs; of a slice the tensors are views."""
-        return self.each(lambda t, per_run: t[runs] if per_run else t)
+        some = self.each(lambda t, per_run: t[runs] if per_run else t)
+        if self.frozen is not None:
+            some.frozen = self.frozen[runs] if isinstance(runs, slice) else [self.frozen[k] for k in runs.tolist()]
+        return some
 
     def frozen_factors(self, layer: str, k: int) -> dict[str, Tensor]:
         """Name -> factor of run k that does not train and is kept with what does."""

@@ -33,6 +33,17 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Within, torch rounds what float32 products multiply as this name of its says, whatever the process had asked for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def keep_freed_memory(largest: int = 2**30) -> None:
     """Let freed blocks of up to `largest` bytes be used again by this process (glibc; no effect elsewhere).
 

@@ -106,7 +106,7 @@ class Task(ABC):
     @abstractmethod
     def loss_and_grad(self, adapters: Adapters) -> tuple[Tensor, list[Tensor]]:
         """Training losses (K,) at the step that has come, and the gradient of each run's own loss: a (K, …) tensor per parameter,
-        adapter by adapter. Like `evaluate`, and but for step 0, it waits for no device."""
+        adapter by adapter. It waits for no device, nor does `evaluate` after step 0."""
 
     @abstractmethod
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:

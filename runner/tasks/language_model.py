@@ -33,9 +33,7 @@ class LanguageModel(ModelTask):
         return packed(Source.of(config.task, config.bases))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "LanguageModel":
-        self.model.config.pad_token_id = (
-            None  # of which there is none; transformers would look for it in what it is given
-        )
+        self.model.config.pad_token_id = None  # transformers would look for it in each batch, where there is none
         super().to(device, dtype)
         self._check_causality()
         return self

@@ -12,12 +12,20 @@ from runner.core.messages import first_line, say
 Graph = Callable[[], None]
 
 
-def record(function: Callable[[], None]) -> Graph:
-    """What the function does on the GPU, to be done again with what its tensors hold by then; it is not done now."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
+def recorder() -> Callable[[Callable[[], None]], Graph]:
+    """What records a function: what it does on the GPU, to be done again with what its tensors hold by then; it is not done now.
+
+    All that it records shares memory for what a function makes on its way: nothing of that is needed once it has ended.
+    """
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(function: Callable[[], None]) -> Graph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            function()
+        return graph.replay
+
+    return record
 
 
 class Recorded:
@@ -27,8 +35,8 @@ class Recorded:
     off the device, is called as it is from then on, which one line says.
     """
 
-    def __init__(self, function: Callable[..., None], record: Callable[[Callable[[], None]], Graph] = record):
-        self.function, self.record = function, record
+    def __init__(self, function: Callable[..., None], record: Callable[[Callable[[], None]], Graph] | None = None):
+        self.function, self.record = function, record or recorder()
         self.graphs: dict[tuple[Hashable, ...], Graph] = {}
         self.seen: set[tuple[Hashable, ...]] = set()
         self.can = True
@@ -39,6 +47,7 @@ class Recorded:
                 self.graphs[flags] = self.record(lambda: self.function(*flags))
             except RuntimeError as error:  # torch's, of what is not allowed meanwhile, and of memory that runs out
                 self.can = False
+                self.graphs.clear()  # and with them their memory
                 say(f"a step cannot be recorded ({first_line(error)}); its kernels are launched one by one")
         self.seen.add(flags)
         self.graphs.get(flags, lambda: self.function(*flags))()

@@ -9,6 +9,7 @@ from torch import Tensor
 from runner.config import Config
 from runner.config.registry import ADAPTERS, TASKS
 from runner.config.resources import resolve_device
+from runner.core.machine import matmul_precision
 from runner.core.messages import announce
 from runner.store.runs import DIVERGED, FINISHED, Outcome
 from runner.tasks.base import Task
@@ -38,10 +39,13 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead
     `ahead`: steps of all runs like these that are to come in the sweep, these included; None: no more than these.
     """
     check_stack(configs)
+    with matmul_precision("high" if configs[0].tf32 else "highest"):
+        return _train(configs, progress, ahead)
+
+
+def _train(configs: Sequence[Config], progress: Progress, ahead: int | None) -> list[Outcome]:
     shared = configs[0]
     device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if shared.tf32 else "highest")
     task = build_task(configs).to(device, dtype)
     adapters = build_adapters(configs, task, device, dtype)
     step = Step(configs, task, adapters, device, dtype)

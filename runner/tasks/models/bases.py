@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, pad
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy, log_softmax, pad
 
 from runner.core.messages import announce, say
 from runner.core.rng import generator
@@ -115,7 +116,9 @@ def _pretrain(model: nn.Module, task: ModelOptions) -> float | None:
             announce(f"pretraining {task.model}, width {task.width}: step {step} of {steps}")
         at = torch.randint(len(text) - RECIPE["length"], (RECIPE["batch"], 1), generator=starts)
         tokens = text[at + torch.arange(RECIPE["length"])].long()
-        loss = token_losses(model(input_ids=tokens).logits, tokens).mean()
+        logits = model(input_ids=tokens).logits[:, :-1]
+        # torch's own loss: rounded otherwise, it would make another base
+        loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), RECIPE["clip"])
@@ -139,9 +142,10 @@ class TokenLosses(torch.autograd.Function):
         return -logs[:, :-1].gather(2, said)[:, :, 0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         logs, said = ctx.saved_tensors
-        grad = pad(grad, (0, 1))[:, :, None]  # of what the last logits say nothing is lost
+        grad = pad(grad, (0, 1))[:, :, None]  # the last logits are of a token that is not there
         chances = logs.exp_().mul_(grad)
         chances[:, :-1].scatter_add_(2, said, -grad[:, :-1])
         return chances.to(ctx.dtype), None

@@ -40,14 +40,15 @@ class Traced(NamedTuple):
     key: str
 
 
-_made: dict[str, Parts | None] = {}  # None: it cannot be compiled, or is not faster
+_made: dict[str, Parts | None] = {}  # None: it cannot be compiled
 _traced: dict[str, Traced] = {}
+_faster: dict[tuple[str, int], bool] = {}  # than autograd on stacks of so many runs
 
 
 def forget() -> None:
-    """What this process has made and traced."""
-    _made.clear()
-    _traced.clear()
+    """What this process has made, traced and timed."""
+    for known in (_made, _traced, _faster):
+        known.clear()
 
 
 def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | None = None) -> Compiled | None:
@@ -60,8 +61,8 @@ def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | N
     first = _moved({name: adapter.of(slice(0, size)) for name, adapter in adapters.items()})
     examples = task.seen(0).each(lambda t: t[: len(t) // run_count(adapters) * size])
     name, model = graph.name(task, first, examples), task.config.model
-    new = name not in _made
-    if not new and _made[name] is None:
+    stack = name, run_count(adapters)
+    if _made.get(name, ()) is None or (ahead is not None and not _faster.get(stack, True)):
         return None
     dropout = _dropout(task, size)
     seconds, theirs = _timed(lambda: task.of_part(first, examples, dropout))
@@ -83,9 +84,10 @@ def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | N
         _made[name] = None
         say_once(f"the step of {model} was compiled wrong; autograd trains it")
         return None
-    if new and ahead is not None and not _is_faster(task, adapters, step, examples, size):
-        _made[name] = None
-        return None
+    if ahead is not None and stack not in _faster:
+        _faster[stack] = _is_faster(task, adapters, step, examples, size)
+        if not _faster[stack]:
+            return None
     return Compiled(task, adapters, parts, size)
 
 

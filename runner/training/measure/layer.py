@@ -72,8 +72,8 @@ class LayerMetrics:
         METRICS that are not compiled."""
         if self.panels is not None:
             self._two_factors(before, gradients[:2], after, out[: len(compiled.COLUMNS)])
-        factors = len(METRICS)
-        out[factors : factors + len(FROZEN)] = self.frozen
+        first = len(METRICS)
+        out[first : first + len(FROZEN)] = self.frozen
         place = {name: i for i, name in enumerate(self.columns)}
         named = list(zip(self.adapter.parameters, before, gradients, after, strict=True))
         for name, old, gradient, new in named if self.adapter.diagonal else named[2:]:

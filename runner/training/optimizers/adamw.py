@@ -67,6 +67,9 @@ class AdamW(Optimizer):
         p.sub_((m * lr).div_(denominator))
 
 
+BLOCK = 2**14  # entries of a run that a thread updates at a time
+
+
 def has_kernel(parameters: Sequence[Tensor]) -> bool:
     """Whether what is compiled can update them."""
     return all(p.device.type == "cpu" and p.is_contiguous() for p in parameters)
@@ -75,11 +78,13 @@ def has_kernel(parameters: Sequence[Tensor]) -> bool:
 @njit(parallel=True)  # no product is fused with a sum, which would round otherwise than two operations do
 def _adamw(p, g, m, v, rates):
     """Update p, m, v (K, entries) from gradients g; `rates` (8, K): what `AdamW._by_operations` names."""
-    size = p.shape[1]
-    for k in prange(len(p)):
+    blocks = -(-p.shape[1] // BLOCK)
+    for item in prange(len(p) * blocks):
+        k, first = item // blocks, item % blocks * BLOCK
         beta1, rest1, beta2, rest2, correction, eps, keeps, lr = rates[:, k]
-        P, G, M, V = p[k], g[k], m[k], v[k]
-        for entry in range(size):
+        part = slice(first, first + BLOCK)
+        P, G, M, V = p[k, part], g[k, part], m[k, part], v[k, part]
+        for entry in range(len(P)):
             i = uintp(entry)
             M[i] = M[i] * beta1 + G[i] * rest1
             V[i] = V[i] * beta2 + (G[i] * G[i]) * rest2
