@@ -47,7 +47,11 @@ def report(result: dict[str, Any]) -> str:
                     | {"general": f"{ms(row, 'general'):.3g} ({row['general_stack']})"}
                     for row in widths
                 ]
-                + ([{"n": "exponent"} | {name: of_widths(name) for name in widths[0]["ms"]}] if len(widths) > 1 else [])
+                + (
+                    [{"n": "exponent"} | {name: f"{of_widths(name):.2f}" for name in widths[0]["ms"]}]
+                    if len(widths) > 1
+                    else []
+                )
             ),
             f"Ratios; shares of the {result['multiply_adds_per_second'] / 1e9:.0f} billion multiply-adds and "
             f"{result['bytes_per_second'] / 1e9:.0f} GB a second that this machine reached; memory at the peak:",
