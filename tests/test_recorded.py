@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from runner.core.rng import philox
 from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.hooks import Dropout, DropoutOnDevice
-from runner.training.measure import layer
+from runner.training.measure import compiled
 from runner.training.recorded import Recorded
 from runner.training.stability import Stability
 from runner.training.start import build_adapters
@@ -53,7 +53,7 @@ def moved(value, seen):
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Without the kernels; and transformers takes care, as it does while a step is recorded."""
-    monkeypatch.setattr(layer, "has_kernels", lambda device: False)
+    monkeypatch.setattr(compiled, "has_kernels", lambda device: False)
     monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda *_: True)
 
 

@@ -116,7 +116,9 @@ def _inspect(model: str, width: int | None, depth: int | None, labels: int | Non
         limit -= padding + 1  # RoBERTa counts positions from there
     size = sum(p.numel() for p in network.parameters())
     saved = _saved(network, min(length, limit or length))
-    saved += 2 * (config.vocab_size if labels is None else 0)  # logits and their logarithms, in whose place gradients come
+    saved += 2 * (
+        config.vocab_size if labels is None else 0
+    )  # logits and their logarithms, in whose place gradients come
     return ModelSpec(config.vocab_size, limit, size, layers, heads, saved)
 
 

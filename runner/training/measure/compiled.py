@@ -24,6 +24,11 @@ OPTIONS = {"fastmath": {"contract"}}  # no other order of summation than the one
 L = uintp(LANES)
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether what is compiled runs there."""
+    return device.type == "cpu"
+
+
 def panels(Z: Tensor) -> np.ndarray:
     """The probe Z (P, n_in) as `measure` reads it."""
     points, n_in = Z.shape

@@ -23,11 +23,6 @@ def of_factors() -> list[str]:
     return [*compiled.COLUMNS, *(name for name in METRICS if name not in compiled.COLUMNS)]
 
 
-def has_kernels(device: torch.device) -> bool:
-    """Whether what is compiled runs there."""
-    return device.type == "cpu"
-
-
 def columns(parameters: Sequence[str], changes: bool) -> list[str]:
     """Of an adapter with these parameters, its inner and outer ones first; `changes`: whether CHANGES are among them."""
     inner, outer, *further = parameters
@@ -61,7 +56,7 @@ class LayerMetrics:
         self.rows = adapter.rows if adapter.rescales else None if W0 is None else WeightRows(W0, probe.Z.dtype)
         self.columns = columns(list(adapter.parameters), self.rows is not None)
         self.frozen = measured(probe)
-        self.panels = compiled.panels(probe.Z) if has_kernels(probe.Z.device) else None
+        self.panels = compiled.panels(probe.Z) if compiled.has_kernels(probe.Z.device) else None
         self.by_formula = slice(0 if self.panels is None else len(compiled.COLUMNS), len(METRICS))
 
     @torch.no_grad()

@@ -5,13 +5,16 @@ Everything is float64, a few runs at a time, so that no more than AT_ONCE number
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 
 from runner.adapters import Full
+from runner.core.compiled import njit
 from runner.core.rng import generator, normal
 from runner.tasks.base import Probe
-from runner.training.measure import frozen
+from runner.training.measure import compiled, frozen
 from runner.training.measure.frozen import FROZEN
 from runner.training.measure.metrics import largest_eigenvalue, norm, size
 from runner.training.measure.rows import CHANGES, moved
@@ -53,7 +56,7 @@ class WeightMetrics:
             columns[2], columns[4] = norm(D.copy_(new_W).sub_(W)), self._feature(D)
             columns[1] = norm(D.copy_(W))
             columns[5], columns[3] = norm(D.sub_(W0)), self._feature(D)
-            columns[6] = torch.stack([largest_singular_value(of_run, self.start) for of_run in D])
+            columns[6] = largest_singular_value(D, self.start)
             columns[7] = (columns[5] / columns[6]).square()  # not defined (nan) while W = W0
             columns[len(COLUMNS) : len(COLUMNS) + len(FROZEN)] = self.frozen
             if self.changes:
@@ -66,24 +69,70 @@ class WeightMetrics:
 
 
 def largest_singular_value(D: Tensor, start: Tensor) -> Tensor:
-    """‖D‖₂ of D (n_out, n_in), from below: what D has on the Krylov space of DᵀD from `start` (n_in,).
+    """‖D‖₂ of each D (K, n_out, n_in), from below (K,): what D has on the Krylov space of DᵀD from `start` (n_in,).
 
     STEPS of Lanczos (Golub, Kahan 1965), each direction made orthogonal to all before it. Changes that training makes, in
     which a few directions stand out, come out to 1e-6 of themselves or better, and matrices of up to STEPS columns to rounding;
     of a matrix of independent entries, in which none does, 1% may be missing. A decomposition would take as long as several
     updates.
     """
-    whole, v = norm(D[None]), start / start.norm()
-    U, V = D.new_zeros(STEPS, len(D)), D.new_zeros(STEPS, len(v))
+    if not compiled.has_kernels(D.device):
+        return largest_eigenvalue(_gram_by_operations(D, start)).sqrt()
+    gram = D.new_empty(len(D), STEPS, STEPS)
+    _gram(D.numpy(), start.numpy(), NOISE, gram.numpy())
+    finite = gram.isfinite().all(-1).all(-1)
+    largest = torch.linalg.eigvalsh(torch.where(finite[:, None, None], gram, 0))[:, -1]  # which refuses nan
+    return torch.where(finite, largest.clamp_min(0).sqrt(), torch.nan)
+
+
+def _gram_by_operations(D: Tensor, start: Tensor) -> Tensor:
+    """(D·V)ᵀ(D·V) for the orthonormal V of Lanczos: (K, STEPS, STEPS)."""
+    least, v = NOISE * norm(D).square()[:, None, None], (start / start.norm())[:, None].expand(len(D), -1, -1)
+    U, V = D.new_zeros(len(D), D.shape[1], STEPS), D.new_zeros(len(D), D.shape[2], STEPS)
     for i in range(STEPS):
-        V[i] = v
-        U[i] = D @ v
-        v = D.T @ U[i]
+        V[:, :, i : i + 1] = v
+        u = D @ v
+        U[:, :, i : i + 1] = u
+        v = D.mT @ u
         for _ in range(2):  # once leaves what rounding did
-            v = v - V[: i + 1].T @ (V[: i + 1] @ v)
-        length = v.norm()
-        v = torch.where(length > NOISE * whole.square(), v / length, 0)
-    gram = U @ U.T
-    if D.device.type == "cpu" and gram.isfinite().all():  # as good, and faster where nobody waits
-        return torch.linalg.eigvalsh(gram)[-1].clamp_min(0).sqrt()
-    return largest_eigenvalue(gram).sqrt()
+            v = v - V @ (V.mT @ v)
+        length = torch.linalg.vector_norm(v, dim=1, keepdim=True)
+        v = torch.where(length > least, v / length, 0)
+    return U.mT @ U
+
+
+@njit(parallel=True, fastmath={"contract", "reassoc"})
+def _gram(D, start, noise, gram):
+    """The same on the CPU, into gram (K, STEPS, STEPS); a run's numbers depend on that run alone. D is read once a step."""
+    K, n_out, n_in = D.shape
+    for k in prange(K):
+        U, V = np.zeros((STEPS, n_out)), np.zeros((STEPS, n_in))
+        v, new = start / np.sqrt((start * start).sum()), np.empty(n_in)
+        square = 0.0
+        for row in D[k]:
+            for j in range(n_in):
+                square += row[j] * row[j]
+        for i in range(STEPS):
+            V[i], new[:] = v, 0.0
+            for o in range(n_out):
+                row, u = D[k, o], 0.0
+                for j in range(n_in):
+                    u += row[j] * v[j]
+                U[i, o] = u
+                for j in range(n_in):
+                    new[j] += u * row[j]
+            for _ in range(2):
+                for other in range(i + 1):
+                    along = 0.0
+                    for j in range(n_in):
+                        along += V[other, j] * new[j]
+                    for j in range(n_in):
+                        new[j] -= along * V[other, j]
+            length = np.sqrt((new * new).sum())
+            v[:] = new / length if length > noise * square else 0.0 * new
+        for i in range(STEPS):
+            for j in range(STEPS):
+                total = 0.0
+                for o in range(n_out):
+                    total += U[i, o] * U[j, o]
+                gram[k, i, j] = total
