@@ -112,6 +112,7 @@ def test_a_recorded_step_is_the_step(tmp_path, monkeypatch):
     assert not ours[0].steps.equals(ours[1].steps)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_the_loop_waits_for_nobody(tmp_path):
     """torch raises an error where something would."""
 
