@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from conftest import configure
 
 from runner.config import ConfigError
+from runner.config.identity import with_values
 from runner.sweeps.plan import bytes_per_run, plan
+from runner.training import train as loop
 from runner.training.stack import check_stack, stack_key
 from runner.training.train import train
 
@@ -128,3 +131,21 @@ def test_products_are_as_the_configuration_says_whatever_the_process_asked_for()
         assert set(seen) == {"highest"} and torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_of_several_gpus_a_stack_is_trained_on_its_own(monkeypatch):
+    """Which is the current one meanwhile: a step is recorded there."""
+    current = ["cuda:0"]
+
+    @contextmanager
+    def device(chosen):
+        current.append(str(chosen))
+        yield
+        current.pop()
+
+    monkeypatch.setattr(loop, "resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(loop, "_train", lambda *_: current[-1])
+    config = configure("device=cpu")
+    assert train([with_values(config, {"device": "cuda:1"})]) == "cuda:1" and current == ["cuda:0"]
+    assert train([config]) == "cuda:0"

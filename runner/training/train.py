@@ -1,6 +1,7 @@
 """The loop: K runs in lockstep on one frozen base. A single run is a stack with K = 1."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -39,13 +40,15 @@ def train(configs: Sequence[Config], progress: Progress = lambda *_: None, ahead
     `ahead`: steps of all runs like these that are to come in the sweep, these included; None: no more than these.
     """
     check_stack(configs)
-    with matmul_precision("high" if configs[0].tf32 else "highest"):
-        return _train(configs, progress, ahead)
+    device = resolve_device(configs[0].device)
+    # Of several GPUs a step is recorded on the current one.
+    current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with current, matmul_precision("high" if configs[0].tf32 else "highest"):
+        return _train(configs, device, progress, ahead)
 
 
-def _train(configs: Sequence[Config], progress: Progress, ahead: int | None) -> list[Outcome]:
-    shared = configs[0]
-    device, dtype = resolve_device(shared.device), getattr(torch, shared.dtype)
+def _train(configs: Sequence[Config], device: torch.device, progress: Progress, ahead: int | None) -> list[Outcome]:
+    shared, dtype = configs[0], getattr(torch, configs[0].dtype)
     task = build_task(configs).to(device, dtype)
     adapters = build_adapters(configs, task, device, dtype)
     step = Step(configs, task, adapters, device, dtype)
