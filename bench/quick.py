@@ -1,4 +1,4 @@
-"""A few ratios in half a minute, beside those that were kept: a change that costs 30% is seen, and said; nothing fails by time."""
+"""A few ratios in half a minute, beside those that were kept: a change that costs 30% is seen and said. Nothing fails by time."""
 
 import json
 from pathlib import Path
