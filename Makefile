@@ -62,7 +62,7 @@ lint: $(SETUP)  ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 16 minutes)
+bench: $(SETUP)  ## measure our engines and sweeps against what one would use instead (about 12 minutes)
 	@$(BIN)/python -m bench --publish docs/performance.md
 
 bench-quick: $(SETUP)  ## a few ratios of that beside those that were kept, to see what a change cost (half a minute)
