@@ -25,18 +25,12 @@ from runner.config import Config
 from runner.config.compose import register
 from runner.config.identity import with_values
 from runner.core.machine import use_threads
+from runner.tasks.models.packages import MODELS
 from runner.tasks.models.spec import BYTES
 
 WARM = 12  # steps before time counts: on the first few, kernels are loaded and steps recorded
-SMOLLM2 = {  # the shape of SmolLM2-135M; its weights are random, which makes no product faster
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-}
+# The shape of SmolLM2-135M; its weights are random, which makes no product faster, and its tokens bytes.
+SMOLLM2 = LlamaConfig(**{k: v for k, v in MODELS["smollm2"].described.items() if k != "model_type"}, tokens=BYTES)
 
 
 @dataclass(frozen=True)
@@ -77,9 +71,10 @@ def contests(folder: Path, steps: int) -> Iterator[Contest]:
     for width in (64, 128, 256):
         runs = on_gpu(language.configs(width)) * 4
         yield Contest(f"llama_tiny, n = {width}", distinct(runs), language.peft, steps)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMOLLM2, tokens=BYTES))
+    model = AutoModelForCausalLM.from_config(SMOLLM2)
     model.save_pretrained(folder / "model")
-    own = {"task.model": str(folder / "model"), "task.width": 576, "task.layers": 30}
+    own = {"task.width": SMOLLM2.hidden_size, "task.layers": SMOLLM2.num_hidden_layers}
+    own["task.model"] = str(folder / "model")
     runs = [with_values(config, own) for config in on_gpu(language.configs(64))]
     yield Contest("135M, all-linear", runs, language.peft, steps // 3)
     yield Contest("135M, all-linear, TF32", [with_values(c, {"tf32": True}) for c in runs], language.peft, steps // 3)

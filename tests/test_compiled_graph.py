@@ -5,8 +5,9 @@ import pytest
 import torch
 from models import same, stack
 from test_models import CASES
+from torch.utils.flop_counter import FlopCounterMode
 
-from runner.training.compiled import graph
+from runner.training.compiled import choice, graph
 
 FURTHER = [
     ("language_model", "llama", "all-linear", "full"),
@@ -70,3 +71,33 @@ def test_a_graph_gives_what_autograd_gives_for_other_runs_and_examples(case, tmp
 
 def frozen(task) -> list[torch.Tensor]:
     return list(graph.Part(task).frozen().values())
+
+
+def test_the_key_tells_graphs_sizes_and_threads_apart(monkeypatch):
+    module = torch.fx.symbolic_trace(lambda x: x + 1)
+    known = {graph.key(module, [torch.ones(2)])}
+    known |= {graph.key(torch.fx.symbolic_trace(lambda x: x * 2), [torch.ones(2)])}
+    known |= {graph.key(module, [torch.ones(3)]), graph.key(module, [torch.ones(2).double()])}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    known |= {graph.key(module, [torch.ones(2)])}
+    monkeypatch.setattr(graph, "PROCESSOR", "another")
+    known |= {graph.key(module, [torch.ones(2)])}
+    assert len(known) == 6
+
+
+def test_products_are_those_of_all_frozen_layers_forward_and_back(tmp_path, monkeypatch):
+    """On a machine that makes one multiplication or addition a second: what a step takes at least, compiled or not."""
+    _, task, _ = stack(tmp_path, "language_model", "small gpt2")
+
+    def timed(work):
+        with FlopCounterMode(display=False) as counter:
+            result = work()
+        return counter.get_total_flops(), result
+
+    monkeypatch.setattr(choice, "_timed", timed)
+    examples, weights = task.seen(0), dict(task.model.named_parameters())
+    entries = sum(
+        p.numel() for name, p in weights.items() if p.dim() == 2 and "wpe" not in name
+    )  # GPT-2's head is its wte
+    expected = 2 * 2 * examples.tokens.numel() * entries
+    assert choice.products(task, examples) == expected != choice.products(task, task.held_out)

@@ -14,11 +14,10 @@ import torch
 from conftest import configure, rejects
 from models import checkpoint, rows
 from test_checkpoint import Killed, same, trained
-from torch.utils.flop_counter import FlopCounterMode
 
 from runner.config.identity import defining, run_id
-from runner.training.compiled import choice, graph, package
-from runner.training.train import build_task, train
+from runner.training.compiled import choice, package
+from runner.training.train import train
 
 # GPT-2 keeps to float64. Llama takes its norms in float32 whatever it is asked for, and two engines differ by its rounding.
 FIELDS = (
@@ -213,24 +212,6 @@ def test_auto_compiles_where_the_sweep_is_long_enough(bases, tmp_path, monkeypat
     assert train([config], ahead=10**9)[0].engine == "autograd"
 
 
-def test_products_are_those_of_all_frozen_layers_forward_and_back(bases, tmp_path, monkeypatch):
-    """On a machine that makes one multiplication or addition a second."""
-    [config, *_] = stack(bases, tmp_path)
-    task = build_task([config]).to(torch.device("cpu"), torch.float64)
-
-    def timed(work):
-        with FlopCounterMode(display=False) as counter:
-            result = work()
-        return counter.get_total_flops(), result
-
-    monkeypatch.setattr(choice, "_timed", timed)
-    examples, weights = task.seen(0), dict(task.model.named_parameters())
-    entries = sum(
-        p.numel() for name, p in weights.items() if p.dim() == 2 and "wpe" not in name
-    )  # GPT-2's head is its wte
-    assert choice.products(task, examples) == 2 * 2 * examples.tokens.numel() * entries
-
-
 @pytest.mark.parametrize("first", ["autograd", "compiled"])
 def test_a_stack_goes_on_with_the_engine_that_began_it(first, bases, tmp_path, monkeypatch):
     """Under `auto`, which would take the other one now."""
@@ -292,15 +273,3 @@ def test_without_a_compiler_autograd_trains(bases, tmp_path):
     assert done.stderr.count("cannot be compiled") == 1 and "Traceback" not in done.stderr
     [meta] = outputs.glob("runs/*/*/meta.json")
     assert json.loads(meta.read_bytes())["engine"] == "autograd"
-
-
-def test_the_key_tells_graphs_sizes_and_threads_apart(monkeypatch):
-    module = torch.fx.symbolic_trace(lambda x: x + 1)
-    known = {graph.key(module, [torch.ones(2)])}
-    known |= {graph.key(torch.fx.symbolic_trace(lambda x: x * 2), [torch.ones(2)])}
-    known |= {graph.key(module, [torch.ones(3)]), graph.key(module, [torch.ones(2).double()])}
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    known |= {graph.key(module, [torch.ones(2)])}
-    monkeypatch.setattr(graph, "PROCESSOR", "another")
-    known |= {graph.key(module, [torch.ones(2)])}
-    assert len(known) == 6
