@@ -105,6 +105,7 @@ for runs, *overrides in json.loads(sys.argv[3]):
         (4, *model, "task.width=128"),
         (8, *model, "task.width=64", "task.accumulation=2", "task.batch_size=8"),
         (4, "adapter=full", "task.width=1024", "task.train_points=400"),
+        (4, "adapter=full", "task.width=1024", "task.train_points=400", "optimizer.clip=1"),
     ]
     cases = [(*case, "eval.every=1") for case in cases]
     command = [sys.executable, "-c", script, str(tests), str(tests.parent), json.dumps(cases)]

@@ -10,8 +10,9 @@ from torch import Tensor
 from runner.adapters.base import Adapter, Pair, Shape, adapter
 from runner.config.schema import AdapterOptions, Config
 
-KEPT = 6  # numbers for each entry of W: itself, its gradient as it is and clipped, two moments, and W before the update
-PASSING = 3  # for each entry of the largest layer: what an optimizer's step makes on its way
+KEPT = 5  # numbers for each entry of W: itself, its gradient, two moments, and W before the update
+PASSING = 1  # for each entry of the largest layer: what an optimizer's step makes on its way
+CLIPPED = 1, 3  # the same two, more, where gradients are clipped: in float64 on the way
 
 
 @adapter("full", AdapterOptions)
@@ -32,7 +33,10 @@ class Full(Adapter):
 
     @classmethod
     def numbers(cls, config: Config, shapes: Sequence[Shape]) -> int:
-        return KEPT * cls.multiplied(shapes) + PASSING * max(n_out * n_in for n_out, n_in in shapes)
+        kept, passing = (0, 0) if config.optimizer.clip is None else CLIPPED
+        return (KEPT + kept) * cls.multiplied(shapes) + (PASSING + passing) * max(
+            n_out * n_in for n_out, n_in in shapes
+        )
 
     @classmethod
     def multiplied(cls, shapes: Sequence[Shape]) -> int:
