@@ -101,7 +101,9 @@ def _configuration(fields: dict) -> Config:
     cfg = OmegaConf.structured(Config)
     for group, parts in GROUPS.items():
         cfg[group] = OmegaConf.structured(parts.options[fields[group]["name"]])
-    return OmegaConf.to_object(OmegaConf.merge(cfg, LATER | fields))
+    for name, value in LATER.items():
+        OmegaConf.update(cfg, name, value)
+    return OmegaConf.to_object(OmegaConf.merge(cfg, fields))
 
 
 if __name__ == "__main__":

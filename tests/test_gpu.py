@@ -25,6 +25,7 @@ TOYS = {
     "full": ["adapter=full"],
     "sine": ["task=sine", "init=gaussian_AB", "init.subtract=false", "init.B_variance=unit", "optimizer.lr=0.01"],
     "feature_regression": ["task=feature_regression"],
+    "sharpness": ["sharpness.every=4"],
     "every third row": ["log.every=3", "log.directions=true"],
 }
 LLAMA = "language_model", "llama", "lora"
@@ -32,7 +33,7 @@ MODELS = {
     "llama": LLAMA,
     "gpt2": ("language_model", "gpt2", "lora"),
     "roberta": ("classification", "roberta", "lora"),
-    "llama, parts": (*LLAMA, "task.accumulation=2"),
+    "llama, parts": (*LLAMA, "task.accumulation=2", "sharpness.every=5"),
     "llama, full": ("language_model", "llama", "full"),
     "llama, dora": ("language_model", "llama", "dora"),
 }

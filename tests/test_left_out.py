@@ -16,6 +16,7 @@ CASES = {
     "an offset, and clipped": ["init=pissa", "optimizer.clip=100"],
     "some of A and B does not train": ["init=mica"],
     "sgd": ["optimizer=sgd", "optimizer.momentum=0.9"],
+    "sharpness": ["sharpness.every=4"],
     "rows": ["log.directions=true", "log.every=3", "eval.every=7"],
 }
 # Diverge within ten steps, within twenty, …, or not at all; in no order.

@@ -59,7 +59,8 @@ def test_rows_while_training_are_those_of_the_final_table():
 
 
 @pytest.mark.parametrize(("every", "evals"), [(1, 1), (1, 5), (4, 6), (7, 3), (100, 100), (20, 100), (5, 10)])
-def test_the_rows_of_a_log_are_counted_without_making_it(every, evals):
+@pytest.mark.parametrize("looks", ["null", "1", "3", "9"])
+def test_the_rows_of_a_log_are_counted_without_making_it(every, evals, looks):
     for steps in (1, 19, 20, 24):
-        config = configure(f"steps={steps}", f"log.every={every}", f"eval.every={evals}")
+        config = configure(f"steps={steps}", f"log.every={every}", f"eval.every={evals}", f"sharpness.every={looks}")
         assert count_rows(config) == len(Log([config], [], [], [], torch.device("cpu")).rows)

@@ -86,6 +86,8 @@ def runs_anywhere(step: Step) -> None:
     with StaysThere():
         for flags in ((True, True, False), (False, True, False), (False, False, False), (True, True, True)):
             step(step.task, *flags)
+        for first in (True, False) if step.sharpness else ():
+            step(step.task, False, True, False, True, first)
 
 
 @pytest.mark.parametrize("case", TOYS)

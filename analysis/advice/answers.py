@@ -13,7 +13,7 @@ from analysis.tables.settings import FULL, is_full
 from runner.core.optimum import CONFIDENCE, Optimum, half_width, interval, logs, mean, optimum
 
 WAY = ("adapter.", "init.", "optimizer.")  # fields of a way to finetune; all others are of the question
-WATCHING = ("log.", "eval.", "probe.")  # what is measured of a run, which does not change it
+WATCHING = ("log.", "eval.", "probe.", "sharpness.")  # what is measured of a run, which does not change it
 LR = "optimizer.lr"
 ADAPTER, FOLDER = "adapter.name", "adapter.start_from"
 LEAST_SEEDS, MOST_SEEDS = 3, 100  # between which it is said how many would decide

@@ -51,6 +51,11 @@ class Adapter(ABC):
 
     @classmethod
     @abstractmethod
+    def entries(cls, config: Config, shapes: Sequence[Shape]) -> int:
+        """How many numbers a run trains, at most."""
+
+    @classmethod
+    @abstractmethod
     def numbers(cls, config: Config, shapes: Sequence[Shape]) -> int:
         """How many numbers a run keeps for layers: what trains, gradients, the optimizer's state, and their copies."""
 

@@ -51,8 +51,12 @@ class Factored(Adapter):
                 check_rank("adapter.rank", options.rank, layer, shape)
 
     @classmethod
+    def entries(cls, config: Config, shapes: Sequence[Shape]) -> int:
+        return padded(config.adapter.rank) * sum(map(sum, shapes))
+
+    @classmethod
     def numbers(cls, config: Config, shapes: Sequence[Shape]) -> int:
-        return COPIES * padded(config.adapter.rank) * pairs(config) * sum(map(sum, shapes))
+        return COPIES * pairs(config) * cls.entries(config, shapes)
 
     @abstractmethod
     def factors(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,10 @@ class Full(Adapter):
         )
 
     @classmethod
+    def entries(cls, config: Config, shapes: Sequence[Shape]) -> int:
+        return cls.multiplied(shapes)
+
+    @classmethod
     def multiplied(cls, shapes: Sequence[Shape]) -> int:
         return sum(n_out * n_in for n_out, n_in in shapes)
 

@@ -13,7 +13,7 @@ from runner.config.schema import Config
 IDENTITY_VERSION = 6  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
 NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "retrain", "checkpoint", "search")
-LATER = {"tf32": False}  # fields that came later, and the value that all runs before them had
+LATER = {"tf32": False, "sharpness.every": None}  # fields that came later, and the value that all runs before them had
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -29,7 +29,12 @@ def as_known(config: Config) -> Config:
 def as_kept(config: Config) -> dict[str, Any]:
     """All fields as a run keeps them: those that came LATER where they say something, so that old and new runs compare."""
     fields = as_dict(as_known(config))
-    return {key: value for key, value in fields.items() if key not in LATER or value != LATER[key]}
+    for path, before in LATER.items():
+        group, _, name = path.rpartition(".")
+        of = fields[group] if group else fields
+        if of[name] == before:
+            del of[name]
+    return {name: value for name, value in fields.items() if value != {}}
 
 
 def defining(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field]]:

@@ -94,6 +94,13 @@ class StabilityConfig:
 
 
 @dataclass
+class SharpnessConfig:
+    every: int | None = option(
+        "steps between looks at how sharp the loss is, which take about as long as ten steps; null: none", AT_LEAST_1
+    )
+
+
+@dataclass
 class StackConfig:
     max_bytes: int | None = option(
         "a stack stays within this many bytes; null: a quarter of what is free, shared by the workers", AT_LEAST_1
@@ -167,6 +174,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
+    sharpness: SharpnessConfig = field(default_factory=SharpnessConfig)
     stack: StackConfig = field(default_factory=StackConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

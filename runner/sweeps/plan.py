@@ -15,6 +15,7 @@ from runner.store.runs import DamagedRun, Store
 from runner.tasks.toy import ToyTask
 from runner.training.checkpoint import forget, resumable
 from runner.training.log import count_rows
+from runner.training.measure import sharpness
 from runner.training.measure.layer import columns_of
 from runner.training.stack import stack_key
 
@@ -84,7 +85,8 @@ def stacks(configs: Sequence[Config]) -> list[list[Config]]:
 def cost(config: Config) -> float:
     """Relative training time of one run."""
     task, kind = TASKS[config.task.name], ADAPTERS[config.adapter.name]
-    return config.steps * task.cost(config.task, kind.multiplied(list(task.shapes(config.task).values())))
+    looks = sharpness.STEPS / config.sharpness.every if config.sharpness.every else 0
+    return config.steps * (1 + looks) * task.cost(config.task, kind.multiplied(list(task.shapes(config.task).values())))
 
 
 def max_workers(config: Config) -> int:
@@ -108,8 +110,11 @@ def bytes_per_run(config: Config) -> int:
     task, kind = TASKS[config.task.name], ADAPTERS[config.adapter.name]
     shapes = task.shapes(config.task)
     trained = kind.numbers(config, list(shapes.values()))
+    if config.sharpness.every:
+        trained += sharpness.VECTORS * kind.entries(config, list(shapes.values()))
     activations = task.activations(config, resolve_engine(config) == "fused")
-    columns = len(task.evals) + len(columns_of(config)) * (1 + len(shapes) * config.log.layers)
+    columns = len(task.evals) + len(sharpness.COLUMNS) * bool(config.sharpness.every)
+    columns += len(columns_of(config)) * (1 + len(shapes) * config.log.layers)
     log = 8 * (columns * count_rows(config) + config.steps + 1)
     return int((trained + activations) * ITEM_SIZE[config.dtype]) + log
 

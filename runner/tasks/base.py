@@ -109,6 +109,10 @@ class Task(ABC):
         adapter by adapter. It waits for no device, nor does `evaluate` after step 0."""
 
     @abstractmethod
+    def losses(self, adapters: Adapters) -> Tensor:
+        """The training losses alone."""
+
+    @abstractmethod
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
         """Column of `evals` -> held-out value (K,)."""
 

@@ -209,13 +209,24 @@ class ModelTask(Task):
         self, adapters: Adapters, examples: Examples, dropout: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Losses (K,), divided by the number of parts, and their gradients in the adapters' parameters, with autograd."""
+        loss = self._losses_of_part(adapters, examples, dropout)
         parameters = [p for adapter in adapters.values() for p in adapter.parameters.values()]
+        # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
+        return loss.detach(), list(torch.autograd.grad(loss.sum(), parameters))
+
+    @torch.no_grad()
+    def losses(self, adapters: Adapters) -> Tensor:
+        parts = range(self.config.accumulation)
+        losses = sum(self._losses_of_part(adapters, self.seen(part), self.dropout(part)) for part in parts)
+        return losses.to(self.dtype)
+
+    def _losses_of_part(
+        self, adapters: Adapters, examples: Examples, dropout: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
         rows = torch.arange(len(examples), device=examples.tokens.device)
         with hooks.attached(self.modules, adapters, dropout):
-            loss = self.per_example(examples, rows)["loss"].view(len(parameters[0]), -1).mean(1)
-            loss = loss / self.config.accumulation
-            # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
-            return loss.detach(), list(torch.autograd.grad(loss.sum(), parameters))
+            losses = self.per_example(examples, rows)["loss"]
+        return losses.view(run_count(adapters), -1).mean(1) / self.config.accumulation
 
     def seen(self, part: int) -> Examples:
         """What the runs see at the step in one of its parts, run after run."""

@@ -154,16 +154,21 @@ class ToyTask(Task):
         """Layer outputs (K, N, n_out), which may be overwritten, and the batch's target -> losses (K,)."""
 
     def loss_and_grad(self, adapters: Adapters) -> tuple[Tensor, list[Tensor]]:
-        adapter = adapters["hidden"]
-        losses = self.loss(adapter(self.train.Z, self.train.y0, self.train.added), self.train.target)
+        losses = self._losses(self.train, adapters)
         # Runs share no parameter, so the gradient of the sum holds each run's own gradient.
-        gradients = torch.autograd.grad(losses.sum(), list(adapter.parameters.values()))
+        gradients = torch.autograd.grad(losses.sum(), list(adapters["hidden"].parameters.values()))
         return losses.detach(), list(gradients)
 
     @torch.no_grad()
+    def losses(self, adapters: Adapters) -> Tensor:
+        return self._losses(self.train, adapters)
+
+    @torch.no_grad()
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
-        y = adapters["hidden"](self.test.Z, self.test.y0, self.test.added)
-        return {"eval/loss": self.loss(y, self.test.target)}
+        return {"eval/loss": self._losses(self.test, adapters)}
+
+    def _losses(self, batch: Batch, adapters: Adapters) -> Tensor:
+        return self.loss(adapters["hidden"](batch.Z, batch.y0, batch.added), batch.target)
 
     def probe(self, size: int) -> dict[str, Probe]:
         """The first `size` training points, or all."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ from torch import Tensor
 
 from runner.config import Config
 from runner.training.measure.metrics import is_increment
+from runner.training.measure.sharpness import COLUMNS
 
 
 class Log:
     """Losses of every step and metrics of every logged step, for K runs that share `steps`, `log` and `eval`.
 
-    A step has a row if `log.every` or `eval.every` divides it, or if it is the last. Metrics are means over the layers;
-    with `log.layers` each layer's are stored too. A column that was not measured in a row (increments in the last one,
-    evaluations between their steps) holds nan, which plots as a gap.
+    A step has a row if `log.every`, `eval.every` or `sharpness.every` divides it, or if it is the last. Metrics are means over
+    the layers; with `log.layers` each layer's are stored too. A column that was not measured in a row (increments in the last
+    one, evaluations and sharpness between their steps) holds nan, which plots as a gap.
     """
 
     def __init__(
@@ -34,18 +36,25 @@ class Log:
         self.rows = [
             t
             for t in range(shared.steps + 1)
-            if t % shared.log.every == 0 or self.evaluates(shared, t) or t == shared.steps
+            if t % shared.log.every == 0 or self.evaluates(shared, t) or self.looks(shared, t) or t == shared.steps
         ]
         self.index = {step: row for row, step in enumerate(self.rows)}
         self.losses = torch.full((shared.steps + 1, len(configs)), torch.nan, dtype=torch.float64, device=device)
         self.evals = {name: self.losses.new_full((len(self.rows), len(configs)), torch.nan) for name in evals}
         self.metrics = self.losses.new_full((len(self.rows), len(columns), len(configs)), torch.nan)
+        looks = COLUMNS if shared.sharpness.every else ()
+        self.sharpness = {name: self.losses.new_full((len(self.rows), len(configs)), torch.nan) for name in looks}
         n_layers = len(layers) if shared.log.layers else 0
         self.by_layer = self.losses.new_full((len(self.rows), n_layers, len(columns), len(configs)), torch.nan)
 
     @staticmethod
     def evaluates(config: Config, step: int) -> bool:
         return step % config.eval.every == 0 or step == config.steps
+
+    @staticmethod
+    def looks(config: Config, step: int) -> bool:
+        """Whether it is measured around this step's update how sharp the loss is."""
+        return config.sharpness.every is not None and step % config.sharpness.every == 0 and step < config.steps
 
     def has_row(self, step: int) -> bool:
         return step in self.index
@@ -59,6 +68,11 @@ class Log:
         for name, value in values.items():
             self.evals[name][row, runs] = value.double()
 
+    def sharp(self, row: Tensor, runs: Tensor, values: Tensor) -> None:
+        """Keep what was measured of the sharpness (columns, k) of these runs in a row (1,)."""
+        for column, value in zip(self.sharpness.values(), values, strict=True):
+            column[row, runs] = value
+
     def measured(self, row: Tensor, runs: Tensor, metrics: Tensor) -> None:
         """Keep metrics (layers, columns, k) of these runs in a row (1,)."""
         self.metrics[row, :, runs] = metrics.mean(0).T
@@ -71,7 +85,8 @@ class Log:
         start, stop = np.searchsorted(steps, [first, max(first, *ends)])
         steps = steps[start:stop]
         losses = {"train/loss": self.losses[steps].cpu().numpy()}
-        losses |= {name: values[start:stop].cpu().numpy() for name, values in self.evals.items()}
+        by_row = self.evals | self.sharpness
+        losses |= {name: values[start:stop].cpu().numpy() for name, values in by_row.items()}
         metrics, tables = self.metrics[start:stop].cpu().numpy(), []
         for k, end in enumerate(ends):
             n_rows = int(np.searchsorted(steps, end))
@@ -85,14 +100,15 @@ class Log:
     @property
     def state(self) -> dict[str, Tensor]:
         """Everything remembered so far."""
-        return {"losses": self.losses, **self.evals, "metrics": self.metrics, "by_layer": self.by_layer}
+        by_row = self.evals | self.sharpness
+        return {"losses": self.losses, **by_row, "metrics": self.metrics, "by_layer": self.by_layer}
 
     def tables(self, ends: Sequence[int]) -> list[tuple[pd.DataFrame, pd.DataFrame | None]]:
         """Two tables per run, without rows after its end: `step`, the losses, then the metrics; and with `log.layers`
         `step`, `layer` and the layer's metrics."""
         steps = np.array(self.rows)
         losses = {"train/loss": self.losses[self.rows].cpu().numpy()}
-        losses |= {name: values.cpu().numpy() for name, values in self.evals.items()}
+        losses |= {name: values.cpu().numpy() for name, values in (self.evals | self.sharpness).items()}
         metrics, by_layer = self.metrics.cpu().numpy(), self.by_layer.cpu().numpy()
         increments = [i for i, name in enumerate(self.columns) if is_increment(name)]
         tables = []
@@ -102,6 +118,8 @@ class Log:
             if steps[n_rows - 1] == end:
                 metrics[n_rows - 1, increments, k] = np.nan
                 by_layer[n_rows - 1, :, increments, k] = np.nan
+                for name in self.sharpness:
+                    losses[name][n_rows - 1, k] = np.nan
             columns = {name: values[:n_rows, k] for name, values in losses.items()}
             columns |= {name: metrics[:n_rows, i, k] for i, name in enumerate(self.columns)}
             frame, layers = pd.DataFrame({"step": steps[:n_rows]} | columns), None
@@ -116,9 +134,10 @@ class Log:
 
 def count_rows(config: Config) -> int:
     """How many rows the log of a run has."""
-    steps, every, evals = config.steps, config.log.every, config.eval.every
-    among = steps // every + steps // evals - steps // math.lcm(every, evals) + 1  # step 0 has one
-    return among + (steps % every != 0 and steps % evals != 0)  # and so has the last
+    periods = [every for every in (config.log.every, config.eval.every, config.sharpness.every) if every]
+    some = (each for size in range(1, len(periods) + 1) for each in combinations(periods, size))
+    among = sum((-1) ** (len(each) + 1) * (config.steps // math.lcm(*each)) for each in some)
+    return among + 1 + all(config.steps % every for every in periods)  # step 0 has one, and so has the last
 
 
 def summarise(losses: np.ndarray, evals: dict[str, np.ndarray], diverged_step: int | None) -> dict[str, Any]:

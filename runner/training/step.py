@@ -11,6 +11,7 @@ from runner.tasks.base import Task
 from runner.training.engines import Engine
 from runner.training.log import Log
 from runner.training.measure.layers import Meters
+from runner.training.measure.sharpness import Move, Sharpness
 from runner.training.optimizers import base as optimizers
 from runner.training.optimizers.clipping import clip, clipping
 from runner.training.optimizers.schedules import learning_rates as schedule
@@ -39,9 +40,11 @@ class Step:
         self.task, self.runs = task, torch.arange(len(configs), device=device)
         trains = trained(adapters)
         self.trains = None if trains.all() else trains.to(device)
-        self.lrs = (learning_rates(configs, adapters) * trains).to(device)
+        self.rates, ratios = schedule(self.options, shared.steps).to(device), lr_ratios(configs, adapters)
+        self.ratios = (ratios * trains).to(device)
         self.max_norm = clipping(self.options, device)
         self.probe = task.probe(shared.probe.size)
+        self.looks = shared.sharpness.every is not None
         self.followed = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
         self._train(adapters)
         self.log = Log(configs, list(task.layers), self.meters.columns, task.evals, device)
@@ -56,6 +59,7 @@ class Step:
         self.optimizer = optimizers.build([self.options[k] for k in self.runs.tolist()], self.parameters)
         layers = [(adapters[layer], self.probe[layer], self.followed.get(layer)) for layer in self.task.layers]
         self.meters = Meters(layers)
+        self.sharpness = Sharpness(self.parameters) if self.looks else None
 
     def leave_out(self) -> None:
         """Go on without the runs that have diverged, once they are an eighth of those that take part. For engines that give a
@@ -63,8 +67,8 @@ class Step:
         [kept] = self.stability.alive[self.runs].nonzero(as_tuple=True)
         if not 0 < len(kept) <= (1 - LEFT_OUT) * len(self.runs):
             return
-        state = self.optimizer.state
-        self.runs, self.lrs = self.runs[kept], self.lrs[:, :, kept]
+        state = self._carried
+        self.runs, self.rates, self.ratios = self.runs[kept], self.rates[:, kept], self.ratios[:, kept]
         self.trains = None if self.trains is None else self.trains[:, kept]
         self.max_norm = None if self.max_norm is None else self.max_norm[kept]
         with torch.no_grad():
@@ -72,7 +76,7 @@ class Step:
         for p in (p for adapter in adapters.values() for p in adapter.parameters.values()):
             p.requires_grad_()
         self._train(adapters)
-        for name, tensor in self.optimizer.state.items():
+        for name, tensor in self._carried.items():
             tensor.copy_(state[name][kept])
 
     def to(self, step: int) -> None:
@@ -81,9 +85,11 @@ class Step:
         self.now.fill_(step)
         self.row.fill_(self.log.index.get(step, 0))
 
-    def __call__(self, engine: Engine, evaluates: bool, has_row: bool, last: bool) -> None:
+    def __call__(
+        self, engine: Engine, evaluates: bool, has_row: bool, last: bool, looks: bool = False, first: bool = False
+    ) -> None:
         """Of the runs as they are: losses, evaluations if it `evaluates`, an update unless it is the `last`, and a row of the log
-        if it `has_row`."""
+        if it `has_row`, with the sharpness if it `looks`; `first`: for the first time."""
         losses, gradients = engine.loss_and_grad(self.adapters)
         self.log.lost(self.now, self.runs, losses)
         self.stability.update(self.now, self.runs, losses)
@@ -93,27 +99,51 @@ class Step:
             for old, p in zip(self.before, self.parameters, strict=True):
                 old.copy_(p)
         if not last:
-            used = gradients if self.trains is None else optimizers.mask_frozen(gradients, self.trains)
-            self.optimizer.step(
-                used if self.max_norm is None else clip(used, self.max_norm), self.lrs[self.now].squeeze(0)
-            )
+            used = self._used(gradients)
+            lr = self.rates[self.now].squeeze(0)
+            clipped = used if self.max_norm is None else clip(used, self.max_norm)
+            self.optimizer.step(clipped, lr * self.ratios)
+            if looks:
+                self.log.sharp(self.row, self.runs, self._look(engine, used, clipped, losses, lr, first))
         if has_row:
             self.log.measured(self.row, self.runs, self.meters.measure(self.before, gradients, self.parameters))
+
+    def _used(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Without those of what a run does not train."""
+        return gradients if self.trains is None else optimizers.mask_frozen(gradients, self.trains)
+
+    def _look(
+        self, engine: Engine, gradients: list[Tensor], used: list[Tensor], losses: Tensor, lr: Tensor, first: bool
+    ) -> Tensor:
+        """How sharp the loss is around the update just made, of these gradients, and as the optimizer `used` them."""
+        P = self.optimizer.preconditioner(used)
+        move = Move(self.before, gradients, self.ratios, P, losses, lr)
+        return self.sharpness.measure(
+            move,
+            lambda: engine.losses(self.adapters),
+            lambda: self._used(engine.loss_and_grad(self.adapters)[1]),
+            first,
+        )
+
+    @property
+    def _carried(self) -> dict[str, Tensor]:
+        """What is carried from step to step beside the parameters, of the runs that take part, by name."""
+        looks = {} if self.sharpness is None else self.sharpness.state
+        own = {"optimizer": self.optimizer.state, "sharpness": looks}
+        return {f"{part}/{name}": t for part, state in own.items() for name, t in state.items()}
 
     @property
     def state(self) -> dict[str, Tensor]:
         """Every tensor that is carried from step to step, of all runs, by name; zeros of those that do not take part."""
-        own = {f"parameter{i}": p for i, p in enumerate(self.parameters)}
-        own |= {f"optimizer/{name}": t for name, t in self.optimizer.state.items()}
+        own = {f"parameter{i}": p for i, p in enumerate(self.parameters)} | self._carried
         if len(self.runs) < len(self.options):
             own = {n: t.new_zeros(len(self.options), *t.shape[1:]).index_copy_(0, self.runs, t) for n, t in own.items()}
         shared = {"log": self.log, "stability": self.stability}
         return own | {f"{part}/{name}": t for part, of in shared.items() for name, t in of.state.items()}
 
 
-def learning_rates(configs: Sequence[Config], adapters: dict[str, Adapter]) -> Tensor:
-    """(steps, parameters, K) float64: the scheduled lr of each parameter; `lr_ratio` times it on the output side."""
-    lrs = schedule([c.optimizer for c in configs], configs[0].steps)
+def lr_ratios(configs: Sequence[Config], adapters: dict[str, Adapter]) -> Tensor:
+    """(parameters, K) float64: the learning rate of each parameter over the run's; `lr_ratio` on the output side."""
     ratios = torch.tensor([c.optimizer.lr_ratio for c in configs], dtype=torch.float64)
     sides = [adapter.sides.get(name) for adapter in adapters.values() for name in adapter.parameters]
-    return torch.stack([lrs * ratios if side == "B" else lrs for side in sides], dim=1)
+    return torch.stack([ratios if side == "B" else torch.ones_like(ratios) for side in sides])

@@ -65,7 +65,8 @@ def _train(configs: Sequence[Config], device: torch.device, progress: Progress, 
         if checks and checkpoint.engine == "fused":
             step.leave_out()
         step.to(t)
-        do(step.log.evaluates(shared, t), step.log.has_row(t), last)
+        looks = step.log.looks(shared, t) and not last
+        do(step.log.evaluates(shared, t), step.log.has_row(t), last, looks, looks and t == 0)
         progress(t, step.log.losses[t], step.log, step.stability)
         if last:
             break

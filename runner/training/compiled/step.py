@@ -31,7 +31,7 @@ class Compiled:
     time."""
 
     def __init__(self, task: ModelTask, adapters: Adapters, parts: Parts, size: int):
-        self.task, self.parts, self.evaluate = task, parts, task.evaluate
+        self.task, self.parts, self.losses, self.evaluate = task, parts, task.losses, task.evaluate
         runs = run_count(adapters)
         starts = range(0, runs, size)
         # The last group starts earlier rather than to be smaller: the size of what was compiled is fixed.

@@ -41,10 +41,17 @@ class Fused:
         kernels.backward(*inputs, groups, *outputs, work.scratch)
         return losses, list(torch.autograd.grad(factors, parameters, gradients))
 
+    def losses(self, adapters: Adapters) -> Tensor:
+        """As `Task.losses`."""
+        return self._losses(self.train, adapters)
+
     def evaluate(self, adapters: Adapters) -> dict[str, Tensor]:
         """As `Task.evaluate`."""
+        return {"eval/loss": self._losses(self.test, adapters)}
+
+    def _losses(self, p: "Panels", adapters: Adapters) -> Tensor:
         adapter = adapters["hidden"]
-        return {"eval/loss": self._forward(self.test, adapter.factors(list(adapter.parameters.values())))[0]}
+        return self._forward(p, adapter.factors(list(adapter.parameters.values())))[0]
 
     @staticmethod
     def _forward(p: "Panels", factors: tuple[Tensor, Tensor]) -> tuple[Tensor, "Workspace"]:

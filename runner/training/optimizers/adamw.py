@@ -52,6 +52,15 @@ class AdamW(Optimizer):
         for each in zip(self.parameters, gradients, self.m, self.v, rates, strict=True):
             update(*each)
 
+    def preconditioner(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """(1 - β1^t)·(√v̂ + ε): the update is lr·m/P (Cohen et al. 2022, arXiv 2207.14484)."""
+
+        def P(v: Tensor) -> Tensor:
+            correction, unbiased, eps = (per_run(x, v) for x in (1 - self.power2, 1 - self.power1, self.eps))
+            return (sqrt_(v / correction) + eps) * unbiased
+
+        return [P(v) for v in self.v]
+
     @staticmethod
     def _in_one_pass(p: Tensor, g: Tensor, m: Tensor, v: Tensor, rates: Tensor) -> None:
         """Compiled, for the CPU: the operations below, an entry at a time, to the same bits."""

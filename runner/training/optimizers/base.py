@@ -53,6 +53,10 @@ class Optimizer(ABC):
     def step(self, gradients: Sequence[Tensor], lrs: Tensor) -> None:
         """One update, with gradients (K, …) and learning rates (parameters, K)."""
 
+    def preconditioner(self, gradients: Sequence[Tensor]) -> list[Tensor] | None:
+        """P (K, …) by which the last update, with these gradients, divided a mean of gradients; None: by nothing."""
+        return None
+
 
 def optimizer(name: str, options: type[CommonOptions]) -> Callable[[type[Optimizer]], type[Optimizer]]:
     """Declare the class as an optimizer under this name, with the dataclass of its options."""

@@ -16,6 +16,10 @@ class SignSGD(Optimizer):
     def state(self) -> dict[str, Tensor]:
         return {}
 
+    def preconditioner(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """|g|: sign(g) = g/|g|."""
+        return [g.abs() for g in gradients]
+
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], lrs: Tensor) -> None:
         for p, g, lr in zip(self.parameters, gradients, lrs, strict=True):

@@ -1,0 +1,228 @@
+"""How sharp the loss is: against dense Hessians and scans in float64, and what must not change because it is measured."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import configure, rejects
+
+from runner.training.measure import sharpness
+from runner.training.measure.sharpness import COLUMNS, critical_multiple, top_eigenvalue, top_of
+from runner.training.start import build_adapters
+from runner.training.train import build_task, train
+
+F64 = torch.float64
+TINY = ["task.width=6", "task.train_points=30", "task.test_points=4", "adapter.rank=2", "probe.size=4", "dtype=float64"]
+TASKS = {"teacher_student": ["task.teacher_width=16"], "feature_regression": []}
+OPTIMIZERS = {
+    "adamw": ["optimizer.lr=0.02", "optimizer.lr_ratio=3"],
+    "sgd": ["optimizer=sgd", "optimizer.lr=0.05", "optimizer.momentum=0.5"],
+    "signsgd": ["optimizer=signsgd", "optimizer.lr=0.01"],
+}
+
+
+def reference(config):
+    """(steps, columns) of a run, by torch's optimizers, dense Hessians and a scan along each update."""
+    task = build_task([config]).to(torch.device("cpu"), F64)
+    adapter = build_adapters([config], task, torch.device("cpu"), F64)["hidden"]
+    batch, w, shapes = task.train, task.readout, [p.shape[1:] for p in adapter.parameters.values()]
+    theta = torch.cat([p.detach().flatten() for p in adapter.parameters.values()])
+
+    def loss(theta):
+        A, B = (part.view(shape) for part, shape in zip(theta.split([s.numel() for s in shapes]), shapes, strict=True))
+        y = batch.y0 + config.adapter.alpha / config.adapter.rank * batch.Z @ A.T @ B.T
+        return ((y - batch.target) if w is None else (y.relu() @ w - batch.target)).square().mean()
+
+    o, is_B = config.optimizer, torch.cat([torch.full((s.numel(),), i) for i, s in enumerate(shapes)]) == 1
+    ratio = torch.where(is_B, o.lr_ratio, 1.0).double()
+    p = [theta[~is_B].clone().requires_grad_(), theta[is_B].clone().requires_grad_()]
+    groups = [{"params": [p[0]], "lr": o.lr}, {"params": [p[1]], "lr": o.lr * o.lr_ratio}]
+    if o.name == "adamw":
+        optimizer = torch.optim.AdamW(groups, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=0)
+    elif o.name == "sgd":
+        optimizer = torch.optim.SGD(groups, momentum=o.momentum)
+    rows = []
+    for t in range(config.steps):
+        at = torch.cat([x.detach() for x in p])
+        gradient = torch.autograd.functional.jacobian(loss, at)
+        p[0].grad, p[1].grad = gradient[~is_B].clone(), gradient[is_B].clone()
+        P = torch.ones_like(at)
+        if o.name == "signsgd":
+            with torch.no_grad():
+                for x, lr in zip(p, (o.lr, o.lr * o.lr_ratio), strict=True):
+                    x -= lr * x.grad.sign()
+            P = gradient.abs()
+        else:
+            optimizer.step()
+        if o.name == "adamw":
+            v = torch.cat([optimizer.state[x]["exp_avg_sq"] for x in p])
+            P = (1 - o.beta1 ** (t + 1)) * ((v / (1 - o.beta2 ** (t + 1))).sqrt() + o.eps)
+        D = torch.where(P > 0, ratio / P, 0)
+        H = torch.autograd.functional.hessian(loss, at)
+        S = D.sqrt()[:, None] * H * D.sqrt()
+        update = torch.cat([x.detach() for x in p]) - at
+        c = first_rise(lambda c, at=at, u=update: float(loss(at + c * u) - loss(at)), float(gradient @ update))
+        rows.append([c * o.lr, *(float(torch.linalg.eigvalsh(M)[-1]) for M in (H, S))])
+    return np.array(rows)
+
+
+def first_rise(change, slope):
+    """The smallest c at which `change` is above 0: by a fine scan outward, and bisection."""
+    if slope >= 0:
+        return 0.0
+    low = 0.0
+    for c in np.geomspace(1e-4, 1e6, 3000):
+        if not change(c) <= 0:
+            break
+        low = c
+    for _ in range(60):
+        middle = (low + c) / 2
+        low, c = (middle, c) if change(middle) <= 0 else (low, middle)
+    return c
+
+
+@pytest.fixture
+def thorough(monkeypatch):
+    """As many products and passes as give the digits that there are."""
+    monkeypatch.setattr(sharpness, "PRODUCTS", {True: 24, False: 24})
+    monkeypatch.setattr(sharpness, "PASSES", {True: 40, False: 40})
+    monkeypatch.setattr(sharpness, "REACH", 1e-8)
+
+
+@pytest.mark.parametrize("engine", ["fused", "autograd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_it_is_what_dense_hessians_and_a_scan_say(task, optimizer, engine, thorough):
+    config = configure(
+        f"task={task}", *TINY, *TASKS[task], *OPTIMIZERS[optimizer], "steps=4", "sharpness.every=1", f"engine={engine}"
+    )
+    [outcome] = train([config])
+    measured, expected = outcome.steps[list(COLUMNS)].to_numpy(), reference(config)
+    assert np.isnan(measured[-1]).all()
+
+    def check(expected):
+        np.testing.assert_allclose(measured[:-1], expected, rtol=1e-4)  # of differences by √eps, and of slopes at kinks
+
+    check(expected)
+    rejects(check, expected * [1.001, 1, 1])
+    rejects(check, expected * [1, 1.001, 1])
+    rejects(check, expected * [1, 1, 1.001])
+
+
+def test_the_critical_multiple_of_a_quadratic_loss_is_twice_slope_over_curvature():
+    expected = 10.0 ** torch.arange(-5, 7, dtype=F64)
+    slope, begin = -torch.ones_like(expected), torch.ones_like(expected)
+    curvature, start, update = 2 / expected, torch.zeros(12, 1, dtype=F64), torch.ones(12, 1, dtype=F64)
+
+    def losses(place):
+        return 3 + slope * place[:, 0] + curvature / 2 * place[:, 0] ** 2
+
+    found = critical_multiple(losses, start, update, losses(start), slope, begin, 8)
+
+    def check(found):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+    check(found)
+    rejects(check, found * 1.001)
+
+
+def test_the_critical_multiple_where_there_is_none_and_at_a_cliff():
+    names = ["a cliff", "uphill", "no update", "never", "no number beyond"]
+    slope = torch.tensor([-0.1, 1.0, 0.0, -1e-3, -0.1], dtype=F64)
+
+    def losses(place):
+        c = place[:, 0]
+        cliff, nowhere = torch.where(c < 5, 1 - c / 10, 1e30), torch.where(c < 7, 1 - c / 10, torch.nan)
+        return torch.stack([cliff[0], 1 + c[1], c[2] * 0 + 1, 1 - 1e-3 * c[3], nowhere[4]])
+
+    zero, one = torch.zeros(5, 1, dtype=F64), torch.ones(5, 1, dtype=F64)
+    found = critical_multiple(losses, zero, one, torch.ones(5, dtype=F64), slope, torch.ones(5, dtype=F64), 8)
+    found = dict(zip(names, found.tolist(), strict=True))
+    assert found["uphill"] == 0 and math.isnan(found["no update"]) and math.isnan(found["never"])
+    assert found["a cliff"] == pytest.approx(5, rel=0.5) and found["no number beyond"] == pytest.approx(7, rel=0.5)
+
+
+def symmetric(*shape):
+    M = torch.randn(*shape, shape[-1], generator=torch.Generator().manual_seed(0), dtype=F64)
+    return M + M.mT
+
+
+SPECTRA = {
+    "of any signs": symmetric(3, 10),
+    "all negative": -symmetric(3, 10) @ symmetric(3, 10) - torch.eye(10, dtype=F64),
+    "of rank one": torch.ones(3, 10, 10, dtype=F64),
+    "one eigenvalue": 2 * torch.eye(10, dtype=F64).repeat(3, 1, 1),
+    "of all sizes": 10.0 ** torch.tensor([-8.0, 0.0, 8.0], dtype=F64)[:, None, None] * symmetric(3, 10),
+}
+
+
+@pytest.mark.parametrize("M", SPECTRA.values(), ids=SPECTRA)
+def test_lanczos_finds_the_largest_eigenvalue_and_its_direction(M):
+    start = torch.randn(3, 10, generator=torch.Generator().manual_seed(1), dtype=F64)
+    expected = torch.linalg.eigvalsh(M)[:, -1]
+    largest, v = top_eigenvalue(lambda v: (M @ v[:, :, None])[:, :, 0], start, 12)  # two more than there are directions
+
+    def check(largest):
+        torch.testing.assert_close(largest, expected, rtol=1e-9, atol=0)
+
+    check(largest)
+    rejects(check, largest * (1 + 1e-6))
+    torch.testing.assert_close(
+        (M @ v[:, :, None])[:, :, 0], largest[:, None] * v, rtol=0, atol=1e-6 * float(M.abs().max())
+    )
+    torch.testing.assert_close(v.square().sum(1), torch.ones(3, dtype=F64))
+    for T in (M[:, :4, :4], -M[:, :1, :1]):
+        torch.testing.assert_close(top_of(T)[0], torch.linalg.eigvalsh(T)[:, -1], rtol=1e-9, atol=1e-30)
+
+
+def test_later_measurements_go_on_from_the_last_direction():
+    """With two products each, over measurements of a matrix that stays, the eigenvalue comes out as with many."""
+    M = symmetric(1, 40)
+    expected, v = float(torch.linalg.eigvalsh(M)[0, -1]), torch.ones(1, 40, dtype=F64)
+    for _ in range(40):
+        largest, v = top_eigenvalue(lambda v: (M @ v[:, :, None])[:, :, 0], v, 2)
+    assert float(largest) == pytest.approx(expected, rel=1e-3)
+    once, _ = top_eigenvalue(lambda v: (M @ v[:, :, None])[:, :, 0], torch.ones(1, 40, dtype=F64), 2)
+    assert float(once) < 0.9 * expected  # negative control: one alone is not enough
+
+
+TOY = ["task.width=24", "task.teacher_width=16", "task.train_points=20", "steps=25"]
+MODEL = [
+    "task=language_model",
+    "task.width=32",
+    "task.layers=1",
+    "task.pretrain_steps=0",
+    "task.sequence_length=16",
+    "task.eval_sequences=2",
+    "steps=5",
+]
+KINDS = {
+    "lora": TOY,
+    "vera": [*TOY, "adapter=vera"],
+    "dora": [*TOY, "adapter=dora"],
+    "full": [*TOY, "adapter=full"],
+    "an offset, clipped": [*TOY, "init=pissa", "optimizer.clip=0.1"],
+    "some does not train": [*TOY, "init=mica"],
+    "sgd": [*TOY, "optimizer=sgd"],
+    "model": MODEL,
+    "model, dropout, in parts": [*MODEL, "adapter.dropout=0.2", "task.accumulation=2"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_measuring_changes_nothing_else(kind, tmp_path):
+    rest = [f"bases={tmp_path}", "eval.every=5", "log.weights=true"]
+    [plain], [measured] = (train([configure(*KINDS[kind], *rest, *more)]) for more in ([], ["sharpness.every=4"]))
+    rows = measured.steps[[*COLUMNS, "step"]]
+    assert set(rows["step"][rows[COLUMNS[1]].notna()]) == set(range(0, plain.steps["step"].max(), 4))
+
+    def check(other):
+        pd.testing.assert_frame_equal(plain.steps, other.drop(columns=list(COLUMNS)), check_exact=True)
+
+    check(measured.steps)
+    rejects(check, measured.steps.assign(**{"train/loss": measured.steps["train/loss"] * (1 + 1e-9)}))
+    assert plain.summary == measured.summary
+    assert all((plain.weights[name] == measured.weights[name]).all() for name in plain.weights)
+    assert (rows[COLUMNS[1]].dropna() > 0).all()
