@@ -16,7 +16,7 @@ from models import checkpoint, rows
 from test_checkpoint import Killed, same, trained
 
 from runner.config.identity import defining, run_id
-from runner.training.compiled import choice, package
+from runner.training.compiled import choice, graph, package
 from runner.training.measure.sharpness import COLUMNS
 from runner.training.train import train
 
@@ -102,6 +102,45 @@ def test_groups_of_runs_cover_a_stack_that_they_do_not_divide(bases, tmp_path, m
         assert a.engine == b.engine == "compiled" and a.status == b.status
         assert abs(a.steps["train/loss"] - b.steps["train/loss"]).max() <= 1e-10
         assert abs(a.steps["grad/B"] - b.steps["grad/B"]).max() <= 1e-10 * a.steps["grad/B"].max()
+
+
+def test_tensors_are_read_as_they_lie_in_memory(bases, tmp_path, monkeypatch, capsys):
+    """VeRA's layers read parts of one pair of factors, which are not contiguous. What is compiled reads by the strides that it
+    was compiled for, whatever it is given; so does what stands for it here."""
+
+    def by_strides(traced, inputs, *_, **__):
+        known = [(t.shape, t.stride()) for t in inputs]
+        return lambda *given: traced(*(torch.as_strided(t, *of) for t, of in zip(given, known, strict=True)))
+
+    def contiguous(adapters):
+        copies = {
+            n: a.each(lambda t, per_run: t.detach().clone() if per_run else t) for n, a in moved(adapters).items()
+        }
+        for p in (p for copy in copies.values() for p in copy.parameters.values()):
+            p.requires_grad_()
+        return copies
+
+    monkeypatch.setattr(package, "compiled", by_strides)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    moved, vera = choice._moved, ["adapter=vera", "init=vera_b0", "optimizer.lr=0.01", "adapter.dropout=0"]
+    theirs, ours = (train(stack(bases, tmp_path, *vera, f"engine={e}")[:2]) for e in ("autograd", "compiled"))
+
+    def check(ours):
+        assert [o.engine for o in ours] == ["compiled"] * 2
+        for a, b in zip(ours, theirs, strict=True):
+            assert abs(a.steps["train/loss"] - b.steps["train/loss"]).max() <= 1e-10
+
+    check(ours)
+    # Negative controls: compared at copies that lie otherwise, it is refused; and were it not, it would be wrong.
+    choice.forget()
+    monkeypatch.setattr(choice, "_moved", contiguous)
+    rejects(check, train(stack(bases, tmp_path, *vera)[:2]))
+    assert "lie in memory in another way" in capsys.readouterr().err
+    choice.forget()
+    monkeypatch.setattr(graph, "layout", lambda tensors: [])
+    wrong = train(stack(bases, tmp_path, *vera)[:2])
+    assert wrong[0].engine == "compiled"
+    rejects(check, wrong)
 
 
 def test_an_identity_does_not_depend_on_the_engine():

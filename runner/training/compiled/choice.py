@@ -74,7 +74,7 @@ def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | N
         parts = _parts(name, task, first, examples, tuple(dropout.shapes) if dropout else (), bases, saved)
         if parts is None:
             return None
-        step = Compiled(task, first, parts, size)
+        step, whole = (Compiled(task, a, parts, size) for a in (first, adapters))
         ours = step.of_part(examples, _dropout(task, size))
     except Exception as error:  # of many kinds: no compiler, a full disk, a model that cannot be traced
         _made[name] = None
@@ -88,7 +88,7 @@ def compile_step(task: ModelTask, adapters: Adapters, bases: str, ahead: int | N
         _faster[stack] = _is_faster(task, adapters, step, examples, size)
         if not _faster[stack]:
             return None
-    return Compiled(task, adapters, parts, size)
+    return whole
 
 
 def group_size(runs: int) -> int:
@@ -128,7 +128,7 @@ def _parts(
         trained = package.compiled(traced.trained, inputs, folder, wait=saved is None)
     except BusyError:  # another process is compiling it
         return None
-    _keep(_made, name, Parts(traced.frozen, trained, dropped))
+    _keep(_made, name, Parts(traced.frozen, trained, dropped, graph.layout(graph.tensors(adapters))))
     return _made[name]
 
 
@@ -140,12 +140,13 @@ def _keep(where: dict, name: str, what: Parts | Traced) -> None:
 
 
 def _moved(adapters: Adapters) -> Adapters:
-    """Copies with other values of what trains."""
+    """Copies with other values of what trains, which lie in memory as they do: that is what a step is compiled for."""
     chance = generator(0, "compiled")
-    moved = {
-        name: adapter.each(lambda t, per_run: t.detach().clone() if per_run else t)
-        for name, adapter in adapters.items()
-    }
+
+    def copied(t: Tensor) -> Tensor:
+        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t.detach())
+
+    moved = {n: adapter.each(lambda t, per_run: copied(t) if per_run else t) for n, adapter in adapters.items()}
     for adapter in moved.values():
         for p in adapter.parameters.values():
             p += MOVED * torch.randn(p.shape, generator=chance).to(p)

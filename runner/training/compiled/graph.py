@@ -18,6 +18,7 @@ from runner.tasks.base import Adapters
 from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.text import Examples
 
+Layout = list[tuple[tuple[int, ...], tuple[int, ...], str]]  # shape, strides, dtype of each tensor
 SHORT = 4  # scores of a token, in all heads, that are kept at most, for each coordinate of it
 
 
@@ -47,6 +48,11 @@ def tensors(of: Examples | Adapters) -> list[Tensor]:
     for each in [of] if isinstance(of, Examples) else of.values():
         each.each(see)
     return found
+
+
+def layout(tensors: Sequence[Tensor]) -> Layout:
+    """How they lie in memory."""
+    return [(tuple(t.shape), t.stride(), str(t.dtype)) for t in tensors]
 
 
 def trace(task: ModelTask, adapters: Adapters, examples: Examples, factors: Sequence[Tensor]) -> GraphModule:
@@ -132,13 +138,11 @@ def name(task: ModelTask, adapters: Adapters, examples: Examples) -> str:
         for layer, adapter in adapters.items()
     ]
     inputs = [*tensors(examples), *part.frozen().values(), *tensors(adapters)]
-    shapes = [(tuple(t.shape), t.stride(), str(t.dtype)) for t in inputs]
     drops = max(task.rates) > 0
-    return str((type(task), task.model.config, task.config, of_layers, shapes, drops, torch.get_num_threads()))
+    return str((type(task), task.model.config, task.config, of_layers, layout(inputs), drops, torch.get_num_threads()))
 
 
 def key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
     """By which what was compiled of a graph is known: the same for what is compiled alike, on processors that are alike."""
-    shapes = [(tuple(t.shape), t.stride(), str(t.dtype)) for t in inputs]
-    what = graph.code, shapes, torch.get_num_threads(), torch.__version__, PROCESSOR
+    what = graph.code, layout(inputs), torch.get_num_threads(), torch.__version__, PROCESSOR
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

@@ -19,16 +19,18 @@ from runner.training.compiled import graph, package
 
 class Parts(NamedTuple):
     """A step in two parts, for a fixed number of runs at a time: of examples and the frozen model, by torch's operations, and of
-    what that gives and all that a run has, compiled. `dropped`: shapes of what layers drop from, in their order."""
+    what that gives and all that a run has, compiled. `dropped`: shapes of what layers drop from, in their order; `layout`: of the
+    adapters' tensors, which the compiled part reads by it and does not check."""
 
     frozen: GraphModule
     trained: package.Step
     dropped: tuple[torch.Size, ...]
+    layout: graph.Layout
 
 
 class Compiled:
     """Answers a model's question, what the losses and gradients of the stacked adapters are, for these adapters, `size` runs at a
-    time."""
+    time. Raises ValueError where their tensors are not laid out as those that were compiled for."""
 
     def __init__(self, task: ModelTask, adapters: Adapters, parts: Parts, size: int):
         self.task, self.parts, self.losses, self.evaluate = task, parts, task.losses, task.evaluate
@@ -39,6 +41,8 @@ class Compiled:
         self.new = [slice(start - group.start, size) for start, group in zip(starts, self.groups, strict=True)]
         # Views of tensors that are updated in place.
         self.own = [graph.tensors({name: a.of(group) for name, a in adapters.items()}) for group in self.groups]
+        if any(graph.layout(own) != parts.layout for own in self.own):
+            raise ValueError("tensors of some runs lie in memory in another way than those that it was compiled for")
         self.frozen = list(graph.Part(task).frozen().values())
 
     def loss_and_grad(self, adapters: Adapters) -> tuple[Tensor, list[Tensor]]:
