@@ -46,6 +46,17 @@ def rank_alternative(predicted: float, measured: float) -> float:
     return min(others, key=lambda power: (abs(power - predicted), abs(power - measured)))
 
 
+def stability_bound(frame: pd.DataFrame) -> pd.Series:
+    """The preconditioned sharpness above which each run's optimizer is unstable in full batch at its rate: (2 + 2β)/((1 - β)·lr)
+    for Adam with β = β1 (Cohen et al. 2022, arXiv 2207.14484), (2 + 2μ)/lr for gradient descent with momentum μ, and 2/lr for
+    SignSGD, which is Adam with β = 0."""
+    lr, name = frame["optimizer.lr"], frame["optimizer.name"]
+    beta, momentum = (
+        frame.get(f"optimizer.{field}", pd.Series(0.0, frame.index)).fillna(0) for field in ("beta1", "momentum")
+    )
+    return (2 + 2 * momentum) / lr.where(name != "adamw", lr * (1 - beta) / (1 + beta))
+
+
 def setting(frame: pd.DataFrame) -> str | None:
     """The task whose exponents apply to these runs, or None where the theory says nothing about them."""
     first = frame.iloc[0]

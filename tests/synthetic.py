@@ -74,6 +74,12 @@ def sweep(
                         grads = {name: float(name != zero) for name in ("grad/A", "grad/B")}
                         row = run | {"step": step, "train/loss": loss, **grads, **_at(step, sizes, x)}
                         row["eval/loss"] = START if step == 0 else loss if step == 20 else np.nan
+                        looks = (
+                            {"critical_lr": 4 * lr, "sharpness": 0.5 / lr, "preconditioned": 1 / lr}
+                            if step < 20
+                            else {}
+                        )
+                        row |= {f"stability/{name}": value for name, value in looks.items()}
                         if step == 20:
                             row |= {f"feature/delta_{i}": np.nan for i in (1, 2, 3)}
                         rows.append(row)

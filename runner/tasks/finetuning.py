@@ -1,6 +1,5 @@
 """What the tasks on transformers models share: K runs folded into the batch of one frozen model."""
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor
 
 from runner.config import Config, ConfigError
-from runner.config.options import check_value
 from runner.config.registry import ADAPTERS
 from runner.inits import Calibration
 from runner.tasks.base import PER_OUTPUT, Adapters, Probe, Task, run_count
-from runner.tasks.models import bases, compatibility, corpora, hooks, packages, spec
+from runner.tasks.models import bases, compatibility, fields, hooks, spec
 from runner.tasks.models.calibration import calibrate
 from runner.tasks.models.folding import check_folding
 from runner.tasks.models.options import ModelOptions
@@ -99,49 +97,15 @@ class ModelTask(Task):
 
     @classmethod
     def resolve(cls, task: ModelOptions) -> ModelOptions:
-        """A checkpoint has its own width and number of layers, llama_tiny those that it is given; a package has a version."""
-        pins = {field: packages.pinned(f"task.{field}", getattr(task, field)) for field in ("model", "dataset")}
-        task = dataclasses.replace(task, **pins)
-        if task.model == spec.LLAMA_TINY:
-            missing = {field: value for field, value in spec.DEFAULTS.items() if getattr(task, field) is None}
-            return type(task)(**(vars(task) | missing))
-        config = spec.configuration(task.model)
-        own = {"width": config.hidden_size, "layers": config.num_hidden_layers}
-        for field, value in own.items():
-            [declared] = [each for each in dataclasses.fields(task) if each.name == field]
-            try:
-                check_value(f"its config.json says {field}", value, declared)
-            except ConfigError as error:
-                raise ConfigError(f"task.model={task.model}: {error}") from error
-            if getattr(task, field) not in (None, value):
-                raise ConfigError(
-                    f"task.{field}={getattr(task, field)}: {task.model} has {value}; leave it at null, or use "
-                    f"task.model={spec.LLAMA_TINY}"
-                )
-        return type(task)(**(vars(task) | own))
+        return fields.resolved(task)
 
     @classmethod
     def check(cls, config: Config) -> None:
-        task = config.task
-        corpora.check_fields(task)
-        if not task.text_columns:
-            raise ConfigError("task.text_columns=[]: must name at least one column")
-        model = spec.of(task, cls.labels(task))
-        for target in [task.targets] if isinstance(task.targets, str) else task.targets or [""]:
-            if not spec.select(list(model.layers), target):
-                known = sorted({name.rpartition(".")[2] for name in model.layers})
-                raise ConfigError(
-                    f"task.targets={target}: matches no linear layer of {task.model}; there are {', '.join(known)}, "
-                    f"and the kinds {', '.join(spec.KINDS)}"
-                )
-        if model.limit is not None and task.sequence_length > model.limit:
-            raise ConfigError(
-                f"task.sequence_length={task.sequence_length}: {task.model} takes up to {model.limit} tokens"
-            )
-        if task.batch_size % task.accumulation:
-            raise ConfigError(f"task.accumulation={task.accumulation}: must divide task.batch_size={task.batch_size}")
+        labels = cls.labels(config.task)
+        fields.check(config.task, labels)
         if config.adapter.start_from is not None:
-            compatibility.check(config, cls.shapes(task), {} if cls.labels(task) is None else model.heads)
+            heads = {} if labels is None else spec.of(config.task, labels).heads
+            compatibility.check(config, cls.shapes(config.task), heads)
 
     @classmethod
     def prepare(cls, config: Config) -> None:
