@@ -59,6 +59,7 @@ def reference(config):
         if o.name == "adamw":
             v = torch.cat([optimizer.state[x]["exp_avg_sq"] for x in p])
             P = (1 - o.beta1 ** (t + 1)) * ((v / (1 - o.beta2 ** (t + 1))).sqrt() + o.eps)
+            P = torch.where(v > 0, P, 0)  # at the first step one factor has no gradient
         D = torch.where(P > 0, ratio / P, 0)
         H = torch.autograd.functional.hessian(loss, at)
         S = D.sqrt()[:, None] * H * D.sqrt()

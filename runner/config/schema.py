@@ -96,7 +96,8 @@ class StabilityConfig:
 @dataclass
 class SharpnessConfig:
     every: int | None = option(
-        "steps between looks at how sharp the loss is, which take about as long as ten steps; null: none", AT_LEAST_1
+        "steps between looks at how sharp the loss is, each of which takes about as long as six steps; null: none",
+        AT_LEAST_1,
     )
 
 

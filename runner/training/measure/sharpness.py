@@ -25,7 +25,7 @@ FARTHEST = 64.0  # after a multiple of the update that does not raise the loss c
 CLIFF = 100.0  # where the loss rises so many times faster than it falls, a line through both tells nothing
 REACH = 2e-3  # how far gradients are taken from each other, of the length of all that trains
 NOISE = 16  # times the rounding of a loss: smaller differences say nothing
-STEPS = 5  # of training that a measurement takes the time of
+STEPS = 6  # of training that a measurement takes the time of
 VECTORS = 2 * PRODUCTS[True] + 8  # numbers that it holds for each that is trained
 SQUARINGS = 40  # leave of a small matrix the direction of its largest eigenvalue
 

@@ -53,11 +53,12 @@ class AdamW(Optimizer):
             update(*each)
 
     def preconditioner(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """(1 - β1^t)·(√v̂ + ε): the update is lr·m/P (Cohen et al. 2022, arXiv 2207.14484)."""
+        """(1 - β1^t)·(√v̂ + ε): the update is lr·m/P (Cohen et al. 2022, arXiv 2207.14484). Infinite for entries that have never
+        had a gradient, and so have not moved: ε would make them the least bound of all."""
 
         def P(v: Tensor) -> Tensor:
             correction, unbiased, eps = (per_run(x, v) for x in (1 - self.power2, 1 - self.power1, self.eps))
-            return (sqrt_(v / correction) + eps) * unbiased
+            return torch.where(v > 0, (sqrt_(v / correction) + eps) * unbiased, torch.inf)
 
         return [P(v) for v in self.v]
 

@@ -54,7 +54,8 @@ class Optimizer(ABC):
         """One update, with gradients (K, …) and learning rates (parameters, K)."""
 
     def preconditioner(self, gradients: Sequence[Tensor]) -> list[Tensor] | None:
-        """P (K, …) by which the last update, with these gradients, divided a mean of gradients; None: by nothing."""
+        """P (K, …) by which the last update, with these gradients, divided a mean of gradients, infinite or 0 where nothing can
+        have moved; None: by nothing."""
         return None
 
 
