@@ -49,8 +49,10 @@ def rank_alternative(predicted: float, measured: float) -> float:
 def stability_bound(frame: pd.DataFrame) -> pd.Series:
     """The preconditioned sharpness above which each run's optimizer is unstable in full batch at its rate: (2 + 2β)/((1 - β)·lr)
     for Adam with β = β1 (Cohen et al. 2022, arXiv 2207.14484), (2 + 2μ)/lr for gradient descent with momentum μ, and 2/lr for
-    SignSGD, which is Adam with β = 0."""
+    SignSGD, which is Adam with β = 0. nan where the rate is not the same at every step."""
     lr, name = frame["optimizer.lr"], frame["optimizer.name"]
+    for field, plain in (("schedule", "constant"), ("warmup", 0)):
+        lr = lr.where(frame.get(f"optimizer.{field}", pd.Series(plain, frame.index)).fillna(plain) == plain)
     beta, momentum = (
         frame.get(f"optimizer.{field}", pd.Series(0.0, frame.index)).fillna(0) for field in ("beta1", "momentum")
     )

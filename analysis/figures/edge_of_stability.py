@@ -30,9 +30,10 @@ def figure(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    grid = Grid.of(frame)
+    grid, measured = Grid.of(frame), frame.loc[frame["stability/preconditioned"].notna(), "step"]
+    quantity = {"the preconditioned sharpness over its bound": OVER_BOUND}
     return _caption.lines(
-        _curves.at_end(_relative(frame), grid, {"the preconditioned sharpness over its bound": OVER_BOUND}),
+        _curves.at_end(_relative(frame), grid, quantity, int(measured.max())),
         "The bound is Adam's in full batch, (2 + 2β1)/((1 - β1)·lr).",
         *_curves.explained(frame, grid),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.adapters.base import Pair, Shapes, adapter
+from runner.adapters.base import Pair, Shape, Shapes, adapter
 from runner.adapters.lora import LoRA, LoRAOptions
 from runner.config.options import SWITCH, ConfigError, Switch, option
 from runner.config.schema import Config
@@ -54,6 +54,10 @@ class DoRA(LoRA):
     fused, rescales = False, True
     peft = MappingProxyType({"peft_type": "LORA", "use_rslora": False, "use_dora": True})
     peft_names = MappingProxyType({**LoRA.peft_names, "m": "lora_magnitude_vector"})
+
+    @classmethod
+    def entries(cls, config: Config, shapes: Sequence[Shape]) -> int:
+        return super().entries(config, shapes) + sum(n_out for n_out, _ in shapes)
 
     @classmethod
     def check(cls, options: DoRAOptions, shapes: Shapes) -> None:

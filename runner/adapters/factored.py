@@ -56,7 +56,7 @@ class Factored(Adapter):
 
     @classmethod
     def numbers(cls, config: Config, shapes: Sequence[Shape]) -> int:
-        return COPIES * pairs(config) * cls.entries(config, shapes)
+        return COPIES * padded(config.adapter.rank) * pairs(config) * sum(map(sum, shapes))
 
     @abstractmethod
     def factors(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

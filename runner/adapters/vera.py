@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.adapters.base import Pair, Shapes, adapter
+from runner.adapters.base import Pair, Shape, Shapes, adapter
 from runner.adapters.factored import Factored, FactoredOptions
 from runner.config.options import AT_LEAST_0, option
 from runner.config.schema import Config
@@ -76,6 +76,10 @@ class VeRA(Factored):
         cls, configs: Sequence[Config], layer: str, W0: Tensor, drawn: list[Tensor], offset: Pair | None, shared: Any
     ) -> "VeRA":
         return cls(*drawn, shared, W0.shape[1])
+
+    @classmethod
+    def entries(cls, config: Config, shapes: Sequence[Shape]) -> int:
+        return sum(config.adapter.rank + n_out for n_out, _ in shapes)
 
     def frozen_factors(self, layer: str, k: int) -> dict[str, Tensor]:
         return {"projection.A": self.pair[0][k], "projection.B": self.pair[1][k]}

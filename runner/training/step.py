@@ -101,10 +101,11 @@ class Step:
         if not last:
             used = self._used(gradients)
             lr = self.rates[self.now].squeeze(0)
-            clipped = used if self.max_norm is None else clip(used, self.max_norm)
+            clipped, by = (used, 1.0) if self.max_norm is None else clip(used, self.max_norm)
             self.optimizer.step(clipped, lr * self.ratios)
             if looks:
-                self.log.sharp(self.row, self.runs, self._look(engine, used, clipped, losses, lr, first))
+                move = Move(self.before, used, self.ratios, self.optimizer.preconditioner(clipped), lr, by)
+                self.log.sharp(self.row, self.runs, self._look(engine, move, first))
         if has_row:
             self.log.measured(self.row, self.runs, self.meters.measure(self.before, gradients, self.parameters))
 
@@ -112,12 +113,8 @@ class Step:
         """Without those of what a run does not train."""
         return gradients if self.trains is None else optimizers.mask_frozen(gradients, self.trains)
 
-    def _look(
-        self, engine: Engine, gradients: list[Tensor], used: list[Tensor], losses: Tensor, lr: Tensor, first: bool
-    ) -> Tensor:
-        """How sharp the loss is around the update just made, of these gradients, and as the optimizer `used` them."""
-        P = self.optimizer.preconditioner(used)
-        move = Move(self.before, gradients, self.ratios, P, losses, lr)
+    def _look(self, engine: Engine, move: Move, first: bool) -> Tensor:
+        """How sharp the loss is around the update just made."""
         return self.sharpness.measure(
             move,
             lambda: engine.losses(self.adapters),

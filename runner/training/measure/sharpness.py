@@ -9,25 +9,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import prange
+from numba import prange, uintp
 from torch import Tensor
 
 from runner.core.compiled import njit
-from runner.core.exact import total
+from runner.core.exact import sqrt_, total
 from runner.core.rng import generator, normal
 from runner.training.measure.compiled import has_kernels
 
 COLUMNS = ("stability/critical_lr", "stability/sharpness", "stability/preconditioned")
 # By whether it is the first measurement; later ones begin where the last one ended.
 PRODUCTS = {True: 12, False: 2}  # steps of Lanczos
-PASSES = {True: 8, False: 4}  # forward passes of the search along an update
+PASSES = {True: 7, False: 4}  # forward passes of the search along an update, beside one where it begins
 FARTHEST = 64.0  # after a multiple of the update that does not raise the loss comes one at most so many times as large
 CLIFF = 100.0  # where the loss rises so many times faster than it falls, a line through both tells nothing
-REACH = 2e-3  # how far gradients are taken from each other, of the length of all that trains
+REACH = 2e-3  # how far gradients are taken from each other, of 1 and the length of all that trains
 NOISE = 16  # times the rounding of a loss: smaller differences say nothing
-STEPS = 6  # of training that a measurement takes the time of
-VECTORS = 2 * PRODUCTS[True] + 8  # numbers that it holds for each that is trained
+STEPS = 8  # of training that a measurement takes the time of
+VECTORS = 50  # numbers that it holds for each that is trained
 SQUARINGS = 40  # leave of a small matrix the direction of its largest eigenvalue
+LANES = 8  # sums side by side, which all processors add alike
 
 Vector = Tensor  # (K, P): all that a run trains, flat
 Gradients = Callable[[Vector], Vector]  # of the loss at these parameters
@@ -43,14 +44,23 @@ def dot(x: Vector, y: Vector) -> Tensor:
     return out
 
 
-@njit(parallel=True, fastmath={"contract", "reassoc"})
+@njit(parallel=True, fastmath={"contract"})
 def _dot(x, y, out):
-    """The same on the CPU: each run's by itself."""
+    """The same on the CPU: each run's by itself, entry i in sum i % LANES."""
     for k in prange(len(x)):
-        total = 0.0
-        for i in range(x.shape[1]):
-            total += np.float64(x[k, i]) * np.float64(y[k, i])
-        out[k] = total
+        sums, whole = np.zeros(LANES), x.shape[1] // LANES * LANES
+        for first in range(0, whole, LANES):
+            for lane in range(LANES):
+                i = uintp(first) + uintp(lane)
+                sums[uintp(lane)] += np.float64(x[k, i]) * np.float64(y[k, i])
+        for i in range(whole, x.shape[1]):
+            sums[uintp(i - whole)] += np.float64(x[k, i]) * np.float64(y[k, i])
+        out[k] = ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
+
+
+def length(x: Vector) -> Tensor:
+    """(K,) float64."""
+    return sqrt_(dot(x, x))
 
 
 def scaled(x: Vector, by: Tensor) -> Vector:
@@ -59,39 +69,44 @@ def scaled(x: Vector, by: Tensor) -> Vector:
 
 
 def critical_multiple(
-    losses: Losses, start: Vector, update: Vector, loss: Tensor, slope: Tensor, first: Tensor, passes: int
-) -> Tensor:
-    """c (K,), float64: the smallest multiple of `update` at which the loss rises above `loss` (K,), its value at `start`.
+    losses: Losses, start: Vector, update: Vector, slope: Tensor, first: Tensor, passes: int
+) -> tuple[Tensor, Tensor]:
+    """c (K,), float64: the smallest multiple of `update` at which the loss rises above that at `start`; and where to begin next.
 
     `slope` (K,) = ∂/∂c of it at c = 0; the search begins at the multiples `first` (K,). It goes outward until the loss has risen,
     then inward: (L(c) - L(0))/c, which is a line for a quadratic loss, is zero where the line through its two ends is. 0 where
-    the update points uphill, nan where no trial of the `passes` has raised the loss or the update is none.
+    the update points uphill; nan where no trial of the `passes` has raised the loss, where the update is none, or where all that
+    it changes is within the rounding of the loss.
     """
-    low, high = torch.zeros_like(slope), torch.full_like(slope, torch.inf)
+    loss, low, high = losses(start).double(), torch.zeros_like(slope), torch.full_like(slope, torch.inf)
     at_low, at_high = slope, high  # (L(c) - L(0)) / c at either end
-    noise, c, risen, kept = NOISE * torch.finfo(update.dtype).eps * loss.double().abs(), first, None, None
+    noise, c, risen, kept = NOISE * torch.finfo(update.dtype).eps * loss.abs(), first, None, None
 
-    def between(at_low: Tensor, at_high: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the line through both ends is zero, if it is between them; and the geometric middle."""
+    def between(at_low: Tensor, at_high: Tensor) -> Tensor:
+        """Where the line through both ends is zero; at a cliff, or where that is not between them, their geometric middle."""
         line = low - at_low * (high - low) / (at_high - at_low)
-        middle = (low.clamp_min(high / FARTHEST) * high).sqrt()
-        return torch.where((low <= line) & (line <= high), line, middle), middle
+        middle = sqrt_(low.clamp_min(high / FARTHEST) * high)
+        says = (low <= line) & (line <= high) & (at_high <= CLIFF * slope.abs())
+        return torch.where(says, line, middle)
 
     for _ in range(passes):
-        change = losses(start + scaled(update, c)).double() - loss.double()
+        change = losses(start + scaled(update, c)).double() - loss
         rises, mean = ~(change <= noise), change / c  # nan, too
-        beyond = slope * c / (slope - mean)  # where the line from c = 0 through this trial is zero
-        outward = torch.where(-slope * c > noise, (1.1 * beyond).clamp(2 * c, FARTHEST * c), FARTHEST * c)
-        bracketed = high.isfinite()
-        low, at_low = torch.where(rises, low, c), torch.where(rises, at_low, mean.clamp(max=0))
+        beyond, speaks = (
+            slope * c / (slope - mean),
+            -slope * c > noise,
+        )  # where the line from c = 0 through this trial is zero
+        outward = torch.where(speaks & (beyond > c), (1.1 * beyond).clamp(2 * c, FARTHEST * c), FARTHEST * c)
+        low, at_low = torch.where(rises, low, c), torch.where(rises | ~speaks, at_low, mean.clamp(max=0))
         high, at_high = torch.where(rises, c, high), torch.where(rises, mean, at_high)
         # Illinois: an end that stays counts half as much each time, so that in the end it is left.
         kept = torch.ones_like(c) if kept is None else torch.where(rises == risen, kept / 2, 1)
-        line, middle = between(torch.where(rises, kept * at_low, at_low), torch.where(rises, at_high, kept * at_high))
-        inward = torch.where(bracketed & (at_high > CLIFF * -at_low), middle, line)
+        inward = between(torch.where(rises, kept * at_low, at_low), torch.where(rises, at_high, kept * at_high))
         c, risen = torch.where(high.isinf(), outward, inward), rises
-    found = torch.where(high.isinf(), torch.nan, between(at_low, at_high)[0])
-    return torch.where(slope < 0, found, torch.where(slope > 0, 0.0, torch.nan))
+    found = between(at_low, at_high)
+    next_first = torch.where(slope < 0, torch.where(high.isinf(), c, found), first)
+    found = torch.where(high.isinf() | (-slope * found / 4 <= noise), torch.nan, found)
+    return torch.where(slope < 0, found, torch.where(slope > 0, 0.0, torch.nan)), next_first
 
 
 def top_eigenvalue(product: Callable[[Vector], Vector], start: Vector, products: int) -> tuple[Tensor, Vector]:
@@ -105,7 +120,7 @@ def top_eigenvalue(product: Callable[[Vector], Vector], start: Vector, products:
         for _ in range(2):  # once leaves what rounding did
             for other in basis:
                 v = v - scaled(other, dot(other, v))
-        v = normalized(v, least=dot(images[-1], images[-1]).sqrt() * 1e-6)
+        v = normalized(v, least=length(images[-1]) * 1e-6)
     T = torch.stack([torch.stack([dot(x, y) for y in images], dim=-1) for x in basis], dim=-2)
     T = (T + T.mT) / 2
     empty = torch.stack([dot(x, x) for x in basis], dim=-1) < 0.5  # all directions were used up: as good as the first
@@ -117,8 +132,8 @@ def top_eigenvalue(product: Callable[[Vector], Vector], start: Vector, products:
 
 def normalized(x: Vector, least: Tensor | float = 0.0) -> Vector:
     """Of length 1; zero where its length is not above `least` (K,)."""
-    length = dot(x, x).sqrt()
-    return scaled(x, torch.where(length > least, 1 / length, torch.zeros_like(length)))
+    size = length(x)
+    return scaled(x, torch.where(size > least, 1 / size, 0))
 
 
 def top_of(T: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +147,7 @@ def top_of(T: Tensor) -> tuple[Tensor, Tensor]:
         M = total(M[:, :, None] * M[:, None])
     column = M.diagonal(dim1=1, dim2=2).argmax(1)
     y = M.gather(2, column[:, None, None].expand(-1, M.shape[1], 1))[:, :, 0]
-    y = y / total(y * y).sqrt()[:, None]
+    y = y / sqrt_(total(y * y))[:, None]
     return total(y * total(T * y[:, None])), y
 
 
@@ -142,11 +157,11 @@ def hessian(gradients: Gradients, at: Vector, gradient: Vector) -> Callable[[Vec
     Of a loss with kinks, as ReLU's, that is how its gradient changes over REACH: nearer by, a kink more or less would count for
     all, and the Hessian itself knows of none.
     """
-    little = REACH * (1 + dot(at, at).sqrt())
+    little = REACH * (1 + length(at))
 
     def product(v: Vector) -> Vector:
-        length = dot(v, v).sqrt()
-        step = little / torch.where(length > 0, length, 1)
+        size = length(v)
+        step = little / torch.where(size > 0, size, 1)
         return scaled(gradients(at + scaled(v, step)) - gradient, 1 / step)
 
     return product
@@ -155,21 +170,23 @@ def hessian(gradients: Gradients, at: Vector, gradient: Vector) -> Callable[[Vec
 @dataclass(frozen=True)
 class Move:
     """An update of K runs: of each parameter what it was before, its gradient there, and by what P the optimizer divided (None:
-    by nothing); `ratios` (parameters, K) of learning rates, 0 where a run does not train it; losses before, and rates (K,)."""
+    by nothing); `ratios` (parameters, K) of learning rates, 0 where a run does not train it; rates (K,), and by what gradients
+    were clipped (K,)."""
 
     before: Sequence[Tensor]
     gradients: Sequence[Tensor]
     ratios: Tensor
     P: Sequence[Tensor] | None
-    losses: Tensor
     lr: Tensor
+    clipped: Tensor | float
 
     @property
     def D(self) -> list[Tensor]:
-        """(K, …): what an update is times the rate and a mean of gradients; 0 where nothing moves."""
+        """(K, …): what an update is times the rate and a mean of gradients, before they were clipped; 0 where nothing moves."""
+        ratios = list((self.ratios * self.clipped)[:, :, None])
         if self.P is None:
-            return list(self.ratios[:, :, None])
-        of_runs = [row.to(P).view(-1, *[1] * (P.dim() - 1)) for row, P in zip(self.ratios, self.P, strict=True)]
+            return ratios
+        of_runs = [row.to(P).view(-1, *[1] * (P.dim() - 1)) for row, P in zip(ratios, self.P, strict=True)]
         return [torch.where(P > 0, row / P, 0) for row, P in zip(of_runs, self.P, strict=True)]
 
 
@@ -185,8 +202,8 @@ class Sharpness:
         self.parameters = parameters
         self.sizes = [p[0].numel() for p in parameters]
         p = parameters[0]
-        start = normal(sum(self.sizes), variance=1, generator=generator(0, "lanczos")).to(p)
-        self.of_hessian, self.of_preconditioned = (start.repeat(len(p), 1) for _ in range(2))
+        self.start = normal(sum(self.sizes), variance=1, generator=generator(0, "lanczos")).to(p)
+        self.of_hessian, self.of_preconditioned = (self.start.repeat(len(p), 1) for _ in range(2))
         self.rate = torch.zeros(len(p), dtype=torch.float64, device=p.device)
 
     @property
@@ -213,21 +230,23 @@ class Sharpness:
                 return self.flat(gradients())
 
         begin = torch.where((self.rate > 0) & self.rate.isfinite(), self.rate / move.lr, 1.0)
-        c = critical_multiple(losses_at, at, update, move.losses, dot(gradient, update), begin, PASSES[first])
-        self.rate.copy_(c * move.lr)
-        H, D = hessian(gradients_at, at, gradient), self.flat(move.D)
-        trains, root = (D > 0).to(D), D.sqrt()
+        c, begin = critical_multiple(losses_at, at, update, dot(gradient, update), begin, PASSES[first])
+        self.rate.copy_(begin * move.lr)
+        H, root = hessian(gradients_at, at, gradient), sqrt_(self.flat(move.D))
+        trains = self.flat(list((move.ratios != 0)[:, :, None]))
         sharpness = self._largest(H, self.of_hessian, trains, first)
-        preconditioned = self._largest(lambda v: root * H(root * v), self.of_preconditioned, trains, first)
+        moves = (root > 0).to(root)
+        preconditioned = self._largest(lambda v: root * H(root * v), self.of_preconditioned, moves, first)
         for p, value in zip(self.parameters, after, strict=True):
             p.copy_(value)
-        return torch.stack([self.rate, sharpness, preconditioned])
+        return torch.stack([c * move.lr, sharpness, preconditioned])
 
-    @staticmethod
-    def _largest(product: Callable[[Vector], Vector], carried: Vector, trains: Vector, first: bool) -> Tensor:
-        """Eigenvalues (K,), from the directions that are `carried`, which those of now replace."""
-        largest, direction = top_eigenvalue(product, carried * trains, PRODUCTS[first])
-        carried.copy_(direction)
+    def _largest(self, product: Callable[[Vector], Vector], carried: Vector, among: Vector, first: bool) -> Tensor:
+        """Eigenvalues (K,), on the entries where `among` is 1, from the directions `carried`, which new ones replace."""
+        usable = length(carried * among) > 0  # not where it is nan
+        start = torch.where(usable[:, None], carried, self.start) * among
+        largest, direction = top_eigenvalue(product, start, PRODUCTS[first])
+        carried.copy_(torch.where((length(direction) > 0)[:, None], direction, self.start))
         return largest
 
     def flat(self, tensors: Sequence[Tensor]) -> Vector:
