@@ -40,6 +40,7 @@ BAD = {
     "seed=-1": "seed=-1: must be",
     "steps=0": "steps=0: must be",
     "log.every=0": "log.every=0: must be",
+    "sharpness.every=0": "sharpness.every=0: must be",
     "device=cuda:7": "CUDA devices; use device=cpu or device=auto",
     "device=abacus": "device=abacus: unknown",
     "tf32=true device=cpu": "tf32=true: is of NVIDIA's GPUs; device=cpu is none here, and takes false",

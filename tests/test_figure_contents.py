@@ -134,6 +134,20 @@ def test_the_inits_of_the_curves_have_looks_of_their_own_and_every_init_has_one(
     )
 
 
+def test_edge_of_stability_draws_the_sharpness_over_the_optimizers_bound():
+    """Of a sharpness of 1/lr: 1/38 of what AdamW with β1 = 0.9 bears, half of what gradient descent does."""
+    frame = sweep(noise=0.0).assign(**{"optimizer.beta1": 0.9})
+
+    def drawn(frame):
+        [first, *_] = figures.draw("edge_of_stability", [frame]).axes
+        return [y for y in lines(first) if len(y) == 4]
+
+    assert np.allclose(drawn(frame), 1 / 38)
+    assert np.allclose(drawn(frame.assign(**{"optimizer.name": "sgd", "optimizer.momentum": 0.5})), 1 / 3)
+    assert np.allclose(drawn(frame.assign(**{"optimizer.name": "signsgd"})), 1 / 2)
+    assert not drawn(frame.assign(**{"optimizer.schedule": "cosine"}))  # at no step is the rate what it is called
+
+
 def test_lm_lr_sensitivity_draws_held_out_losses_beside_the_frozen_models():
     frame = sweep(task="language_model", widths=(64, 128))
     figure = figures.draw("lm_lr_sensitivity", [frame])

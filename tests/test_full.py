@@ -87,7 +87,7 @@ def test_what_cannot_fit_is_blamed_on_the_model_or_its_width(tmp_path, monkeypat
     given = overrides(tmp_path, "language_model", "llama", adapter="full")
     wide = ["task=language_model", "task.width=1024", "task.layers=12", "adapter=full"]
     for config, field in (
-        (configure(*given, "probe.size=1"), "task.model="),
+        (configure(*given, "probe.size=1", "task.batch_size=2"), "task.model="),
         (configure(*wide), "task.width=1024"),
         (configure("adapter=full", "task.width=8192"), "task.width=8192"),
         (configure(*given, "task.batch_size=256"), "task.batch_size=256"),

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from runner.tasks.models import hooks
 from runner.training.start import build_adapters
-from runner.training.step import learning_rates
+from runner.training.step import lr_ratios
 from runner.training.train import build_task, train
 
 
@@ -188,9 +188,9 @@ def test_heads_are_drawn_small_from_their_own_stream_and_train_at_the_rate_of_A(
     assert torch.equal(W[0], W[1]) and abs(W[0].std() - 0.02) < 0.002 and not b.any()  # paired, whatever the init draws
     assert not torch.equal(W[0, :1, :4], adapters[next(iter(task.layers))].A[0, :1, :4])
     keys = [(name, part) for name, adapter in adapters.items() for part in adapter.parameters]
-    rates = dict(zip(keys, learning_rates(configs, adapters)[0], strict=True))
-    assert {rates[key][0].item() for key in rates if key[1] != "B"} == {0.01}
-    assert {rates[key][0].item() for key in rates if key[1] == "B"} == {0.08}
+    ratios = dict(zip(keys, lr_ratios(configs, adapters), strict=True))
+    assert {ratios[key][0].item() for key in ratios if key[1] != "B"} == {1.0}
+    assert {ratios[key][0].item() for key in ratios if key[1] == "B"} == {8.0}
 
 
 def test_inits_see_the_gradient_behind_a_head_that_is_drawn_once(tmp_path):

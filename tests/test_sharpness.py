@@ -20,6 +20,8 @@ OPTIMIZERS = {
     "adamw": ["optimizer.lr=0.02", "optimizer.lr_ratio=3"],
     "sgd": ["optimizer=sgd", "optimizer.lr=0.05", "optimizer.momentum=0.5"],
     "signsgd": ["optimizer=signsgd", "optimizer.lr=0.01"],
+    "sgd, clipped": ["optimizer=sgd", "optimizer.lr=0.5", "optimizer.clip=0.05"],
+    "signsgd, clipped": ["optimizer=signsgd", "optimizer.lr=0.01", "optimizer.clip=0.05"],
 }
 
 
@@ -47,20 +49,21 @@ def reference(config):
     for t in range(config.steps):
         at = torch.cat([x.detach() for x in p])
         gradient = torch.autograd.functional.jacobian(loss, at)
-        p[0].grad, p[1].grad = gradient[~is_B].clone(), gradient[is_B].clone()
+        clipped = 1.0 if o.clip is None else min(1.0, o.clip / (float(gradient.norm()) + 1e-6))
+        p[0].grad, p[1].grad = clipped * gradient[~is_B], clipped * gradient[is_B]
         P = torch.ones_like(at)
         if o.name == "signsgd":
             with torch.no_grad():
                 for x, lr in zip(p, (o.lr, o.lr * o.lr_ratio), strict=True):
                     x -= lr * x.grad.sign()
-            P = gradient.abs()
+            P = (clipped * gradient).abs()
         else:
             optimizer.step()
         if o.name == "adamw":
             v = torch.cat([optimizer.state[x]["exp_avg_sq"] for x in p])
             P = (1 - o.beta1 ** (t + 1)) * ((v / (1 - o.beta2 ** (t + 1))).sqrt() + o.eps)
             P = torch.where(v > 0, P, 0)  # at the first step one factor has no gradient
-        D = torch.where(P > 0, ratio / P, 0)
+        D = torch.where(P > 0, clipped * ratio / P, 0)
         H = torch.autograd.functional.hessian(loss, at)
         S = D.sqrt()[:, None] * H * D.sqrt()
         update = torch.cat([x.detach() for x in p]) - at
@@ -187,6 +190,24 @@ def test_later_measurements_go_on_from_the_last_direction():
     assert float(largest) == pytest.approx(expected, rel=1e-3)
     once, _ = top_eigenvalue(lambda v: (M @ v[:, :, None])[:, :, 0], torch.ones(1, 40, dtype=F64), 2)
     assert float(once) < 0.9 * expected  # negative control: one alone is not enough
+
+
+def test_a_direction_that_is_lost_is_looked_for_anew():
+    """After gradients that were not finite, or none, at one measurement."""
+    M = symmetric(3, 10)
+    measured = sharpness.Sharpness([torch.zeros(3, 10, dtype=F64)])
+    measured.of_hessian[0], measured.of_hessian[1] = torch.nan, 0
+
+    def largest(product):
+        return measured._largest(product, measured.of_hessian, torch.ones(3, 10, dtype=F64), first=True)
+
+    def product(v):
+        return (M @ v[:, :, None])[:, :, 0]
+
+    expected = torch.linalg.eigvalsh(M)[:, -1]
+    torch.testing.assert_close(largest(product), expected, rtol=1e-9, atol=0)
+    assert largest(lambda v: torch.nan * v).isnan().all() and measured.of_hessian.isfinite().all()
+    torch.testing.assert_close(largest(product), expected, rtol=1e-9, atol=0)
 
 
 TOY = ["task.width=24", "task.teacher_width=16", "task.train_points=20", "steps=25"]
