@@ -18,8 +18,9 @@ from runner.config.resources import resolve_device
 from runner.tasks.teacher_student import TeacherStudent
 from runner.training.measure.metrics import METRICS, Update
 from runner.training.optimizers.base import build
+from runner.training.optimizers.schedules import learning_rates
 from runner.training.start import build_adapters
-from runner.training.step import learning_rates
+from runner.training.step import lr_ratios
 from runner.training.train import build_task, train
 
 Tick = Callable[[], None]
@@ -91,10 +92,9 @@ def vmap(configs: Sequence[Config], tick: Tick) -> Tensor:
 
     gradients_and_losses = torch.func.vmap(torch.func.grad_and_value(loss, argnums=(0, 1)))
     A, B = parameters = [p.detach() for p in adapter.parameters.values()]
-    optimizer, lrs = (
-        build([c.optimizer for c in configs], parameters),
-        learning_rates(configs, {"hidden": adapter}),
-    )
+    options = [c.optimizer for c in configs]
+    optimizer = build(options, parameters)
+    lrs = learning_rates(options, configs[0].steps)[:, None] * lr_ratios(configs, {"hidden": adapter})
     measure = Measure(task, configs[0], adapter.scale)
     for step in range(configs[0].steps):
         gradients, losses = gradients_and_losses(A, B, adapter.scale)
