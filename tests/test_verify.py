@@ -155,6 +155,8 @@ def test_what_differs_is_weighed(recorded, column, factor, steps, fused, verdict
     record, run = distill(runs), runs["run_id"].iloc[0]
     again = changed(runs[runs["run_id"] == run], column, factor, steps)
     assert compare("scratch", run, record, again, fused).verdict == verdict
+    of_others = record.assign(**{"grad/W": np.nan})  # which only full finetuning has, elsewhere in the record
+    assert compare("scratch", run, of_others, again, fused).verdict == verdict
 
 
 def test_the_end_of_a_run_whose_setting_breaks_down_at_times_says_nothing(recorded):
