@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import configure, rejects
 
-from runner.training.measure import sharpness
-from runner.training.measure.sharpness import COLUMNS, critical_multiple, top_eigenvalue, top_of
+from runner.config.identity import with_values
+from runner.training.measure import curvature, sharpness
+from runner.training.measure.curvature import critical_multiple, top_eigenvalue, top_of
+from runner.training.measure.sharpness import COLUMNS
 from runner.training.start import build_adapters
 from runner.training.train import build_task, train
 
@@ -92,7 +94,7 @@ def thorough(monkeypatch):
     """As many products and passes as give the digits that there are."""
     monkeypatch.setattr(sharpness, "PRODUCTS", {True: 24, False: 24})
     monkeypatch.setattr(sharpness, "PASSES", {True: 40, False: 40})
-    monkeypatch.setattr(sharpness, "REACH", 1e-8)
+    monkeypatch.setattr(curvature, "REACH", 1e-8)
 
 
 @pytest.mark.parametrize("engine", ["fused", "autograd"])
@@ -248,3 +250,13 @@ def test_measuring_changes_nothing_else(kind, tmp_path):
     assert plain.summary == measured.summary
     assert all((plain.weights[name] == measured.weights[name]).all() for name in plain.weights)
     assert (rows[COLUMNS[1]].dropna() > 0).all()
+
+
+def test_a_run_that_diverges_has_none_where_it_ends_and_takes_none_of_its_neighbours():
+    config = configure(*TOY, "sharpness.every=1", "engine=fused")
+    good, bad = (with_values(config, {"optimizer.lr": lr}) for lr in (0.01, 1e30))
+    together, [alone] = train([bad, good]), train([good])
+    ended = together[0].steps[list(COLUMNS)]
+    assert together[0].status == "diverged" and ended.iloc[-1].isna().all() and len(ended) < len(alone.steps)
+    pd.testing.assert_frame_equal(together[1].steps, alone.steps, check_exact=True)
+    assert alone.steps[COLUMNS[1]].iloc[:-1].gt(0).all()

@@ -96,7 +96,7 @@ class StabilityConfig:
 @dataclass
 class SharpnessConfig:
     every: int | None = option(
-        "steps between looks at how sharp the loss is, each of which takes about as long as six steps; null: none",
+        "steps between looks at how sharp the loss is, each of which takes as long as 6 to 16 steps; null: none",
         AT_LEAST_1,
     )
 

@@ -10,9 +10,9 @@ import torch
 from runner.config import Config, ConfigError
 from runner.config.identity import with_values
 from runner.config.options import described, shown
-from runner.config.registry import ADAPTERS, TASKS
+from runner.config.registry import TASKS
 from runner.config.resources import resolve_device
-from runner.sweeps.plan import ITEM_SIZE, bytes_per_run
+from runner.sweeps.plan import ITEM_SIZE, bytes_per_run, numbers
 
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # a number, or `max`
 GIB = 2**30
@@ -79,8 +79,8 @@ def _largest(config: Config) -> tuple[str, object]:
 
 def _half_the_model(config: Config) -> float:
     """Bytes that a model would save whose layers have half as many outputs."""
-    task, kind = TASKS[config.task.name], ADAPTERS[config.adapter.name]
+    task = TASKS[config.task.name]
     shapes = list(task.shapes(config.task).values())
     half = [(max(1, n_out // 2), n_in) for n_out, n_in in shapes]
-    trained = kind.numbers(config, shapes) - kind.numbers(config, half)
+    trained = numbers(config, shapes) - numbers(config, half)
     return task.frozen(config) / 2 + trained * ITEM_SIZE[config.dtype]

@@ -105,13 +105,18 @@ def memory_budget(config: Config) -> int:
     return free // (4 * max_workers(config))
 
 
+def numbers(config: Config, shapes: Sequence[tuple[int, int]]) -> int:
+    """How many a run keeps for layers of these shapes, whatever passes through them."""
+    kind = ADAPTERS[config.adapter.name]
+    of_looks = sharpness.VECTORS * kind.entries(config, shapes) if config.sharpness.every else 0
+    return kind.numbers(config, shapes) + of_looks
+
+
 def bytes_per_run(config: Config) -> int:
     """What one more run adds to a stack: what trains, gradients, optimizer and their copies, the log, and activations."""
-    task, kind = TASKS[config.task.name], ADAPTERS[config.adapter.name]
+    task = TASKS[config.task.name]
     shapes = task.shapes(config.task)
-    trained = kind.numbers(config, list(shapes.values()))
-    if config.sharpness.every:
-        trained += sharpness.VECTORS * kind.entries(config, list(shapes.values()))
+    trained = numbers(config, list(shapes.values()))
     activations = task.activations(config, resolve_engine(config) == "fused")
     columns = len(task.evals) + len(sharpness.COLUMNS) * bool(config.sharpness.every)
     columns += len(columns_of(config)) * (1 + len(shapes) * config.log.layers)

@@ -41,7 +41,7 @@ class Step:
         trains = trained(adapters)
         self.trains = None if trains.all() else trains.to(device)
         self.rates, ratios = schedule(self.options, shared.steps).to(device), lr_ratios(configs, adapters)
-        self.ratios = (ratios * trains).to(device)
+        self.ratios, self.alike = (ratios * trains).to(device), bool((ratios == 1).all())
         self.max_norm = clipping(self.options, device)
         self.probe = task.probe(shared.probe.size)
         self.looks = shared.sharpness.every is not None
@@ -104,7 +104,8 @@ class Step:
             clipped, by = (used, 1.0) if self.max_norm is None else clip(used, self.max_norm)
             self.optimizer.step(clipped, lr * self.ratios)
             if looks:
-                move = Move(self.before, used, self.ratios, self.optimizer.preconditioner(clipped), lr, by)
+                P = self.optimizer.preconditioner(clipped)
+                move = Move(self.before, used, self.ratios, self.alike, P, lr, by)
                 self.log.sharp(self.row, self.runs, self._look(engine, move, first))
         if has_row:
             self.log.measured(self.row, self.runs, self.meters.measure(self.before, gradients, self.parameters))
