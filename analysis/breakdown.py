@@ -15,10 +15,10 @@ def breakdown_ratio(grid: Grid, a: str, b: str) -> float:
     """
     (lowest_a, side_a), (lowest_b, side_b) = lowest_breaking(grid, a), lowest_breaking(grid, b)
     ratios = lowest_a - lowest_b
-    return _mean_of_most(np.where((side_a != side_b) | (side_a == 0), ratios, np.nan))
+    return mean_of_most(np.where((side_a != side_b) | (side_a == 0), ratios, np.nan))
 
 
-def _mean_of_most(values: np.ndarray) -> float:
+def mean_of_most(values: np.ndarray) -> float:
     """Of those that are known; nan if these are not most."""
     known = np.isfinite(values)
     return float(values[known].mean()) if known.mean() > 0.5 else np.nan
@@ -26,7 +26,7 @@ def _mean_of_most(values: np.ndarray) -> float:
 
 def breaking_ratio(grid: Grid, a: str, b: str) -> float:
     """The same of `breaking_points`, for rates that were searched, of which each init and seed has its own."""
-    return _mean_of_most(breaking_points(grid, a) - breaking_points(grid, b))
+    return mean_of_most(breaking_points(grid, a) - breaking_points(grid, b))
 
 
 def breaking_points(grid: Grid, init: str) -> np.ndarray:

@@ -93,7 +93,7 @@ def first_step(frame: pd.DataFrame) -> list[Claim]:
     """Claim 1: which factor receives a gradient at the first step."""
     start = frame[frame["step"] == 0]
     A, B = start["grad/A"], start["grad/B"]
-    family, known, task = start["init.name"].map(theory.FAMILY), A.notna() & B.notna(), frame["task.name"].iloc[0]
+    family, known, task = start["init.name"].map(theory.FAMILY), A.notna() & B.notna(), subject(frame)
     cases = [
         ("1a", family == "A", (A == 0) & (B > 0), "Init[A], first step: ∂L/∂A = 0 and ∂L/∂B ≠ 0"),
         ("1b", family == "B", (A > 0) & (B == 0), "Init[B], first step: ∂L/∂A ≠ 0 and ∂L/∂B = 0"),
@@ -108,27 +108,31 @@ def first_step(frame: pd.DataFrame) -> list[Claim]:
 
 def dynamics(frame: pd.DataFrame) -> list[Claim]:
     """Claims 2 to 7 on one sweep over init × width × lr × seed; none where the theory does not speak about it."""
-    task, pair = theory.setting(frame), _pair(frame)
-    if task is None or pair is None:
+    setting, pair, task = theory.setting(frame), _pair(frame), subject(frame)
+    if setting is None or pair is None:
         return []
     grid, (a, b) = _with_features(frame), pair
 
     def exponents(number: str, what: str, quantity: str, measure: Callable[[Grid, str], np.ndarray]) -> list[Claim]:
         slopes = bootstrap(grid, lambda g: np.array([exponent(g.widths, measure(g, init)) for init in pair]))
-        powers = [theory.exponent(task, init, quantity) for init in pair]
+        powers = [theory.exponent(setting, init, quantity) for init in pair]
         return [
-            _exponent_claim(f"{number}a", task, f"Init[A]: {what}", slopes[0], powers[0], alternative=powers[1]),
-            _exponent_claim(f"{number}b", task, f"Init[B]: {what}", slopes[1], powers[1], alternative=powers[0]),
+            exponent_claim(f"{number}a", f"Init[A]: {what}", slopes[0], powers[0], alternative=powers[1]),
+            exponent_claim(f"{number}b", f"Init[B]: {what}", slopes[1], powers[1], alternative=powers[0]),
         ]
 
+    def exponent_claim(number: str, text: str, slope: Estimate, predicted: float, alternative: float) -> Claim:
+        verdict, source = exponent_verdict(slope, predicted, alternative), theory.SOURCES[setting]
+        return Claim(number, task, text, f"n^{predicted:g}", source, slope.value, slope.low, slope.high, verdict)
+
     growth = bootstrap(grid, lambda g: np.array([exponent(g.widths, best_lrs(g, a) - best_lrs(g, b))]))[0]
-    gap = theory.exponent(task, a, "lr") - theory.exponent(task, b, "lr")
+    gap = theory.exponent(setting, a, "lr") - theory.exponent(setting, b, "lr")
     final_Z_A = partial(sizes, column="final/feature/Z_A")
     edge = bootstrap(grid, lambda g: np.array([breakdown_ratio(g, a, b)]))[0]
     rate, loss = _tuned(grid, pair, task)
     return [
         rate,
-        _exponent_claim("2b", task, "that ratio grows with n", growth, gap, alternative=0.0),
+        exponent_claim("2b", "that ratio grows with n", growth, gap, alternative=0.0),
         *exponents("3", "best lr falls with n", "lr", best_lrs),
         loss,
         *exponents("5", "size of Z_A at the end of training", "feature/Z_A", final_Z_A),
@@ -150,9 +154,11 @@ def at_one_width(frame: pd.DataFrame) -> list[Claim]:
 
 
 def subject(frame: pd.DataFrame) -> str:
-    """What claims are on: the task or, of a real model that pip installs, which has a version, the model."""
+    """What claims are on: the task, with how its model was made where that is not the standard, or, of a real model that pip
+    installs, which has a version, the model."""
     model, version, _ = str(frame["task.model"].iloc[0] if "task.model" in frame else "").partition("@")
-    return model if version else str(frame["task.name"].iloc[0])
+    kind = frame["task.parametrization"].iloc[0] if "task.parametrization" in frame else None
+    return model if version else str(frame["task.name"].iloc[0]) + ", mup" * (kind == "mup")
 
 
 def _pair(frame: pd.DataFrame) -> list[str] | None:
@@ -185,12 +191,6 @@ def _tuned(grid: Grid, pair: list[str], of: str) -> list[Claim]:
 def _breakdown(grid: Grid, of: str, ratio: Estimate) -> Claim:
     breaks_down = "diverges" if START not in grid.columns else "diverges or ends above the start"
     return ratio_claim("7", of, f"lowest lr that {breaks_down}, Init[A] over Init[B]", "> 1", [ratio])
-
-
-def _exponent_claim(number: str, task: str, text: str, slope: Estimate, predicted: float, alternative: float) -> Claim:
-    verdict = exponent_verdict(slope, predicted, alternative)
-    source = theory.SOURCES[task]
-    return Claim(number, task, text, f"n^{predicted:g}", source, slope.value, slope.low, slope.high, verdict)
 
 
 def ratio_claim(

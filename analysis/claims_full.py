@@ -102,9 +102,9 @@ def _claim(number: str, task: str, text: str, prediction: str, source: str, esti
     return Claim(number, task, text, prediction, source, estimate.value, estimate.low, estimate.high, verdict)
 
 
-def about(ratios: list[Estimate]) -> str:
-    """*Reproduced* if every interval lies within a factor ABOUT of RATIO, *direction only* if every value does."""
-    values = np.array([[ratio.value, ratio.low, ratio.high] for ratio in ratios]) - np.log(RATIO)
+def about(ratios: list[Estimate], predicted: float = RATIO) -> str:
+    """*Reproduced* if every interval lies within a factor ABOUT of what is predicted, *direction only* if every value does."""
+    values = np.array([[ratio.value, ratio.low, ratio.high] for ratio in ratios]) - np.log(predicted)
     if np.isnan(values).any():
         return UNKNOWN
     within = np.abs(values) <= np.log(ABOUT)

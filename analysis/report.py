@@ -7,21 +7,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import claims, claims_full, claims_transfer, claims_variants, files
+from analysis import claims, claims_bases, claims_full, claims_stability, claims_transfer, claims_variants, files
 from analysis.claims import Claim
+from analysis.figures import sharpness_vs_lr
 from analysis.grid import Grid, NotShown, split
 from analysis.tables.needs import missing_columns_told
 from analysis.tables.settings import without_baseline
 from analysis.tables.where import Condition
 
-Evaluate = Callable[[pd.DataFrame], list[Claim]]
+Evaluate = Callable[..., list[Claim]]  # of a table, or of several
 ANY = "any"  # stands for an experiment of no figure: what these say may apply to any runs, and they know when it does
-CLAIMS: dict[str, tuple[Evaluate, ...]] = {
+CLAIMS: dict[str | tuple[str, ...], tuple[Evaluate, ...]] = {
     ANY: (claims.first_step, claims.dynamics, claims_transfer.transfer, claims_full.full_finetuning),
     "first_step": (claims.first_step,),
     "lr_vs_width": (claims.dynamics, claims_transfer.transfer),
     "width_exponents": (claims.dynamics, claims_transfer.transfer),
     "lm_lr_sensitivity": (claims.first_step, claims.dynamics, claims_transfer.transfer, claims_full.full_finetuning),
+    "lm_mup": (claims.first_step, claims.dynamics, claims_transfer.transfer),
     "init_zoo": (claims_variants.inits,),
     "variants": (claims_variants.parameters,),
     "variants.layers": (claims_variants.dora,),
@@ -29,6 +31,9 @@ CLAIMS: dict[str, tuple[Evaluate, ...]] = {
     "rank_transfer": (claims_variants.ranks, claims_transfer.transfer),
     "horizon_transfer": (claims_transfer.transfer,),
     "full_finetuning": (claims_full.full_finetuning,),
+    ("coordinate_check.layers", "coordinate_check"): (claims_bases.frozen_sizes,),
+    ("lm_mup.layers", "lm_mup"): (claims_bases.frozen_sizes,),
+    sharpness_vs_lr.RECORDS: (claims_stability.stability,),
     "advise_smollm2": (claims.at_one_width, claims_transfer.transfer),
     "advise_minilm": (claims.at_one_width,),
 }
@@ -42,22 +47,23 @@ def claims_of(
     conditions: Sequence[Condition] = (),
     say: Callable[[str], None] | None = None,
 ) -> list[Claim]:
-    """The claims of each experiment on the table that stands for it; a claim on the same table is made once.
+    """The claims of each experiment on the table that stands for it; one on the same table, or the same ones, is made once.
 
     `conditions`: by which the runs were chosen. What a table does not let be evaluated is told to `say`. Raises NotShown for it
     where there is none to tell.
     """
     rows: list[Claim] = []
-    done: set[tuple[str, int]] = set()
-    for experiment, evaluate in ((e, f) for e, functions in CLAIMS.items() for f in functions if e in tables):
-        table = tables[experiment]
-        if (evaluate.__name__, id(table)) in done:
+    done: set[tuple[str | int, ...]] = set()
+    for experiment, evaluate in ((e, f) for e, functions in CLAIMS.items() for f in functions):
+        names = [experiment] if isinstance(experiment, str) else experiment
+        of = {id(tables[name]): (name, tables[name]) for name in names if name in tables}  # one may stand for several
+        if names[0] not in tables or (key := (evaluate.__name__, *of)) in done:
             continue
-        done.add((evaluate.__name__, id(table)))
+        done.add(key)
         try:
-            of = {name_of(table, experiment): table}
-            with missing_columns_told(f"claim {evaluate.__name__}", of, outputs, conditions):
-                rows += evaluate(table if evaluate in WITH_BASELINE else without_baseline(table))
+            named = {name_of(table, name): table for name, table in of.values()}
+            with missing_columns_told(f"claim {evaluate.__name__}", named, outputs, conditions):
+                rows += evaluate(*(t if evaluate in WITH_BASELINE else without_baseline(t) for _, t in of.values()))
         except NotShown as reason:
             if say is None:
                 raise

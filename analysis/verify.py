@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -25,7 +25,7 @@ from analysis.tables.load import load, per_run
 from analysis.tables.records import LAYERS, MissingRecords, read, rounded
 from analysis.tables.schema import is_measured
 from runner.config import Config, ConfigError, command
-from runner.config.identity import LATER, defining, run_id, with_values
+from runner.config.identity import defining, run_id, with_values
 from runner.config.registry import GROUPS
 from runner.config.resources import resolve_engine
 from runner.core import streams
@@ -117,10 +117,8 @@ def config_of(row: pd.Series, template: Config) -> Config:
             groups = {
                 group: _group(row, group, parts.options, listed) for group, parts in GROUPS.items() if group in OWN
             }
-            plain = {name: field.type for name, _, field in defining(template) if name.partition(".")[0] not in OWN}
-            known = row.to_dict()
-            known |= {name: value for name, value in LATER.items() if name not in known or pd.isna(known[name])}
-            others = {name: _value(known[name], kind, listed) for name, kind in plain.items()}
+            plain = {name: field for name, _, field in defining(template) if name.partition(".")[0] not in OWN}
+            others = {name: _cell(row, name, field, listed) for name, field in plain.items()}
             config = with_values(template, groups | others | {"experiment": row["experiment"]})
             if run_id(config) == row["run_id"]:
                 return config
@@ -134,7 +132,14 @@ def config_of(row: pd.Series, template: Config) -> Config:
 
 def _group(row: pd.Series, group: str, known: Mapping[str, type], listed: bool) -> Any:
     options = known[row[f"{group}.name"]]
-    return options(**{f.name: _value(row[f"{group}.{f.name}"], f.type, listed) for f in fields(options)})
+    return options(**{f.name: _cell(row, f"{group}.{f.name}", f, listed) for f in fields(options)})
+
+
+def _cell(row: pd.Series, name: str, field: Field, listed: bool) -> Any:
+    """What a record has for a field; of one that came later, what all runs before it had, where it has nothing."""
+    if "before" in field.metadata and (name not in row or pd.isna(row[name])):
+        return field.metadata["before"]
+    return _value(row[name], field.type, listed)
 
 
 def _value(value: Any, kind: Any, listed: bool) -> Any:

@@ -13,7 +13,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import Config, ConfigError
 from runner.config.compose import CONF
-from runner.config.identity import LATER
 from runner.config.options import check_value, described
 from runner.config.registry import GROUPS, TRACKERS
 from runner.core import streams
@@ -101,8 +100,6 @@ def _configuration(fields: dict) -> Config:
     cfg = OmegaConf.structured(Config)
     for group, parts in GROUPS.items():
         cfg[group] = OmegaConf.structured(parts.options[fields[group]["name"]])
-    for name, value in LATER.items():
-        OmegaConf.update(cfg, name, value)
     return OmegaConf.to_object(OmegaConf.merge(cfg, fields))
 
 

@@ -30,10 +30,10 @@ from runner.config.compose import CONF, from_hydra, register
 from runner.config.registry import GROUPS
 from runner.store.runs import Store
 from runner.sweeps.cli import main
-from runner.tasks.models import bases
+from runner.tasks.models import pretraining
 
 register()
-bases.THREADS = 1  # for the same reason
+pretraining.THREADS = 1  # for the same reason
 gc.set_threshold(50_000, 20, 20)  # what the libraries hold is walked a tenth as often: it took a tenth of the time
 
 FILES = {*GROUPS, "experiment"}  # what chooses one

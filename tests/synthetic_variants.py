@@ -161,4 +161,6 @@ MADE = {
     "variants.layers": directions,
     "coordinate_check": synthetic_coordinates.runs,
     "coordinate_check.layers": synthetic_coordinates.layers,
+    "lm_mup": synthetic_coordinates.runs,
+    "lm_mup.layers": synthetic_coordinates.layers,
 }

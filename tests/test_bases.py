@@ -11,7 +11,7 @@ import torch
 from conftest import configure, rejects
 
 from runner.config import ConfigError
-from runner.tasks.models import bases
+from runner.tasks.models import bases, pretraining
 
 TINY = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=4"]
 
@@ -65,25 +65,25 @@ def test_pretraining_is_reproducible_and_leaves_the_global_stream_alone(task):
         for a, b in zip(first.parameters(), second.parameters(), strict=True):
             assert torch.equal(a, b)
 
-    (first, _), (second, _) = bases.pretrain(task), bases.pretrain(task)
+    (first, _), (second, _) = pretraining.pretrain(task), pretraining.pretrain(task)
     same(first, second)
-    rejects(same, first, bases.pretrain(dataclasses.replace(task, base_seed=1))[0])
+    rejects(same, first, pretraining.pretrain(dataclasses.replace(task, base_seed=1))[0])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_pretraining_takes_as_many_threads_on_every_machine(task, monkeypatch):
     """And gives them back: a product that is divided otherwise rounds otherwise."""
-    before, seen, pretrain = torch.get_num_threads(), [], bases._pretrain
-    monkeypatch.setattr(bases, "THREADS", before + 1)
-    monkeypatch.setattr(bases, "_pretrain", lambda *given: seen.append(torch.get_num_threads()) or pretrain(*given))
-    bases.pretrain(task)
+    before, seen, pretrain = torch.get_num_threads(), [], pretraining._train
+    monkeypatch.setattr(pretraining, "THREADS", before + 1)
+    monkeypatch.setattr(pretraining, "_train", lambda *given: seen.append(torch.get_num_threads()) or pretrain(*given))
+    pretraining.pretrain(task)
     assert seen == [before + 1] and torch.get_num_threads() == before
 
 
 def test_pretraining_learns(task):
     """The uniform guess costs log 256 = 5.5 nats; a few dozen steps learn the frequencies of letters."""
-    assert bases.pretrain(dataclasses.replace(task, pretrain_steps=1))[1] > 5.4
-    assert bases.pretrain(dataclasses.replace(task, pretrain_steps=60))[1] < 3.5
+    assert pretraining.pretrain(dataclasses.replace(task, pretrain_steps=1))[1] > 5.4
+    assert pretraining.pretrain(dataclasses.replace(task, pretrain_steps=60))[1] < 3.5
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "base.json"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import synthetic_coordinates
 from synthetic import first_steps, layers, sweep
 from synthetic_variants import MADE, ranks, ratios
 
@@ -16,7 +17,7 @@ from analysis.tables.where import Condition
 def tables(name, **options):
     made = {
         "first_step": first_steps,
-        "lm_lr_sensitivity": lambda: sweep(task="language_model", **options),
+        "lm_lr_sensitivity": lambda: synthetic_coordinates.runs(**options),
         "lm_lr_sensitivity.layers": lambda: layers(**options),
         **{source: lambda make=make: make(**options) for source, make in MADE.items()},
     }

@@ -77,7 +77,8 @@ def runs(frame: pd.DataFrame) -> str:
 def _of_task(task: str, frame: pd.DataFrame) -> str:
     model = frame["task.model"].dropna() if "task.model" in frame else ()
     models = dict.fromkeys(str(path).rstrip("/").rpartition("/")[2] for path in model)
-    name = f"{task} ({listed(list(models))})" if len(models) else task
+    made = frame["task.parametrization"].dropna().unique() if "task.parametrization" in frame else ()
+    name = f"{task} ({', '.join([listed(list(models)), *made])})" if len(models) else task
     steps = frame["steps" if "steps" in frame else "step"].max()
     optimizers = sorted(frame["optimizer.name"].dropna().unique()) if "optimizer.name" in frame else []
     by = f" of {listed([OPTIMIZERS.get(optimizer, optimizer) for optimizer in optimizers])}" if optimizers else ""

@@ -13,7 +13,6 @@ from runner.config.schema import Config
 IDENTITY_VERSION = 6  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
 NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "retrain", "checkpoint", "search")
-LATER = {"tf32": False, "sharpness.every": None}  # fields that came later, and the value that all runs before them had
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -27,13 +26,13 @@ def as_known(config: Config) -> Config:
 
 
 def as_kept(config: Config) -> dict[str, Any]:
-    """All fields as a run keeps them: those that came LATER where they say something, so that old and new runs compare."""
-    fields = as_dict(as_known(config))
-    for path, before in LATER.items():
-        group, _, name = path.rpartition(".")
-        of = fields[group] if group else fields
-        if of[name] == before:
-            del of[name]
+    """All fields as a run keeps them: those that came later where they say something, so that old and new runs compare."""
+    config = as_known(config)
+    fields = as_dict(config)
+    for path, value, field in described(config):
+        if "before" in field.metadata and value == field.metadata["before"]:
+            group, _, name = path.rpartition(".")
+            del (fields[group] if group else fields)[name]
     return {name: value for name, value in fields.items() if value != {}}
 
 

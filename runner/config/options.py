@@ -66,9 +66,15 @@ def numbers(low: float, high: float) -> Allowed:
 SIZE = integers(1, LARGEST)
 
 
-def option(help: str, allowed: Allowed | None = None, *, default: Any = MISSING, per_run: bool = False) -> Any:
-    """A dataclass field. `per_run`: runs that differ in it can be trained in one stack."""
-    return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed, "per_run": per_run})
+def option(
+    help: str, allowed: Allowed | None = None, *, default: Any = MISSING, per_run: bool = False, before: Any = MISSING
+) -> Any:
+    """A dataclass field. `per_run`: runs that differ in it can be trained in one stack. `before`: what it is of runs from before
+    it was there."""
+    metadata = {"help": help, "allowed": allowed, "per_run": per_run}
+    if before is not MISSING:
+        default, metadata["before"] = before, before
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_value(field: str, value: Any, declared: dataclasses.Field) -> None:

@@ -98,6 +98,7 @@ class SharpnessConfig:
     every: int | None = option(
         "steps between looks at how sharp the loss is, each of which takes as long as 6 to 16 steps; null: none",
         AT_LEAST_1,
+        before=None,
     )
 
 
@@ -154,7 +155,9 @@ class Config:
     dtype: str = option("of what trains, and of the base where task.base_dtype does not say", choices(*DTYPES))
     device: str = option("auto is the GPU when there is one", DEVICE)
     tf32: Switch = option(
-        "whether a GPU rounds what it multiplies to 10 bits of mantissa (TF32), faster than float32", SWITCH
+        "whether a GPU rounds what it multiplies to 10 bits of mantissa (TF32), faster than float32",
+        SWITCH,
+        before=False,
     )
     engine: str = option(
         "fused: LoRA, rsLoRA, VeRA on teacher_student, feature_regression and sine; compiled: models, by torch's inductor; both "

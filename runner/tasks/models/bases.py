@@ -1,29 +1,23 @@
 """Loading frozen bases. Some are made here, once, and then are checkpoints like any.
 
-What a package has in GGUF is converted. `llama_tiny` is pretrained, once per everything that shapes it: it learns English, from
-the text that CPython carries in `pydoc_data.topics`, with bytes as tokens.
+What a package has in GGUF is converted. `llama_tiny` is pretrained, once per everything that shapes it.
 """
 
 import hashlib
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy, log_softmax, pad
+from torch.nn.functional import log_softmax, pad
 
 from runner.core.messages import announce, say
-from runner.core.rng import generator
 from runner.tasks.models import checkpoints, kept, library, packages, spec
 from runner.tasks.models.conversion import converted
 from runner.tasks.models.options import ModelOptions
-
-# How llama_tiny is pretrained, besides the task's fields: part of its name, so that a change makes another base.
-RECIPE = {"version": 1, "batch": 16, "length": 128, "lr": 3e-3, "warmup": 50, "clip": 1.0}
-THREADS = 2  # whatever the machine has: a product divided otherwise rounds otherwise
+from runner.tasks.models.pretraining import RECIPES, english, pretrain
 
 
 def load(task: ModelOptions, bases: str, labels: int | None, dtype: torch.dtype) -> nn.Module:
@@ -82,51 +76,11 @@ def _shaped_by(task: ModelOptions) -> dict[str, Any]:
         "layers": task.layers,
         "seed": task.base_seed,
         "steps": task.pretrain_steps,
-        "recipe": RECIPE,
+        "recipe": RECIPES[task.parametrization],
         "corpus": hashlib.sha256(english()).hexdigest(),
         "torch": torch.__version__,
         "transformers": library().__version__,
     }
-
-
-def pretrain(task: ModelOptions) -> tuple[nn.Module, float | None]:
-    """(model, mean loss of its last tenth of steps in nats per byte): AdamW with warm-up and a cosine to zero."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(task.base_seed, "base").initial_seed())
-            config = spec.configuration(task.model, task.width, task.layers)
-            model = library().AutoModelForCausalLM.from_config(config).train()
-        return model, _pretrain(model, task)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _pretrain(model: nn.Module, task: ModelOptions) -> float | None:
-    text = torch.frombuffer(bytearray(english()), dtype=torch.uint8)
-    starts, steps, warmup = generator(task.base_seed, "pretraining"), task.pretrain_steps, RECIPE["warmup"]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RECIPE["lr"], betas=(0.9, 0.95), weight_decay=0.1)
-    ramp = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup)
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup))
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [ramp, fall], [warmup])
-    losses = []
-    for step in range(steps):
-        if step % 50 == 0:
-            announce(f"pretraining {task.model}, width {task.width}: step {step} of {steps}")
-        at = torch.randint(len(text) - RECIPE["length"], (RECIPE["batch"], 1), generator=starts)
-        tokens = text[at + torch.arange(RECIPE["length"])].long()
-        logits = model(input_ids=tokens).logits[:, :-1]
-        # torch's own loss: rounded otherwise, it would make another base
-        loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), RECIPE["clip"])
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    last = losses[-max(1, steps // 10) :]
-    return sum(last) / len(last) if last else None
 
 
 class TokenLosses(torch.autograd.Function):
@@ -154,11 +108,3 @@ class TokenLosses(torch.autograd.Function):
 def token_losses(logits: Tensor, tokens: Tensor) -> Tensor:
     """(N, T, V), (N, T) -> (N, T-1): nats of each token given those before it, in float32 at least."""
     return TokenLosses.apply(logits, tokens)
-
-
-@cache
-def english() -> bytes:
-    """The text of Python's reference topics."""
-    from pydoc_data import topics
-
-    return "\n\n".join(topics.topics[name] for name in sorted(topics.topics)).encode()

@@ -16,6 +16,11 @@ def resolved(task: ModelOptions) -> ModelOptions:
     if task.model == spec.LLAMA_TINY:
         missing = {field: value for field, value in spec.DEFAULTS.items() if getattr(task, field) is None}
         return type(task)(**(vars(task) | missing))
+    if task.parametrization != "standard":
+        raise ConfigError(
+            f"task.parametrization={task.parametrization}: {task.model} is pretrained already; leave it at standard, or use "
+            f"task.model={spec.LLAMA_TINY}"
+        )
     config = spec.configuration(task.model)
     own = {"width": config.hidden_size, "layers": config.num_hidden_layers}
     for field, value in own.items():

@@ -22,6 +22,12 @@ class ModelOptions(TaskOptions):
     )
     width: int | None = option("n of llama_tiny, a multiple of 32 (null: 64); a checkpoint has its own", SIZE)
     layers: int | None = option("of llama_tiny (null: 2); a checkpoint has its own", integers(1, 1024))
+    parametrization: str = option(
+        "standard: weights of llama_tiny as transformers draws them, and those of a checkpoint as they are | mup: of llama_tiny, "
+        "weights and rates of pretraining for which features have one size at every width",
+        choices("standard", "mup"),
+        before="standard",
+    )
     base_seed: int = option(
         "of llama_tiny's own weights and pretraining; `seed` draws adapters, heads and data order", AT_LEAST_0
     )

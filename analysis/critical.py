@@ -1,0 +1,94 @@
+"""Critical rates of the first steps, beside the rates at which runs break down and those that suit them best.
+
+A run's critical rate is the geometric mean over steps 1 to 5 of how far an update can be stretched before the loss rises above
+where it is, at the lowest rate that its init was trained at there.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.breakdown import breaking_points, mean_of_most
+from analysis.claims import subject
+from analysis.grid import BY_HELD_OUT, Grid
+from analysis.scaling import START, best_lrs
+from runner.core.optimum import logs
+
+FIRST = (1, 5)  # steps
+CRITICAL, SHARPNESS = "stability/critical_lr", "stability/sharpness"
+PLACE = ["init.name", "task.width"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An init at a width of a subject; logs of rates, means over seeds: the critical one, that at which runs begin to break down
+    and the best one, of which the latter two may be nan."""
+
+    subject: str
+    init: str
+    width: int
+    critical: float
+    breakdown: float
+    best: float
+
+
+def parts(frames: Sequence[pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Subjects of these tables, and their runs: a task, a model, or one pretrained in another way."""
+    for frame in frames:
+        kind = frame["task.parametrization"] if "task.parametrization" in frame else pd.Series("", frame.index)
+        for _, part in frame.groupby([frame["task.name"], kind.fillna("")]):
+            yield subject(part), part
+
+
+def first_steps(part: pd.DataFrame, column: str) -> pd.Series:
+    """Log of the geometric mean of a measured column over the first steps, by init, width and seed. Raises KeyError."""
+    lowest = part["optimizer.lr"] == part.groupby(PLACE)["optimizer.lr"].transform("min")
+    rows = part[lowest & part["step"].between(*FIRST)]
+    values = pd.Series(logs(rows[column].to_numpy(float)), rows.index)
+    return values.groupby([rows[name] for name in (*PLACE, "seed")]).mean().dropna()
+
+
+def measured(frames: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Subject -> its runs of which sharpness was measured. Raises KeyError where there are none."""
+    found = {name: part for name, part in parts(frames) if CRITICAL in part and part[CRITICAL].notna().any()}
+    if not found:
+        raise KeyError(CRITICAL)
+    return found
+
+
+def trained(frames: Sequence[pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Subjects, and their runs at several rates."""
+    return ((name, part) for name, part in parts(frames) if part["optimizer.lr"].nunique() > 1)
+
+
+def cells(frames: Sequence[pd.DataFrame]) -> list[Cell]:
+    """All inits and widths whose critical rate is known, and which were trained at several rates; the first table that has one
+    speaks for it. Raises KeyError where no sharpness was measured."""
+    critical = {
+        (name, *place): values.mean()
+        for name, part in measured(frames).items()
+        for place, values in first_steps(part, CRITICAL).groupby(PLACE)
+    }
+    found: dict[tuple[str, str, int], Cell] = {}
+    for name, part in trained(frames):
+        grid = Grid.of(part, _start(part))
+        for init in grid.inits:
+            breakdown, best = breaking_points(grid, init), best_lrs(grid, init)
+            for i, width in enumerate(grid.widths.tolist()):
+                if (key := (name, init, width)) in critical and key not in found:
+                    found[key] = Cell(*key, critical[key], mean_of_most(breakdown[i]), best[i])
+    return list(found.values())
+
+
+def _start(part: pd.DataFrame) -> pd.DataFrame | None:
+    """What a run's held-out loss began at, by which its breaking down is known."""
+    if part["task.name"].iloc[0] not in BY_HELD_OUT:
+        return None
+    return part[part["step"] == 0].set_index("run_id")[["eval/loss"]].set_axis([START], axis=1)
+
+
+def within(cell: Cell, factor: float) -> bool:
+    """Whether the critical rate is the rate at which runs begin to break down, up to a factor."""
+    return abs(cell.critical - cell.breakdown) <= np.log(factor)
