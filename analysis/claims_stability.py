@@ -52,8 +52,10 @@ def _pair(name: str, part: pd.DataFrame) -> list[Claim]:
     if None in pair:
         return []
     a, b = (rates[init].unstack("task.width") for init in pair)  # (seeds, widths)
-    ratios = _over_seeds(a - b)
     widths = a.columns.intersection(b.columns)
+    if widths.empty:
+        return []
+    ratios = _over_seeds(a[widths] - b[widths])
     text = f"critical rate of the first steps, Init[A] over Init[B], at every n; here {widths.max()}"
     return [ratio_claim("15b", name, text, "> 1", ratios, SOURCE)]
 
@@ -92,7 +94,7 @@ def _of_runs(runs: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
 
 def _over_seeds(values: pd.DataFrame) -> list[Estimate]:
     """Means (columns) over the seeds that have all, with intervals."""
-    values = values.dropna(axis=1, how="all").dropna()
+    values = values.dropna()
     if len(values) < MIN_SEEDS:
         return [Estimate(float(mean), np.nan, np.nan) for mean in values.mean()]
     return bootstrap(PerSeed(values.to_numpy()), lambda seeds: seeds.values.mean(0))

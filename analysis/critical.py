@@ -14,7 +14,6 @@ from analysis.breakdown import breaking_points, mean_of_most
 from analysis.claims import subject
 from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import START, best_lrs
-from runner.core.optimum import logs
 
 FIRST = (1, 5)  # steps
 CRITICAL, SHARPNESS = "stability/critical_lr", "stability/sharpness"
@@ -46,13 +45,17 @@ def first_steps(part: pd.DataFrame, column: str) -> pd.Series:
     """Log of the geometric mean of a measured column over the first steps, by init, width and seed. Raises KeyError."""
     lowest = part["optimizer.lr"] == part.groupby(PLACE)["optimizer.lr"].transform("min")
     rows = part[lowest & part["step"].between(*FIRST)]
-    values = pd.Series(logs(rows[column].to_numpy(float)), rows.index)
+    with np.errstate(divide="ignore"):
+        values = np.log(rows[column])  # -inf where an update does not go down at all
     return values.groupby([rows[name] for name in (*PLACE, "seed")]).mean().dropna()
 
 
 def measured(frames: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Subject -> its runs of which sharpness was measured. Raises KeyError where there are none."""
-    found = {name: part for name, part in parts(frames) if CRITICAL in part and part[CRITICAL].notna().any()}
+    """Subject -> the first of its runs of which sharpness was measured. Raises KeyError where there are none."""
+    found: dict[str, pd.DataFrame] = {}
+    for name, part in parts(frames):
+        if CRITICAL in part and part[CRITICAL].notna().any():
+            found.setdefault(name, part)
     if not found:
         raise KeyError(CRITICAL)
     return found

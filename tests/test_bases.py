@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import configure, rejects
+from models import checkpoint
 
 from runner.config import ConfigError
-from runner.tasks.models import bases, pretraining
+from runner.config.identity import as_kept, run_id
+from runner.tasks.models import bases, pretraining, spec
 
 TINY = ["task=language_model", "task.width=32", "task.layers=1", "task.pretrain_steps=4"]
 
@@ -40,9 +43,10 @@ def test_a_base_is_pretrained_once_and_then_found(task, tmp_path, pretrainings):
     assert base["width"] == 32 and len(base["corpus"]) == 64 and 3 < base["loss"] < 6
 
 
-@pytest.mark.parametrize("field", ["width", "layers", "base_seed", "pretrain_steps"])
+@pytest.mark.parametrize("field", ["width", "layers", "base_seed", "pretrain_steps", "parametrization"])
 def test_whatever_shapes_a_base_names_it(field, task, tmp_path, pretrainings):
-    other = dataclasses.replace(task, **{field: 2 * getattr(task, field) + (field == "base_seed")})
+    value = "mup" if field == "parametrization" else 2 * getattr(task, field) + (field == "base_seed")
+    other = dataclasses.replace(task, **{field: value})
     folders = {bases.pretrained(t, str(tmp_path)) for t in (task, other)}
     assert len(folders) == len(pretrainings) == 2 and len(set(map(weights, folders))) == 2
 
@@ -84,6 +88,79 @@ def test_pretraining_learns(task):
     """The uniform guess costs log 256 = 5.5 nats; a few dozen steps learn the frequencies of letters."""
     assert pretraining.pretrain(dataclasses.replace(task, pretrain_steps=1))[1] > 5.4
     assert pretraining.pretrain(dataclasses.replace(task, pretrain_steps=60))[1] < 3.5
+
+
+SHAPES = {  # of llama_tiny: what is drawn with which standard deviation, and trained at which share of the rate, at width n
+    "embed_tokens": lambda n, m: (1, 1),
+    "lm_head": lambda n, m: (1 / n, 64 / n),
+    "norm": lambda n, m: (None, 1),
+    "down_proj": lambda n, m: (m**-0.5, 64 / m),
+    "proj": lambda n, m: (n**-0.5, 64 / n),
+}
+
+
+@pytest.mark.parametrize("width", [64, 256])
+def test_mup_draws_and_trains_each_weight_by_its_role(width):
+    """As written out here by names; standard has 0.02 and one rate for all."""
+    task = configure(*TINY, f"task.width={width}", "task.parametrization=mup", "task.pretrain_steps=0").task
+    m = spec.configuration(task.model, width, 1).intermediate_size
+
+    def right(task):
+        model, _ = pretraining.pretrain(task)
+        of = {id(p): group for group in pretraining.groups(model, task) for p in group["params"]}
+        for name, p in model.named_parameters():
+            std, share = next(shape for part, shape in SHAPES.items() if part in name)(width, m)
+            if std is None:
+                assert (p == 1).all()
+            else:
+                assert p.std().item() == pytest.approx(std, rel=5 / (2 * p.numel()) ** 0.5)  # five standard errors
+            assert of[id(p)]["lr"] == pytest.approx(0.016 * share)
+            assert of[id(p)]["lr"] * of[id(p)]["weight_decay"] == pytest.approx(0.0016)
+
+    right(task)
+    rejects(right, dataclasses.replace(task, parametrization="standard"))
+
+
+def outputs(task):
+    """Logs of the size of what each kind of linear layer gives, over some tokens."""
+    model, sizes = pretraining.pretrain(task)[0], {}
+    for name, module in spec.linear_layers(model).items():
+        if name != "lm_head":
+            kind = name.rpartition(".")[2]
+            module.register_forward_hook(
+                lambda module, given, y, kind=kind: sizes.__setitem__(kind, y.square().mean().sqrt().log().item())
+            )
+    model(input_ids=torch.arange(256).view(2, 128))
+    return np.array(list(sizes.values()))
+
+
+@pytest.mark.parametrize("steps", [0, 10])
+def test_coordinate_check_of_the_bases(steps, task):
+    """Under mup no kind of layer gives more or less as models widen, before training and after some; under standard all do but
+    those that norms follow at the start. Fits over a factor of 8; a quarter is half of what the theory tells apart."""
+    widths = (32, 64, 256)
+
+    def keep_their_size(parametrization):
+        tasks = [
+            dataclasses.replace(task, width=n, pretrain_steps=steps, parametrization=parametrization) for n in widths
+        ]
+        slopes = np.polyfit(np.log(widths), [outputs(each) for each in tasks], 1)[0]
+        assert np.abs(slopes).max() < 0.25, slopes
+
+    keep_their_size("mup")
+    rejects(keep_their_size, "standard")
+
+
+def test_a_checkpoint_cannot_be_pretrained_in_mup(tmp_path):
+    model = checkpoint(tmp_path / "llama", "llama")
+    with pytest.raises(ConfigError, match=r"task\.parametrization=mup: .* is pretrained already; leave it at standard"):
+        configure("task=language_model", f"task.model={model}", "task.parametrization=mup")
+
+
+def test_runs_from_before_there_was_a_choice_keep_their_ids(task):
+    standard, mup = (configure(*TINY, f"task.parametrization={kind}") for kind in ("standard", "mup"))
+    assert "parametrization" not in as_kept(standard)["task"] and as_kept(mup)["task"]["parametrization"] == "mup"
+    assert run_id(standard) == run_id(configure(*TINY)) != run_id(mup)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "base.json"])
