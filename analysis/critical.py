@@ -14,9 +14,10 @@ from analysis.breakdown import breaking_points, mean_of_most
 from analysis.claims import subject
 from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import START, best_lrs
+from analysis.tables.records import LOOKED
 
 FIRST = (1, 5)  # steps
-CRITICAL, SHARPNESS = "stability/critical_lr", "stability/sharpness"
+CRITICAL, SHARPNESS = LOOKED, "stability/sharpness"
 PLACE = ["init.name", "task.width"]
 
 

@@ -111,6 +111,12 @@ def test_distribution(name):
             assert factors[side].any(), f"{side} must not be zero"
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_it_declares_what_it_puts_at_zero(name):
+    drawn = dict(zip(INITS[name].parameters, draw(name).values(), strict=True))
+    assert INITS[name].zero == tuple(part for part, value in drawn.items() if not value.any())
+
+
 @pytest.mark.parametrize(("choice", "variance"), [("layer", 1 / N_IN), ("rank", 1 / RANK), ("unit", 1.0)])
 def test_gaussian_AB_draws_B_as_asked(choice, variance):
     has_moments(

@@ -17,6 +17,7 @@ CASES = {
     "some of A and B does not train": ["init=mica"],
     "sgd": ["optimizer=sgd", "optimizer.momentum=0.9"],
     "sharpness": ["sharpness.every=4"],
+    "factors as pairs": ["optimizer.riemannian=0.01", "optimizer.shrink=0.01"],
     "rows": ["log.directions=true", "log.every=3", "eval.every=7"],
 }
 # Diverge within ten steps, within twenty, …, or not at all; in no order.

@@ -35,9 +35,11 @@ def trait(name: str, attribute: str) -> tuple:
 
 
 def axes(experiment: str) -> tuple[str, ...]:
-    """What the experiment varies besides init, width, learning rate and seed, as the figures of its records say."""
-    found = [trait(name, "AXES") for name in NAMES if experiment in sources(name)]
-    return max(found, key=len, default=())
+    """What the experiment varies besides init, width, learning rate and seed, as the figure of its name says or, where there is
+    none, those of its records."""
+    if (own := experiment.removesuffix(LAYERS)) in NAMES:
+        return trait(own, "AXES")
+    return max((trait(name, "AXES") for name in NAMES if experiment in sources(name)), key=len, default=())
 
 
 def kept(experiment: str) -> tuple[str, ...]:

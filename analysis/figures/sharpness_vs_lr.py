@@ -12,6 +12,7 @@ from analysis.critical import FIRST, Cell, cells
 from analysis.figures import _caption
 
 RECORDS = ("sharpness_vs_lr", "lr_vs_width", "width_exponents", "lm_lr_sensitivity", "lm_mup", "init_zoo")
+AXES = ("task.name", "task.parametrization")
 RATES = {"breakdown": "rate at which runs\nbegin to break down", "best": "best learning rate"}
 GAUSSIAN = ("gaussian_A", "gaussian_B")  # trained at several widths
 OTHER = style.SIDES[""]

@@ -20,6 +20,7 @@ EARLY = 10  # the theory speaks of a few steps: increments are compared at this 
 BOTH_MOVED = 2  # the first step whose Z_A and Z_B see a move of A and of B under either init: A's waits for B's
 LAYERS = ".layers"  # ends the name of a record of layers, beside the experiment's own
 LANDMARKS = (0, 1, BOTH_MOVED, EARLY)  # steps kept for every run, besides the last
+LOOKED = "stability/critical_lr"  # is there at a step whose sharpness was measured
 CURVE_POINTS = 60  # rows kept of a run at the best learning rate, besides its first EARLY
 
 
@@ -130,7 +131,7 @@ def no_layers(experiment: str, chosen: str = "") -> str:
 def distill(frame: pd.DataFrame, curves: bool = True) -> pd.DataFrame:
     """Landmark steps of every run, and thinned curves of the runs at the grid's best learning rate of each init and width.
 
-    Without `curves`: the start alone, up to where both factors have moved, and the end.
+    Without `curves`: the start alone, up to where both factors have moved, and the end. Early looks at the sharpness are kept.
 
     A landmark that was not logged is stood in for by the next step that was. Also kept: the last update and the end.
 
@@ -146,6 +147,8 @@ def distill(frame: pd.DataFrame, curves: bool = True) -> pd.DataFrame:
     )
     if curves:
         keep |= runs.isin(at_best(frame)["run_id"]) & _on_curve(step)
+    if LOOKED in frame:
+        keep |= frame[LOOKED].notna() & (step < EARLY)
     return rounded(frame.loc[keep, [name for name in frame.columns if not name.startswith(PLACES)]])
 
 

@@ -12,6 +12,7 @@ from analysis.tables.load import per_run
 # Fields that no kind of adapter or task needs to have otherwise.
 TRAINING = ("steps", "dtype", "optimizer.", "stability.")
 FULL = "full"
+OF_BASE = "task.base_seed"
 IN_PASSING = 2  # seeds of a rate that a search tries, but does not take for the best
 SHOWN = 6  # fields that a message names
 
@@ -69,7 +70,12 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     A folder may also hold trial runs (fewer steps, another rank). Mixing settings would average unlike things: the
     setting with the most runs is kept, with a warning that says what was left out and how to choose it.
     """
-    settings = [name for name in per_run(frame).columns if is_setting(name)]
+    table = per_run(frame)
+    settings = [name for name in table.columns if is_setting(name)]
+    if (
+        OF_BASE in settings and table.groupby("seed")[OF_BASE].nunique().max() == 1
+    ):  # a base for each seed, or for several
+        settings.remove(OF_BASE)
     options = [name for name in settings if name.startswith("init.")]
     frame = _commonest(frame, [name for name in settings if name not in options])
     kept = pd.concat([_commonest(part, options)["run_id"] for _, part in frame.groupby("init.name")])

@@ -11,7 +11,7 @@ from torch import Tensor
 from runner.adapters.base import Adapter, Shape, Shapes
 from runner.adapters.products import AddFolded, AddProduct, GainFolded, GainProduct
 from runner.config.checks import check_rank
-from runner.config.options import FRACTION, SIZE, option
+from runner.config.options import FRACTION, SIZE, choices, option
 from runner.config.registry import INITS
 from runner.config.schema import AdapterOptions, Config
 
@@ -30,6 +30,12 @@ class FactoredOptions(AdapterOptions):
     start_from: str | None = option(
         "a folder that PEFT or runner.export wrote: the run starts there and `init` is not used; on transformers models only",
         default=None,
+    )
+    freeze: str | None = option(
+        "A or B: the factor, or VeRA's vector, that stays where its init puts it (LoRA-FA and its mirror); null: both train",
+        choices("A", "B"),
+        per_run=True,
+        before=None,
     )
 
 

@@ -15,6 +15,7 @@ def validate(config: Config) -> None:
     task.check(config)
     ADAPTERS[config.adapter.name].check(config.adapter, task.shapes(config.task))
     _check_rates(config)
+    _check_pairs(config)
     _check_init(config)
     resolve_engine(config)
     check_tf32(config)
@@ -44,6 +45,21 @@ def _check_rates(config: Config) -> None:
         )
 
 
+def _check_pairs(config: Config) -> None:
+    """That there are two factors to treat as a pair, and that what is measured knows what they do to an update."""
+    for field in ("riemannian", "shrink"):
+        value = getattr(config.optimizer, field)
+        if value is not None and not {"A", "B"} <= ADAPTERS[config.adapter.name].sides.keys():
+            raise ConfigError(
+                f"optimizer.{field}={value}: adapter={config.adapter.name} has no factors A and B, and takes null"
+            )
+        if value is not None and config.sharpness.every is not None:
+            raise ConfigError(
+                f"sharpness.every={config.sharpness.every}: optimizer.{field}={value} changes updates in a way that "
+                "stability/preconditioned does not know; leave one of them at null"
+            )
+
+
 def _check_init(config: Config) -> None:
     """That the adapter, the task and the layers can take the init."""
     chosen, task, adapter = INITS[config.init.name], TASKS[config.task.name], ADAPTERS[config.adapter.name]
@@ -67,6 +83,13 @@ def _check_init(config: Config) -> None:
         raise ConfigError(
             f"init={config.init.name}: needs calibration data for the frozen model, which task={config.task.name} does not have; "
             f"choose another task, or one of {others}"
+        )
+    side = getattr(config.adapter, "freeze", None)
+    if stays := [name for name in chosen.zero if adapter.sides[name] == side and config.adapter.start_from is None]:
+        others = ", ".join(n for n in of_adapter if not any(adapter.sides[name] == side for name in INITS[n].zero))
+        raise ConfigError(
+            f"adapter.freeze={side}: init={config.init.name} puts {stays[0]} at zero, where it would stay, and then the other "
+            f"factor has no gradient; freeze that one, or choose one of {others}"
         )
     for layer, shape in task.shapes(config.task).items():
         if reason := chosen.unsupported(config.adapter.rank, shape, config.init):

@@ -69,7 +69,8 @@ class Start(NamedTuple):
 class Init:
     """One initialization.
 
-    `draw(layer, **options)`; `parameters`: what it draws; `needs`: "inputs" or "gradient" of the frozen model;
+    `draw(layer, **options)`; `parameters`: what it draws; `zero`: which of these are zero at the start;
+    `needs`: "inputs" or "gradient" of the frozen model;
     `residual(options)`: whether the frozen weight is W0 - s·B·A, so that training starts at W0 all the same;
     `replaces`: whether it gives a `Start.base`; `unsupported(rank, shape, options)`: why it cannot be drawn there, or None;
     `ranks(calibration, rank, options)`: layer -> rank, where it spreads them over the layers.
@@ -77,6 +78,7 @@ class Init:
 
     draw: Callable[..., Start]
     parameters: tuple[str, ...] = ("A", "B")
+    zero: tuple[str, ...] = ()
     needs: str | None = None
     residual: Callable[[Any], bool] = lambda options: False
     replaces: bool = False

@@ -66,7 +66,7 @@ def _ranks(calibration: dict[str, Calibration], rank: int, options: Any) -> dict
     return ranks
 
 
-@init(EVAOptions, needs="inputs", ranks=_ranks)
+@init(EVAOptions, needs="inputs", ranks=_ranks, zero=("B",))
 def eva(layer: Layer, rho: float) -> Start:
     """A = the r first principal directions of what the layer reads, B = 0 (Paischer et al. 2024, arXiv 2410.07170).
 

@@ -63,7 +63,7 @@ class ETFOptions(InitOptions):
     )
 
 
-@init(ETFOptions, unsupported=_refuses)
+@init(ETFOptions, unsupported=_refuses, zero=("B",))
 def etf(layer: Layer, vectors: str) -> Start:
     """A = an equiangular tight frame in a random position, with rows of length 1, as Init[A]'s are on average; B = 0.
 

@@ -10,14 +10,14 @@ from runner.core.rng import normal, orthonormal, uniform
 from runner.inits.base import Layer, Start, init
 
 
-@init()
+@init(zero=("B",))
 def gaussian_A(layer: Layer) -> Start:
     """Init[A]: A_ij ~ N(0, 1/n_in), B = 0 (Hayou, Ghosh, Yu 2024)."""
     n_out, n_in = layer.W0.shape
     return Start(normal(layer.rank, n_in, variance=1 / n_in, generator=layer.generator), torch.zeros(n_out, layer.rank))
 
 
-@init()
+@init(zero=("A",))
 def gaussian_B(layer: Layer) -> Start:
     """Init[B]: A = 0, B_ij ~ N(0, 1/r) (Hayou, Ghosh, Yu 2024)."""
     n_out, n_in = layer.W0.shape
@@ -45,7 +45,7 @@ def gaussian_AB(layer: Layer, subtract: bool, B_variance: str) -> Start:
     return Start(A, normal(n_out, layer.rank, variance=variance, generator=layer.generator))
 
 
-@init()
+@init(zero=("B",))
 def kaiming_A(layer: Layer) -> Start:
     """PEFT's default: A_ij ~ U(-1/√n_in, 1/√n_in), so of variance 1/(3 n_in); B = 0."""
     n_out, n_in = layer.W0.shape
@@ -54,7 +54,7 @@ def kaiming_A(layer: Layer) -> Start:
     )
 
 
-@init()
+@init(zero=("A",))
 def kaiming_B(layer: Layer) -> Start:
     """Mirror image of PEFT's default: A = 0; B_ij ~ U(-1/√r, 1/√r), so of variance 1/(3 r)."""
     n_out, n_in = layer.W0.shape
@@ -62,7 +62,7 @@ def kaiming_B(layer: Layer) -> Start:
     return Start(torch.zeros(layer.rank, n_in), B)
 
 
-@init()
+@init(zero=("B",))
 def peft_gaussian(layer: Layer) -> Start:
     """PEFT's `gaussian`, diffusers' default: A_ij ~ N(0, 1/r²), whatever the width; B = 0."""
     n_out, n_in = layer.W0.shape
@@ -71,7 +71,7 @@ def peft_gaussian(layer: Layer) -> Start:
     )
 
 
-@init()
+@init(zero=("A", "B"))
 def zero(layer: Layer) -> Start:
     """A = 0 and B = 0, the control: both gradients vanish and nothing trains."""
     n_out, n_in = layer.W0.shape
@@ -97,7 +97,7 @@ class VeraB0Options(InitOptions):
     d_initial: float = option("every entry of d", POSITIVE)
 
 
-@init(VeraB0Options, parameters=("d", "b"))
+@init(VeraB0Options, parameters=("d", "b"), zero=("b",))
 def vera_b0(layer: Layer, d_initial: float) -> Start:
     """VeRA's own start: d = d_initial (0.1), b = 0. The zero lies on the output side, as in Init[A]: ∂L/∂d = 0 at first."""
     return Start(torch.full((layer.rank,), d_initial), torch.zeros(len(layer.W0)))
@@ -108,7 +108,7 @@ class VeraD0Options(InitOptions):
     b_std: float = option("standard deviation of b's entries", POSITIVE)
 
 
-@init(VeraD0Options, parameters=("d", "b"))
+@init(VeraD0Options, parameters=("d", "b"), zero=("d",))
 def vera_d0(layer: Layer, b_std: float) -> Start:
     """Its mirror image: d = 0, b_i ~ N(0, b_std²). The zero lies on the input side, as in Init[B]: ∂L/∂b = 0 at first."""
     return Start(torch.zeros(layer.rank), normal(len(layer.W0), variance=b_std**2, generator=layer.generator))

@@ -50,7 +50,7 @@ def olora(layer: Layer) -> Start:
     return Start(R[: layer.rank], Q[:, : layer.rank])
 
 
-@init()
+@init(zero=("A",))
 def mica(layer: Layer) -> Start:
     """B = the left singular vectors of the r smallest singular values, frozen; A = 0 trains (arXiv 2604.01694, as in PEFT)."""
     U, _, _ = layer.svd()

@@ -146,5 +146,12 @@ def _stacked(
     residual = torch.tensor([INITS[c.init.name].residual(c.init) for c in configs], device=W0.device)[:, None, None]
     offset = (drawn[0] * residual, drawn[1] * residual) if residual.any() else None
     stacked = ADAPTERS[configs[0].adapter.name].stack(configs, layer, W0, drawn, offset, shared)
-    stacked.frozen = [start.frozen for start in starts]
+    stacked.frozen = [_frozen(c, stacked, start) for c, start in zip(configs, starts, strict=True)]
     return stacked
+
+
+def _frozen(config: Config, adapter: Adapter, start: Start) -> tuple[str, ...]:
+    """What a run does not train of a layer: what its init freezes, and what its configuration does."""
+    side = getattr(config.adapter, "freeze", None)
+    chosen = [name for name in INITS[config.init.name].parameters if side and adapter.sides[name] == side]
+    return tuple(dict.fromkeys((*start.frozen, *chosen)))

@@ -14,6 +14,7 @@ from runner.training.measure.layers import Meters
 from runner.training.measure.sharpness import Move, Sharpness
 from runner.training.optimizers import base as optimizers
 from runner.training.optimizers.clipping import clip, clipping
+from runner.training.optimizers.pairs import Pairs
 from runner.training.optimizers.schedules import learning_rates as schedule
 from runner.training.stability import Stability
 from runner.training.start import trained
@@ -56,7 +57,9 @@ class Step:
         self.adapters = adapters
         self.parameters = [p.detach() for adapter in adapters.values() for p in adapter.parameters.values()]
         self.before = [torch.empty_like(p) for p in self.parameters]
-        self.optimizer = optimizers.build([self.options[k] for k in self.runs.tolist()], self.parameters)
+        options = [self.options[k] for k in self.runs.tolist()]
+        self.optimizer = optimizers.build(options, self.parameters)
+        self.pairs = Pairs(options, adapters, self.trains, self.runs.device)
         layers = [(adapters[layer], self.probe[layer], self.followed.get(layer)) for layer in self.task.layers]
         self.meters = Meters(layers)
         self.sharpness = Sharpness(self.parameters) if self.looks else None
@@ -102,7 +105,9 @@ class Step:
             used = self._used(gradients)
             lr = self.rates[self.now].squeeze(0)
             clipped, by = (used, 1.0) if self.max_norm is None else clip(used, self.max_norm)
-            self.optimizer.step(clipped, lr * self.ratios)
+            directions = self.pairs.precondition(clipped, self.parameters)
+            self.pairs.shrink(self.parameters)
+            self.optimizer.step(directions, lr * self.ratios)
             if looks:
                 P = self.optimizer.preconditioner(clipped)
                 move = Move(self.before, used, self.ratios, self.alike, P, lr, by)

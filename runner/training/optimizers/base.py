@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from runner.config.options import AT_LEAST_0, NOT_NEGATIVE, POSITIVE, choices, option
+from runner.config.options import AT_LEAST_0, FRACTION, NOT_NEGATIVE, POSITIVE, choices, option
 from runner.config.registry import OPTIMIZERS
 from runner.config.schema import OptimizerOptions
 from runner.training.optimizers.schedules import SCHEDULES
@@ -29,9 +29,23 @@ class CommonOptions(OptimizerOptions):
     clip: float | None = option(
         "largest norm of a run's gradient over all that it trains; null does not clip", POSITIVE, per_run=True
     )
+    riemannian: float | None = option(
+        "ρ of Riemannian preconditioning, by which gradients of A and B are multiplied by (BᵀB + ρI)^-1 and (AAᵀ + ρI)^-1; null: "
+        "none",
+        POSITIVE,
+        per_run=True,
+        before=None,
+    )
+    shrink: float | None = option(
+        "λ by which A ← (1 - λ)·A before an update, while ‖A‖ is at least its share of ‖B‖ by entries (Stable-LoRA); null: none",
+        FRACTION,
+        per_run=True,
+        before=None,
+    )
 
 
-IN_THE_LOOP = ("name", "lr", "lr_ratio", "schedule", "warmup", "clip")  # what the update itself does not take
+# What the update itself does not take.
+IN_THE_LOOP = ("name", "lr", "lr_ratio", "schedule", "warmup", "clip", "riemannian", "shrink")
 
 
 class Optimizer(ABC):

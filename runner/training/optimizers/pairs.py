@@ -1,0 +1,105 @@
+"""What treats both factors of a layer as one product, before the optimizer's own update of each.
+
+Both are remedies for what a random, fixed size of one factor does to training. For adapters whose factors are A and B.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runner.adapters.base import Adapter
+from runner.core.exact import sqrt_, total
+from runner.training.optimizers.base import per_run
+
+FACTORS = ("A", "B")
+
+
+class Pairs:
+    """The factors A (K, r, n_in) and B (K, n_out, r) of every layer of K runs; each operation changes those runs alone that ask
+    for it, and gives a run the same bits whatever runs are beside it.
+
+    `configs`: the optimizers' options; `trains` (parameters, K): what each run trains, None where all do.
+    """
+
+    def __init__(
+        self, configs: Sequence[Any], adapters: Mapping[str, Adapter], trains: Tensor | None, device: torch.device
+    ):
+        names = [(layer, name) for layer, adapter in adapters.items() for name in adapter.parameters]
+        places = ([names.index((layer, name)) for name in FACTORS if (layer, name) in names] for layer in adapters)
+        self.places = [tuple(pair) for pair in places if len(pair) == len(FACTORS)]
+        self.damping = _asked([c.riemannian for c in configs], device)
+        self.shrinking = _asked([c.shrink for c in configs], device)
+        if self.shrinking is not None and trains is not None:
+            of_A = trains[[a for a, _ in self.places]].all(0)
+            self.shrinking = torch.where(of_A.to(device), self.shrinking, torch.nan)
+
+    @torch.no_grad()
+    def precondition(self, gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Riemannian: g_A ← (BᵀB + ρI)^-1·g_A, g_B ← g_B·(AAᵀ + ρI)^-1  (Zhang, Pilanci 2024, arXiv 2402.02347)."""
+        gradients = list(gradients)
+        if self.damping is None:
+            return gradients
+        asks = self.damping.isfinite()
+        damping = torch.where(asks, self.damping, 1.0)[:, None]
+        for a, b in self.places:
+            A, B = parameters[a], parameters[b].transpose(1, 2)
+            for place, other, transposed in ((a, B, False), (b, A, True)):
+                S = gram(other)
+                S.diagonal(dim1=1, dim2=2).add_(damping)
+                g = gradients[place]
+                new = small_product(inverse(S), g.transpose(1, 2) if transposed else g)
+                gradients[place] = torch.where(per_run(asks, g) != 0, new.transpose(1, 2) if transposed else new, g)
+        return gradients
+
+    @torch.no_grad()
+    def shrink(self, parameters: Sequence[Tensor]) -> None:
+        """Stable-LoRA: A ← (1 - λ)·A where ‖A‖ ≥ (entries of A / entries of B)·‖B‖  (arXiv 2603.05204)."""
+        if self.shrinking is None:
+            return
+        for a, b in self.places:
+            A, B = parameters[a], parameters[b]
+            large = norm(A) >= A[0].numel() / B[0].numel() * norm(B)
+            A.mul_(per_run(torch.where(large & self.shrinking.isfinite(), 1 - self.shrinking, 1.0), A))
+
+
+def _asked(values: Sequence[float | None], device: torch.device) -> Tensor | None:
+    """(K,) float64, nan where a run does not ask for it; None where none does."""
+    if all(value is None for value in values):
+        return None
+    return torch.tensor([torch.nan if v is None else v for v in values], dtype=torch.float64, device=device)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """(K, r, n) -> X·Xᵀ (K, r, r), float64."""
+    X = rows.double().contiguous()
+    return torch.stack([total(X * X[:, i : i + 1]) for i in range(X.shape[1])], 1)
+
+
+def norm(X: Tensor) -> Tensor:
+    """Frobenius norm (K,), float64."""
+    return sqrt_(total(X.double().flatten(1).square()))
+
+
+def inverse(S: Tensor) -> Tensor:
+    """(K, r, r), symmetric and positive definite, which needs no pivots: by Gauss and Jordan, in operations on all runs at once
+    that a GPU can record. What is not finite in one run stays in it."""
+    S = S.clone()
+    for j in range(S.shape[-1]):
+        pivot, column = S[:, j, j].clone()[:, None], S[:, :, j].clone()
+        row = S[:, j] / pivot
+        S.sub_(column[:, :, None] * row[:, None, :])
+        S[:, j] = row
+        S[:, :, j] = -column / pivot
+        S[:, j, j] = 1 / pivot[:, 0]
+    return S
+
+
+def small_product(M: Tensor, X: Tensor) -> Tensor:
+    """M (K, r, r) times X (K, r, n), in the precision of X, summed in the order of the rows."""
+    M = M.to(X)
+    product = M[:, :, :1] * X[:, :1]
+    for j in range(1, X.shape[1]):
+        product = product + M[:, :, j : j + 1] * X[:, j : j + 1]
+    return product
