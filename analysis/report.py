@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import claims, claims_bases, claims_full, claims_stability, claims_transfer, claims_variants, files
+from analysis import (
+    claims,
+    claims_bases,
+    claims_full,
+    claims_remedies,
+    claims_stability,
+    claims_transfer,
+    claims_variants,
+    files,
+)
 from analysis.claims import Claim
 from analysis.figures import sharpness_vs_lr
 from analysis.grid import Grid, NotShown, split
@@ -26,6 +35,7 @@ CLAIMS: dict[str | tuple[str, ...], tuple[Evaluate, ...]] = {
     "lm_mup": (claims.first_step, claims.dynamics, claims_transfer.transfer),
     "init_zoo": (claims_variants.inits,),
     "variants": (claims_variants.parameters,),
+    "remedies": (claims_remedies.remedies,),
     "variants.layers": (claims_variants.dora,),
     "lora_plus": (claims_variants.lora_plus,),
     "rank_transfer": (claims_variants.ranks, claims_transfer.transfer),

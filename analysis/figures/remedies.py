@@ -1,0 +1,94 @@
+"""Remedies under both inits: exponents of the best rate and of Z_A in the width, and the best loss at the largest width."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import style, theory
+from analysis.figures import _caption
+from analysis.figures._message import label
+from analysis.figures._needs import OFF_THE_EDGE, THREE_WIDTHS
+from analysis.figures._rows import by_task, dots, log_x, row_height, rows
+from analysis.grid import BY_HELD_OUT, Grid
+from analysis.remedies import REMEDIES, arms, parted
+from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, sizes
+
+RECORDS = ("remedies",)
+AXES = ("task.name", *REMEDIES)
+NEEDS = (THREE_WIDTHS, OFF_THE_EDGE)
+LABELS = ("exponent of the best lr in $n$", "exponent of $Z_A$ in $n$, at the end")
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    tasks = [(task, arms(part)) for task, part in by_task(frame)]
+    height = row_height(max(len(grid.inits) for _, grid in tasks))
+    fig, panels = style.subplots(len(tasks), 3, height=height, extra=0.3, sharey="row")
+    for (task, grid), row in zip(tasks, panels, strict=True):
+        looks = [style.SIDES[theory.FAMILY.get(parted(arm)[0], "")] for arm in grid.inits]
+        for panel, measure, text in zip(row, (_rate, _Z_A), LABELS, strict=False):
+            _exponents(panel, [bootstrap(grid, partial(measure, arm=arm))[0] for arm in grid.inits], looks)
+            panel.set_xlabel(text)
+        widest = [bootstrap(grid, partial(_loss, arm=arm))[0] for arm in grid.inits]
+        edges = [grid.best(arm, grid.widths[-1]).edge for arm in grid.inits]
+        dots(row[2], widest, [k.color for k in looks], edges, markers=[k.marker for k in looks])
+        log_x(row[2], f"best {'held-out' if task in BY_HELD_OUT else 'training'} loss, $n = {grid.widths[-1]}$")
+        rows(row[0], [_name(arm) for arm in grid.inits])
+        for panel in row[1:]:
+            rows(panel, None)
+        row[0].set_title(task, loc="left")
+    style.heading(fig, _caption.short(frame, _caption.short_bars(frame), "hollow: at the grid's edge"))
+    return fig
+
+
+def caption(frame: pd.DataFrame) -> str:
+    return _caption.lines(
+        *(_told(task, arms(part)) for task, part in by_task(frame)),
+        "Exponents are of widths whose best rate lies off the grid's edge.",
+        _caption.runs(frame),
+        _caption.bars(frame, "bars"),
+    )
+
+
+def _rate(grid: Grid, arm: str) -> np.ndarray:
+    return np.array([exponent(grid.widths, best_lrs(grid, arm))])
+
+
+def _Z_A(grid: Grid, arm: str) -> np.ndarray:
+    return np.array([exponent(grid.widths, sizes(grid, arm, "final/feature/Z_A"))])
+
+
+def _loss(grid: Grid, arm: str) -> np.ndarray:
+    return np.array([grid.best(arm, grid.widths[-1]).log_loss])
+
+
+def _exponents(panel: Axes, slopes: list[Estimate], looks: list[style.Look]) -> None:
+    """A dot a row with its interval, nothing where there is none."""
+    panel.axvline(0, color="0.5", linewidth=0.6)
+    for row, (slope, look) in enumerate(zip(slopes, looks, strict=True)):
+        if np.isfinite(slope.value):
+            bars = (
+                None if np.isnan(slope.low) else [[max(slope.value - slope.low, 0)], [max(slope.high - slope.value, 0)]]
+            )
+            mark = {"color": look.color, "marker": look.marker, "markersize": 4, "linestyle": "none"}
+            panel.errorbar(slope.value, row, xerr=bars, elinewidth=0.9, capsize=1.5, **mark)
+
+
+def _name(arm: str) -> str:
+    init, remedy = parted(arm)
+    return label(init) + (f", {remedy}" if remedy else "")
+
+
+def _told(task: str, grid: Grid) -> str:
+    """The arms with the lowest loss and the smallest growth of Z_A."""
+    losses = {arm: grid.best(arm, grid.widths[-1]).log_loss for arm in grid.inits}
+    finite = [arm for arm in losses if np.isfinite(losses[arm])]
+    if not finite:
+        return f"On {task}, no run finished at n = {grid.widths[-1]}."
+    best = min(finite, key=losses.get)
+    growth = {arm: _Z_A(grid, arm)[0] for arm in grid.inits}
+    plain = [f"{_name(arm)} n^{growth[arm]:.2f}" for arm in grid.inits if np.isfinite(growth[arm])]
+    grows = f"; Z_A scales as {_caption.listed(plain)}" if plain else ""
+    return f"On {task}, {_name(best)} ends lowest at n = {grid.widths[-1]} ({np.exp(losses[best]):.2g}){grows}."
