@@ -99,7 +99,10 @@ def _flags(frame: pd.DataFrame, axes: Sequence[str], values: tuple) -> list[str]
     if len(grid.lrs) == 1:  # nothing to choose between
         return []
     sentences = []
-    of_part = "".join(f", {axis}={value}" for axis, value in zip(axes, values, strict=True) if axis != "task.name")
+    told = [
+        (axis, value) for axis, value in zip(axes, values, strict=True) if axis != "task.name" and not pd.isna(value)
+    ]
+    of_part = "".join(f", {axis}={value}" for axis, value in told)
     for init, width in itertools.product(grid.inits, grid.widths):
         best, where = grid.best(init, width), f"{task}, {init}, n = {width}{of_part}"
         if best.edge and np.isnan(best.grid_lr):

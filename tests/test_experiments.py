@@ -39,6 +39,7 @@ CORNERS = {
     "lm_layers": [(MODELS, 6)],
     "coordinate_check": [(MODELS, 4)],
     "lm_mup": [(MODELS, 4)],
+    "remedies": [([*TOYS, "task=feature_regression"], 16)],
     "sharpness_vs_lr": [([*TOYS, "task=feature_regression", "optimizer.lr=0.001"], 17)],
     "horizon_transfer": [([*MODELS, "steps=2,3"], 8)],
     "rank_transfer": [([*TOYS, "adapter.rank=2,4", "task.target_rank=4"], 24)],

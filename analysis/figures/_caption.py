@@ -60,8 +60,12 @@ def seeds(frame: pd.DataFrame) -> int:
 
 
 def _by_task(frame: pd.DataFrame):
-    names = frame["task.name"] if "task.name" in frame else pd.Series("unnamed", frame.index)
-    return frame["seed"].groupby(names.fillna("unnamed"))
+    """Seeds by (task, how its model was made, where that is not the standard)."""
+    columns = [
+        frame[name].fillna(other) if name in frame else pd.Series(other, frame.index)
+        for name, other in (("task.name", "unnamed"), ("task.parametrization", ""))
+    ]
+    return frame["seed"].groupby(columns)
 
 
 def counted(number: int, what: str) -> str:
@@ -71,14 +75,15 @@ def counted(number: int, what: str) -> str:
 
 def runs(frame: pd.DataFrame) -> str:
     """The sentence that names tasks, widths, seeds and steps."""
-    return f"Runs: {'; '.join(_of_task(task, frame.loc[group.index]) for task, group in _by_task(frame))}."
+    return (
+        f"Runs: {'; '.join(_of_task(task, frame.loc[group.index], made) for (task, made), group in _by_task(frame))}."
+    )
 
 
-def _of_task(task: str, frame: pd.DataFrame) -> str:
+def _of_task(task: str, frame: pd.DataFrame, made: str) -> str:
     model = frame["task.model"].dropna() if "task.model" in frame else ()
     models = dict.fromkeys(str(path).rstrip("/").rpartition("/")[2] for path in model)
-    made = frame["task.parametrization"].dropna().unique() if "task.parametrization" in frame else ()
-    name = f"{task} ({', '.join([listed(list(models)), *made])})" if len(models) else task
+    name = f"{task} ({', '.join(filter(None, [listed(list(models)), made]))})" if len(models) else task
     steps = frame["steps" if "steps" in frame else "step"].max()
     optimizers = sorted(frame["optimizer.name"].dropna().unique()) if "optimizer.name" in frame else []
     by = f" of {listed([OPTIMIZERS.get(optimizer, optimizer) for optimizer in optimizers])}" if optimizers else ""

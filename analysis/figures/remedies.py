@@ -82,13 +82,13 @@ def _name(arm: str) -> str:
 
 
 def _told(task: str, grid: Grid) -> str:
-    """The arms with the lowest loss and the smallest growth of Z_A."""
+    """The arm with the lowest loss, and how Z_A grows under Init[A]."""
     losses = {arm: grid.best(arm, grid.widths[-1]).log_loss for arm in grid.inits}
     finite = [arm for arm in losses if np.isfinite(losses[arm])]
     if not finite:
         return f"On {task}, no run finished at n = {grid.widths[-1]}."
     best = min(finite, key=losses.get)
-    growth = {arm: _Z_A(grid, arm)[0] for arm in grid.inits}
-    plain = [f"{_name(arm)} n^{growth[arm]:.2f}" for arm in grid.inits if np.isfinite(growth[arm])]
-    grows = f"; Z_A scales as {_caption.listed(plain)}" if plain else ""
+    growth = {arm: _Z_A(grid, arm)[0] for arm in grid.inits if theory.FAMILY.get(parted(arm)[0]) == "A"}
+    found = [f"n^{slope:.2f} ({_name(arm)})" for arm, slope in growth.items() if np.isfinite(slope)]
+    grows = f"; Z_A scales as {_caption.listed(found)}" if found else ""
     return f"On {task}, {_name(best)} ends lowest at n = {grid.widths[-1]} ({np.exp(losses[best]):.2g}){grows}."

@@ -28,16 +28,18 @@ def figure(*frames: pd.DataFrame) -> Figure:
         rates = np.exp([cell.critical for cell in of_subject])
         for panel, name in zip(column, RATES, strict=True):
             _panel(panel, of_subject, name, rates[np.isfinite(rates) & (rates > 0)])
-        column[0].set_title(subject)
-        column[0].tick_params(labelbottom=False)
-        column[-1].set_xlabel("critical rate of the first steps")
+        column[0].set_title(subject.replace("language_model", "Llamas"))
+        column[0].tick_params(labelbottom=False, which="both")
+        column[-1].set_xlabel("critical rate")
     for panel, label in zip(axes[:, 0], RATES.values(), strict=True):
         panel.set_ylabel(label)
     handles = [_handle(style.look(init)) for init in GAUSSIAN if any(cell.init == init for cell in found)]
     handles += [_handle(OTHER, "another init")] * any(cell.init not in GAUSSIAN for cell in found)
     handles += [Line2D([], [], color="0.5", linestyle=":", linewidth=1.0, label=f"equal; band: a factor of {FACTOR}")]
     fig.legend(handles=handles, loc="outside lower center", ncols=4)
-    style.heading(fig, "a point an init and width, means over seeds; lines join widths")
+    style.heading(
+        fig, "critical rates of the first steps; a point an init and width, means over seeds; lines join widths"
+    )
     return fig
 
 
@@ -55,6 +57,7 @@ def _panel(panel: Axes, found: list[Cell], name: str, rates: np.ndarray) -> None
         panel.fill_between(ends, ends / FACTOR, ends * FACTOR, color="0.9", linewidth=0, zorder=0)
         panel.plot(ends, ends, color="0.5", linestyle=":", linewidth=1.0, zorder=0.5)
         panel.set_xlim(*ends)
+        style.few_ticks(panel.xaxis)
     else:
         panel.text(0.5, 0.5, "no rates to compare with", transform=panel.transAxes, ha="center", color="0.4")
 
