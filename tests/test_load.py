@@ -272,3 +272,35 @@ def test_without_layers_there_is_no_record_of_them(cli, outputs):
         records.MissingRecords, match=r"no records of the layers of scratch; train its runs with log.layers=true"
     ):
         records.read(outputs, "scratch" + records.LAYERS)
+
+
+def test_seeds_may_have_bases_of_their_own():
+    """Runs of one setting all the same; of one seed on two bases it is that of most runs."""
+    frame = sweep(task="language_model")
+    of_seed = frame.assign(**{"task.base_seed": (frame["seed"] > 2).astype(int)})
+    [kept] = settings.comparable(of_seed, [])  # a warning would be an error
+    assert kept["run_id"].nunique() == frame["run_id"].nunique()
+    other = frame[frame["seed"] == 0].assign(**{"task.base_seed": 7, "run_id": "other-" + frame["run_id"]})
+    with pytest.warns(settings.LeftOut, match=r"runs differ in task\.base_seed"):
+        [kept] = settings.comparable(pd.concat([frame.assign(**{"task.base_seed": 0}), other]), [])
+    assert set(kept["task.base_seed"]) == {0}
+
+
+@pytest.mark.parametrize("curves", [True, False])
+def test_early_looks_at_the_sharpness_are_kept(curves):
+    frame = sweep(widths=(128,), seeds=(0,))
+    frame = frame[frame["status"] == "finished"]
+    frame = pd.concat([frame, *(frame[frame["step"] == 1].assign(step=step) for step in (2, 3, 4, 5))])
+    looked = frame.assign(**{"stability/critical_lr": frame["stability/critical_lr"].where(frame["step"] != 4)})
+    kept = records.distill(looked, curves)
+    steps = kept.groupby("run_id")["step"].agg(set)
+    assert all({3, 5} <= of_run for of_run in steps) and (curves or not any(4 in of_run for of_run in steps))
+    assert not {3, 5} & set(records.distill(looked.drop(columns="stability/critical_lr"), curves=False)["step"])
+
+
+def test_an_experiment_varies_what_the_figure_of_its_name_says():
+    assert figures.axes("lr_vs_width") == () and figures.axes("sharpness_vs_lr") == (
+        "task.name",
+        "task.parametrization",
+    )
+    assert figures.axes("variants.layers") == figures.axes("variants") and figures.axes("advise_minilm") == ("steps",)
