@@ -30,17 +30,30 @@ def breaking_ratio(grid: Grid, a: str, b: str) -> float:
 
 
 def breaking_points(grid: Grid, init: str) -> np.ndarray:
-    """(W, S) log of the rate at which a run begins to break down: the middle, in the log, between the lowest that did and the
-    next lower one that was tried, which did not. nan where there are no two such rates a factor of 2 apart, or less.
+    """(W, S) log of the rate at which a run begins to break down, nan where only bounds of it are known."""
+    low, high = breaking_bounds(grid, init)
+    return np.where(low == high, low, np.nan)
+
+
+def breaking_bounds(grid: Grid, init: str) -> tuple[np.ndarray, np.ndarray]:
+    """(W, S) logs of the rates between which a run begins to break down, one of which may be infinite: the lowest that did and
+    the next lower one that was tried. Both are their middle, in the log, where these are a factor of 2 apart, or less.
     """
     broken, tried = _broken(grid, init)
-    found = np.full(broken.shape[::2], np.nan)
-    for width, seed in np.ndindex(*found.shape):
+    low, high = np.full(broken.shape[::2], -np.inf), np.full(broken.shape[::2], np.inf)
+    for width, seed in np.ndindex(*low.shape):
         lrs = np.log(grid.lrs[tried[width, :, seed]])
-        down = np.flatnonzero(broken[width, tried[width, :, seed], seed])
-        if len(down) and down[0] and lrs[down[0]] - lrs[down[0] - 1] < np.log(2) + ROUNDING:
-            found[width, seed] = (lrs[down[0]] + lrs[down[0] - 1]) / 2
-    return found
+        holds = (
+            (~broken[width, tried[width, :, seed], seed]).cumprod().sum()
+        )  # how many rates below the first that does not
+        if holds:
+            low[width, seed] = lrs[holds - 1]
+        if holds < len(lrs):
+            high[width, seed] = lrs[holds]
+    near = high - low < np.log(2) + ROUNDING
+    with np.errstate(invalid="ignore"):
+        middle = (low + high) / 2
+    return np.where(near, middle, low), np.where(near, middle, high)
 
 
 def _broken(grid: Grid, init: str) -> tuple[np.ndarray, np.ndarray]:

@@ -25,9 +25,10 @@ def frozen_sizes(layers: pd.DataFrame, runs: pd.DataFrame) -> list[Claim]:
 
 def exponents(layers: pd.DataFrame) -> dict[str, Estimate]:
     """Kind of layer -> exponent in the width of its frozen output's size, with an interval over seeds; none of fewer than 3
-    widths or where a seed lacks one."""
+    widths that all seeds have."""
     found = {}
-    for kind, logs in frozen_outputs(layers).items():
+    for kind, sizes in frozen_outputs(layers).items():
+        logs = sizes.dropna(axis=1)  # the same widths for all seeds
         slopes = np.array([exponent(logs.columns.to_numpy(), of_seed) for of_seed in logs.to_numpy()])
         if np.isfinite(slopes).all():
             found[kind] = bootstrap(PerSeed(slopes), lambda seeds: np.array([seeds.values.mean()]))[0]

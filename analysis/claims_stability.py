@@ -12,10 +12,8 @@ from analysis.grid import Grid
 from analysis.scaling import LEVEL, MIN_SEEDS, Estimate, PerSeed, best_lrs, bootstrap
 
 SOURCE = "this project"
-FACTOR, SHARE = (
-    2,
-    0.9,
-)  # the critical rate is that at which runs break down, up to this factor in this share of the cells
+FACTOR = 2  # up to which the critical rate is that at which runs break down,
+SHARE = 0.9  # in this share of the cells
 MIN_CELLS = 5
 DEFAULT, PISSA = "kaiming_A", "pissa"
 
@@ -25,23 +23,37 @@ def stability(*frames: pd.DataFrame) -> list[Claim]:
     claims = []
     cells, measured = critical.cells(frames), critical.measured(frames)
     for name, part in measured.items():
-        known = [cell for cell in cells if cell.subject == name and np.isfinite(cell.breakdown)]
-        claims += [_foretold(name, known)] if known else []
+        hits = [cell.within(FACTOR) for cell in cells if cell.subject == name]
+        claims += [_foretold(name, hits.count(True), hits.count(False), hits.count(None))] if hits else []
         claims += _pair(name, part)
-        claims += _pissa(name, part, [runs for of, runs in critical.trained(frames) if of == name])
+        claims += _pissa(
+            name, part, next((runs for of, runs in critical.trained(frames) if of == name and _has_both(runs)), None)
+        )
     return claims
 
 
-def _foretold(name: str, cells: list[critical.Cell]) -> Claim:
-    found = binomtest(sum(critical.within(cell, FACTOR) for cell in cells), len(cells))
-    low, high = found.proportion_ci(LEVEL)
-    share = found.statistic
-    verdict = REPRODUCED if low >= SHARE else DIRECTION if share >= SHARE else NOT
-    text = (
-        f"critical rate of the first steps within a factor of {FACTOR} of the rate of breakdown, of {len(cells)} cells"
-    )
-    verdict = verdict if len(cells) >= MIN_CELLS else UNKNOWN
+def _foretold(name: str, hits: int, misses: int, unknown: int) -> Claim:
+    """Judged as it would be if all unknown cells were hits, and if none were; the interval is from the one's low to the other's
+    high end."""
+    cells = hits + misses + unknown
+    low, high = _interval(hits, cells)[0], _interval(hits + unknown, cells)[1]
+    verdicts = {_share_verdict(count, cells) for count in (hits, hits + unknown)}
+    verdict = verdicts.pop() if len(verdicts) == 1 and cells >= MIN_CELLS else UNKNOWN
+    text = f"critical rate of the first steps within a factor of {FACTOR} of the rate of breakdown, of {cells} cells"
+    text += f" ({unknown} unknown)" * bool(unknown)
+    share = hits / (hits + misses) if hits + misses else np.nan
     return Claim("15a", name, text, f"≥ {SHARE:g}", SOURCE, share, low, high, verdict)
+
+
+def _interval(count: int, cells: int) -> tuple[float, float]:
+    """Exact binomial (Clopper, Pearson)."""
+    return tuple(binomtest(count, cells).proportion_ci(LEVEL))
+
+
+def _share_verdict(count: int, cells: int) -> str:
+    if _interval(count, cells)[0] >= SHARE:
+        return REPRODUCED
+    return DIRECTION if count / cells >= SHARE else NOT
 
 
 def _pair(name: str, part: pd.DataFrame) -> list[Claim]:
@@ -60,7 +72,11 @@ def _pair(name: str, part: pd.DataFrame) -> list[Claim]:
     return [ratio_claim("15b", name, text, "> 1", ratios, SOURCE)]
 
 
-def _pissa(name: str, part: pd.DataFrame, trained: list[pd.DataFrame]) -> list[Claim]:
+def _has_both(runs: pd.DataFrame) -> bool:
+    return {PISSA, DEFAULT} <= set(runs["init.name"])
+
+
+def _pissa(name: str, part: pd.DataFrame, runs: pd.DataFrame | None) -> list[Claim]:
     """PiSSA against PEFT's default: its sharpness, and whether its best rate is lower by as much."""
     sharpness = critical.first_steps(part, critical.SHARPNESS)
     if not {PISSA, DEFAULT} <= set(sharpness.index.unique("init.name")):
@@ -68,12 +84,11 @@ def _pissa(name: str, part: pd.DataFrame, trained: list[pd.DataFrame]) -> list[C
     ratio = (sharpness[PISSA] - sharpness[DEFAULT]).unstack("task.width")
     [sharper] = _over_seeds(ratio.iloc[:, :1])
     claims = [_about("15c", name, "top eigenvalue of the first steps, PiSSA over PEFT's default", 10, sharper)]
-    for runs in trained:
-        if {PISSA, DEFAULT} <= set(runs["init.name"]):
-            grid = Grid.of(runs, _of_runs(runs, sharpness))
-            [product] = bootstrap(grid, _best_rate_times_sharpness)
-            text = "best lr times top eigenvalue of the first steps, PiSSA over PEFT's default"
-            claims.append(_about("15d", name, text, 1, product))
+    if runs is not None:
+        grid = Grid.of(runs, _of_runs(runs, sharpness))
+        [product] = bootstrap(grid, _best_rate_times_sharpness)
+        text = "best lr times top eigenvalue of the first steps, PiSSA over PEFT's default"
+        claims.append(_about("15d", name, text, 1, product))
     return claims
 
 

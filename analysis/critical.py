@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.breakdown import breaking_points, mean_of_most
+from analysis.breakdown import breaking_bounds
 from analysis.claims import subject
-from analysis.grid import BY_HELD_OUT, Grid
+from analysis.grid import BY_HELD_OUT, Grid, NotShown
 from analysis.scaling import START, best_lrs
 from analysis.tables.records import LOOKED
 
@@ -23,15 +23,28 @@ PLACE = ["init.name", "task.width"]
 
 @dataclass(frozen=True)
 class Cell:
-    """An init at a width of a subject; logs of rates, means over seeds: the critical one, that at which runs begin to break down
-    and the best one, of which the latter two may be nan."""
+    """An init at a width of a subject; logs of rates, means over seeds: the critical one, the least and the most that the one may
+    be at which runs begin to break down, which may be infinite, and the best one, nan at the edge of the grid."""
 
     subject: str
     init: str
     width: int
     critical: float
-    breakdown: float
+    breaks_from: float
+    breaks_to: float
     best: float
+
+    @property
+    def breakdown(self) -> float:
+        """nan where only bounds are known."""
+        return self.breaks_from if self.breaks_from == self.breaks_to else np.nan
+
+    def within(self, factor: float) -> bool | None:
+        """Whether the critical rate is that of breakdown, up to a factor; None where the bounds do not tell."""
+        below, above = self.breaks_from - self.critical, self.breaks_to - self.critical
+        if below > np.log(factor) or above < -np.log(factor):
+            return False
+        return True if below >= -np.log(factor) and above <= np.log(factor) else None
 
 
 def parts(frames: Sequence[pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -52,13 +65,15 @@ def first_steps(part: pd.DataFrame, column: str) -> pd.Series:
 
 
 def measured(frames: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Subject -> the first of its runs of which sharpness was measured. Raises KeyError where there are none."""
+    """Subject -> the first of its runs whose sharpness was measured in the first steps. Raises NotShown where there are none."""
     found: dict[str, pd.DataFrame] = {}
     for name, part in parts(frames):
-        if CRITICAL in part and part[CRITICAL].notna().any():
+        if CRITICAL in part and part.loc[part["step"].between(*FIRST), CRITICAL].notna().any():
             found.setdefault(name, part)
     if not found:
-        raise KeyError(CRITICAL)
+        raise NotShown(
+            f"no run has measured its sharpness in steps {FIRST[0]} to {FIRST[1]}; train some with sharpness.every=1"
+        )
     return found
 
 
@@ -69,7 +84,7 @@ def trained(frames: Sequence[pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]
 
 def cells(frames: Sequence[pd.DataFrame]) -> list[Cell]:
     """All inits and widths whose critical rate is known, and which were trained at several rates; the first table that has one
-    speaks for it. Raises KeyError where no sharpness was measured."""
+    speaks for it. Raises NotShown where no sharpness was measured."""
     critical = {
         (name, *place): values.mean()
         for name, part in measured(frames).items()
@@ -79,10 +94,10 @@ def cells(frames: Sequence[pd.DataFrame]) -> list[Cell]:
     for name, part in trained(frames):
         grid = Grid.of(part, _start(part))
         for init in grid.inits:
-            breakdown, best = breaking_points(grid, init), best_lrs(grid, init)
+            bounds, best = [of.mean(1) for of in breaking_bounds(grid, init)], best_lrs(grid, init)
             for i, width in enumerate(grid.widths.tolist()):
-                if (key := (name, init, width)) in critical and key not in found:
-                    found[key] = Cell(*key, critical[key], mean_of_most(breakdown[i]), best[i])
+                if (key := (name, init, width)) in critical and key not in found and grid.tried(init, width).any():
+                    found[key] = Cell(*key, critical[key], *(of[i] for of in bounds), best[i])
     return list(found.values())
 
 
@@ -91,8 +106,3 @@ def _start(part: pd.DataFrame) -> pd.DataFrame | None:
     if part["task.name"].iloc[0] not in BY_HELD_OUT:
         return None
     return part[part["step"] == 0].set_index("run_id")[["eval/loss"]].set_axis([START], axis=1)
-
-
-def within(cell: Cell, factor: float) -> bool:
-    """Whether the critical rate is the rate at which runs begin to break down, up to a factor."""
-    return abs(cell.critical - cell.breakdown) <= np.log(factor)

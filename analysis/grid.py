@@ -160,6 +160,10 @@ class Grid:
         """(L,) mean over seeds of log final loss; +inf where a seed diverged, nan where a seed is missing."""
         return self.log_loss[self.at(init, width)].mean(axis=1)
 
+    def tried(self, init: str, width: int) -> np.ndarray:
+        """(L,) whether any seed was trained at the rate."""
+        return ~np.isnan(self.log_loss[self.at(init, width)]).all(axis=1)
+
     def best(self, init: str, width: int) -> Best:
         """The vertex of the parabola through the best learning rate of the grid and its neighbours, in log lr.
 
@@ -183,9 +187,10 @@ class Grid:
 
         nan where `lr` is, or lies outside the grid, or a run it needs is missing or has no such value above zero.
         """
+        tried = self.tried(init, width)  # other inits may have other rates
         with np.errstate(divide="ignore", invalid="ignore"):
-            means = np.log(self.columns[column][self.at(init, width)]).mean(axis=1)
-        return interpolated(np.log(lr), np.log(self.lrs), means)
+            means = np.log(self.columns[column][self.at(init, width)][tried]).mean(axis=1)
+        return interpolated(np.log(lr), np.log(self.lrs[tried]), means)
 
     def paired(self, init: str, other: str, width: int) -> np.ndarray:
         """(S,) log final loss of `init` minus that of `other`, seed by seed, each at the grid's best learning rate.

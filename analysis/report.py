@@ -78,7 +78,7 @@ def claims_of(
             if say is None:
                 raise
             say(f"not evaluated: {reason}")
-    return rows
+    return list({repr(row): row for row in rows}.values())  # tables of the same runs may give the same
 
 
 def name_of(table: pd.DataFrame, default: str) -> str:

@@ -30,6 +30,8 @@ EXPONENTS = {
 SOURCES = {"feature_regression": PAPER, "language_model": PAPER, "teacher_student": COUNTING}
 RATIO = "delta_2/delta_1"
 ADAPTERS = ("lora", "rslora")  # W0 + s·B·A with s of the same size at every width
+# Fields by which training is another one than the theory's, empty where they are not used.
+REMEDIES = {"optimizer.riemannian": "Riemannian", "optimizer.shrink": "Stable-LoRA", "adapter.freeze": "frozen"}
 
 
 # muA (Chen, Villar, Hayou 2026): exponents in the rank r of the best learning rate for s = r^-γ, under Adam or SignSGD.
@@ -70,9 +72,10 @@ def setting(frame: pd.DataFrame) -> str | None:
 
 
 def speaks_of(frame: pd.DataFrame) -> bool:
-    """Whether these runs have an adapter and an optimizer of the theory's, on whatever task."""
+    """Whether these runs have an adapter and an optimizer of the theory's, and no remedy, on whatever task."""
     first = frame.iloc[0]
-    return first["optimizer.name"] in ("adamw", "signsgd") and first.get("adapter.name", "lora") in ADAPTERS
+    plain = not any(frame[field].notna().any() for field in REMEDIES if field in frame)
+    return plain and first["optimizer.name"] in ("adamw", "signsgd") and first.get("adapter.name", "lora") in ADAPTERS
 
 
 def exponents(task: str | None, inits: Sequence[str], quantity: str) -> dict[str, float | None]:

@@ -149,7 +149,14 @@ def advised(model: str, lengths: tuple[int, ...] = (20,), **options) -> pd.DataF
     return pd.concat([*tables, base.assign(**{"optimizer.lr": base["optimizer.lr"] / 8})], ignore_index=True)
 
 
+def remedies(**options) -> pd.DataFrame:
+    """Plain LoRA, and with Riemannian preconditioning."""
+    plain = sweep(**options)
+    return pd.concat([plain, named(plain, "riemannian", **{"optimizer.riemannian": 0.01})], ignore_index=True)
+
+
 MADE = {
+    "remedies": remedies,
     "advise_smollm2": partial(advised, "smollm2", (5, 10, 20)),
     "advise_minilm": partial(advised, "minilm"),
     "full_finetuning": full,

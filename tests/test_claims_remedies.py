@@ -4,10 +4,13 @@ import pandas as pd
 import pytest
 from synthetic import sweep
 
+from analysis import theory
+from analysis.claims import dynamics
 from analysis.claims_remedies import EXPECTED, remedies
 from analysis.figures.remedies import _name
 from analysis.grid import NotShown
 from analysis.remedies import arms
+from analysis.tables.settings import LeftOut
 
 FIELDS = {
     "Stable-LoRA": ("optimizer.shrink", 0.01),
@@ -56,11 +59,37 @@ def test_all_arms_of_a_sweep_are_rows_of_one_grid():
     assert [_name(arm) for arm in grid.inits] == [
         "Init[A]", "Init[A], Riemannian", "Init[A], Stable-LoRA", "Init[A], frozen A", "Init[B]"
     ]  # fmt: skip
-    assert len(remedies(frame)) == 9 and remedies(sweep()) == []
+    assert len(remedies(frame)) == 9
+    with pytest.raises(NotShown, match=r"remedies needs runs with one of optimizer\.riemannian"):
+        remedies(sweep())
 
 
-def test_two_strengths_of_a_remedy_are_not_mixed():
+def test_seeds_that_an_arm_lacks_are_said_and_left_out():
+    frame = beside_plain("frozen A", Z_A=0.0)
+    lacking = frame[frame["adapter.freeze"].isna() | (frame["seed"] < 4)]
+    with pytest.warns(LeftOut, match="not every remedy has seeds 4: they are left out"):
+        assert list(arms(lacking).seeds) == [0, 1, 2, 3]
+
+
+def test_rates_of_an_arm_may_lie_between_those_of_others():
+    """Sizes are interpolated between its own rates."""
+    frame = beside_plain("frozen A", Z_A=0.0)
+    own = frame["adapter.freeze"].notna()
+    frame["optimizer.lr"] = frame["optimizer.lr"].where(~own, 1.5 * frame["optimizer.lr"])
+    assert verdicts(frame)["17a"] == "reproduced"
+
+
+def test_the_theory_does_not_speak_of_remedies():
+    """Not even where all runs have one."""
+    frame = sweep()
+    assert theory.setting(frame) == "feature_regression" and dynamics(frame)
+    for field, value in FIELDS.values():
+        assert theory.setting(frame.assign(**{field: value})) is None and dynamics(frame.assign(**{field: value})) == []
+        assert theory.setting(frame.assign(**{field: None})) == "feature_regression"
+
+
+def test_two_strengths_of_a_remedy_are_two_arms():
     frame = beside_plain("Riemannian")
     other = frame[frame["optimizer.riemannian"].notna()].assign(**{"optimizer.riemannian": 0.5})
-    with pytest.raises(NotShown, match=r"differ in optimizer\.riemannian"):
-        arms(pd.concat([frame, other.assign(run_id="other" + other["run_id"])]))
+    grid = arms(pd.concat([frame, other.assign(run_id="other" + other["run_id"])]))
+    assert [arm for arm in grid.inits if "R" in arm] == ["gaussian_A, Riemannian 0.01", "gaussian_A, Riemannian 0.5"]

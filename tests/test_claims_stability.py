@@ -10,6 +10,7 @@ from synthetic import SEEDS, sweep
 from analysis.claims_bases import exponents, frozen_sizes
 from analysis.claims_stability import stability
 from analysis.critical import cells, first_steps
+from analysis.grid import NotShown
 
 WIDTHS = tuple(32 * k for k in range(4, 24))  # 40 cells: 36 are the fewest that can show 90%
 LRS = tuple(2.0**-k for k in range(1, 11))
@@ -127,8 +128,22 @@ def test_a_cell_without_a_descent_has_a_critical_rate_of_zero_and_foretells_noth
 
 
 def test_without_a_measured_one_there_is_nothing_to_say():
-    with pytest.raises(KeyError, match="stability/critical_lr"):
-        stability(trained().drop(columns=["stability/critical_lr"]))
+    for lacking in (trained().drop(columns="stability/critical_lr"), trained().query("step != 1")):
+        with pytest.raises(NotShown, match=r"no run has measured its sharpness in steps 1 to 5; .*sharpness\.every=1"):
+            stability(lacking)
+
+
+@pytest.mark.parametrize(("known", "verdict"), [(1, "not enough data"), (4, "not reproduced")])
+def test_cells_that_never_break_down_are_no_hits(known, verdict):
+    """In half of the cells none breaks down up to the highest rate, which is not twice the critical one: they are unknown. With
+    the critical rate far below, they are misses all the same."""
+    whole = trained(WIDTHS)
+    of_B = whole["init.name"] == "gaussian_B"
+    whole = whole[~of_B | (whole["status"] == "finished")]
+    frame = short(lambda init, width: breakdown(init, width) / known, widths=WIDTHS)
+    [claim] = [c for c in stability(frame, whole) if c.number == "15a"]
+    assert claim.verdict == verdict and ("(20 unknown)" in claim.claim) == (known == 1)
+    assert claim.value == (known == 1)
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ CORNERS = {
     "lm_dynamics": [(MODELS, 6)],
     "lm_layers": [(MODELS, 6)],
     "coordinate_check": [(MODELS, 4)],
-    "lm_mup": [(MODELS, 4)],
+    "lm_mup": [(MODELS, 8)],
     "remedies": [([*TOYS, "task=feature_regression"], 16)],
-    "sharpness_vs_lr": [([*TOYS, "task=feature_regression", "optimizer.lr=0.001"], 17)],
+    "sharpness_vs_lr": [([*MODELS, "task=language_model", "optimizer.lr=0.001", "init=gaussian_A"], 3)],
     "horizon_transfer": [([*MODELS, "steps=2,3"], 8)],
     "rank_transfer": [([*TOYS, "adapter.rank=2,4", "task.target_rank=4"], 24)],
 }

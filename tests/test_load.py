@@ -280,6 +280,11 @@ def test_seeds_may_have_bases_of_their_own():
     of_seed = frame.assign(**{"task.base_seed": (frame["seed"] > 2).astype(int)})
     [kept] = settings.comparable(of_seed, [])  # a warning would be an error
     assert kept["run_id"].nunique() == frame["run_id"].nunique()
+    full = sweep(task="language_model", changes={("A", "lr"): -1.0})
+    full = full[full["init.name"] == "gaussian_A"].assign(**{"init.name": "pretrained", "adapter.name": "full"})
+    full = full.assign(**{"run_id": "full-" + full["run_id"], "task.base_seed": (full["seed"] > 2).astype(int)})
+    [kept] = settings.comparable(pd.concat([of_seed.assign(**{"adapter.name": "lora"}), full]), [])
+    assert set(kept["adapter.name"]) == {"lora", "full"} and kept["seed"].nunique() == 5
     other = frame[frame["seed"] == 0].assign(**{"task.base_seed": 7, "run_id": "other-" + frame["run_id"]})
     with pytest.warns(settings.LeftOut, match=r"runs differ in task\.base_seed"):
         [kept] = settings.comparable(pd.concat([frame.assign(**{"task.base_seed": 0}), other]), [])

@@ -133,6 +133,17 @@ def test_a_factor_that_does_not_train_does_not_shrink():
     assert not torch.equal(free[0][0][0], plain[0][0][0])
 
 
+def test_a_frozen_factor_of_one_layer_is_no_matter_of_another():
+    """As of eva, which may leave a layer without ranks."""
+    layers = {name: LoRA(*(p.clone() for p in start(0.0)), torch.ones(K, dtype=DOUBLE)) for name in ("one", "two")}
+    parameters = [p.detach() for layer in layers.values() for p in layer.parameters.values()]
+    before, trains = [p.clone() for p in parameters], torch.ones(4, K, dtype=torch.bool)
+    trains[0, 1] = False
+    Pairs([options(shrink=0.5)] * K, layers, trains, torch.device("cpu")).shrink(parameters)
+    shares = [(now / old)[:, 0, 0].tolist() for now, old in zip(parameters, before, strict=True)]
+    assert shares[0] == [0.5, 1, 0.5] and shares[2] == [0.5, 0.5, 0.5]
+
+
 def test_what_they_are_made_of():
     g = torch.Generator().manual_seed(1)
     X = torch.randn(K, R, 40, generator=g, dtype=DOUBLE)
@@ -193,7 +204,14 @@ REFUSED = {
         "optimizer.shrink=0.1",
     ],
     "sharpness.every=2: optimizer.shrink=0.1 changes updates": ["optimizer.shrink=0.1", "sharpness.every=2"],
-    "optimizer.shrink=1.0: must be in": ["optimizer.shrink=1.0"],
+    "optimizer.shrink=1.0: must be above 0 and below 1": ["optimizer.shrink=1.0"],
+    "optimizer.shrink=0.0: must be above 0 and below 1": ["optimizer.shrink=0.0"],
+    "optimizer.riemannian=1e-13: must be a number from 1e-12": ["optimizer.riemannian=1e-13"],
+    "optimizer.shrink=0.1: adapter.freeze=A keeps A as it is": ["adapter.freeze=A", "optimizer.shrink=0.1"],
+    "adapter.freeze=A: init=zero puts A at zero, where it would stay, and then the other factor has no gradient; choose": [
+        "init=zero",
+        "adapter.freeze=A",
+    ],
 }
 
 

@@ -50,6 +50,16 @@ def resave(folder, change):
     save_file(change(load_file(path)), path)
 
 
+def test_a_factor_that_is_zero_in_the_folder_is_not_to_be_frozen(folder, shared):
+    """As B is in one that PEFT wrote before training."""
+    fields = ["task.targets=[q_proj,v_proj]", f"adapter.start_from={folder}"]
+    configured(shared, "llama", "lora", *fields, "adapter.freeze=B")
+    resave(folder, lambda tensors: {name: t * ("lora_A" in name) for name, t in tensors.items()})
+    configured(shared, "llama", "lora", *fields, "adapter.freeze=A")
+    with pytest.raises(ConfigError, match=r"^adapter\.freeze=B: B is zero in .*freeze that one"):
+        configured(shared, "llama", "lora", *fields, "adapter.freeze=B")
+
+
 def without(name):
     return lambda tensors: {n: t for n, t in tensors.items() if not n.endswith(name)}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.scaling import MIN_SEEDS, Estimate
+from analysis.theory import REMEDIES
 
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "signsgd": "SignSGD"}
 
@@ -87,6 +88,8 @@ def _of_task(task: str, frame: pd.DataFrame, made: str) -> str:
     steps = frame["steps" if "steps" in frame else "step"].max()
     optimizers = sorted(frame["optimizer.name"].dropna().unique()) if "optimizer.name" in frame else []
     by = f" of {listed([OPTIMIZERS.get(optimizer, optimizer) for optimizer in optimizers])}" if optimizers else ""
+    with_all = [remedy for field, remedy in REMEDIES.items() if field in frame and frame[field].notna().all()]
+    by += f", {listed(with_all)}" if with_all else ""
     return (
         f"{name}, {'widths' if frame['task.width'].nunique() > 1 else 'width'} n = {_widths(frame)}, "
         f"{counted(frame['seed'].nunique(), 'seed')}, {counted(int(steps), 'step')}{by}"

@@ -13,7 +13,7 @@ from analysis.claims_bases import exponents, frozen_outputs
 from analysis.coordinates import FROZEN
 from analysis.figures import _caption
 from analysis.figures._message import best_losses, label, trend
-from analysis.figures._needs import OFF_THE_EDGE, TWO_WIDTHS
+from analysis.figures._needs import TWO_WIDTHS
 from analysis.figures._scaling import against_width, not_fitted
 from analysis.grid import Grid, held_out, loss_name
 from analysis.scaling import best_lrs
@@ -21,7 +21,7 @@ from analysis.theory import exponents as predicted
 from analysis.theory import setting
 
 RECORDS = ("lm_mup.layers", "lm_mup", "coordinate_check.layers", "lm_lr_sensitivity")  # layers of such models, and runs
-NEEDS = (TWO_WIDTHS, OFF_THE_EDGE)
+NEEDS = (TWO_WIDTHS,)
 MEASURED = (FROZEN,)
 COLORS = (*style.MARKS, "0.45", "#56B4E9", "#D55E00")  # of kinds of layer
 

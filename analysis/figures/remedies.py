@@ -13,8 +13,9 @@ from analysis.figures._message import label
 from analysis.figures._needs import OFF_THE_EDGE, THREE_WIDTHS
 from analysis.figures._rows import by_task, dots, log_x, row_height, rows
 from analysis.grid import BY_HELD_OUT, Grid
-from analysis.remedies import REMEDIES, arms, parted
+from analysis.remedies import arms, parted
 from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, sizes
+from analysis.theory import REMEDIES
 
 RECORDS = ("remedies",)
 AXES = ("task.name", *REMEDIES)

@@ -1,5 +1,7 @@
 """Critical rates of the first steps against the rates at which runs break down, and against the best: every init and width."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,6 +12,7 @@ from analysis import style
 from analysis.claims_stability import FACTOR
 from analysis.critical import FIRST, Cell, cells
 from analysis.figures import _caption
+from analysis.grid import NotShown
 
 RECORDS = ("sharpness_vs_lr", "lr_vs_width", "width_exponents", "lm_lr_sensitivity", "lm_mup", "init_zoo")
 AXES = ("task.name", "task.parametrization")
@@ -19,8 +22,8 @@ OTHER = style.SIDES[""]
 
 
 def figure(*frames: pd.DataFrame) -> Figure:
-    found = cells(frames)
-    subjects = list(dict.fromkeys(cell.subject for cell in found)) or [""]
+    found = _found(frames)
+    subjects = list(dict.fromkeys(cell.subject for cell in found))
     width = min(1.0, 0.3 + 0.25 * len(subjects))
     fig, axes = style.subplots(len(RATES), len(subjects), height=1.75, width=width, extra=0.5)
     for column, subject in zip(axes.T, subjects, strict=True):
@@ -37,9 +40,7 @@ def figure(*frames: pd.DataFrame) -> Figure:
     handles += [_handle(OTHER, "another init")] * any(cell.init not in GAUSSIAN for cell in found)
     handles += [Line2D([], [], color="0.5", linestyle=":", linewidth=1.0, label=f"equal; band: a factor of {FACTOR}")]
     fig.legend(handles=handles, loc="outside lower center", ncols=4)
-    style.heading(
-        fig, "critical rates of the first steps; a point an init and width, means over seeds; lines join widths"
-    )
+    style.heading(fig, "an init and width a point; hollow: breakdown there or above")
     return fig
 
 
@@ -51,6 +52,9 @@ def _panel(panel: Axes, found: list[Cell], name: str, rates: np.ndarray) -> None
         look = style.look(init) if init in GAUSSIAN else OTHER
         line = look.line if init in GAUSSIAN else "none"
         panel.plot(x, y, color=look.color, marker=look.marker, linestyle=line, linewidth=0.8, markersize=3.5)
+        if name == "breakdown" and (bounds := [c for c in found if c.init == init and np.isnan(c.breakdown)]):
+            x, y = np.exp([[c.critical, c.breaks_from] for c in bounds]).T
+            panel.plot(x, y, look.marker, color=look.color, markersize=3.5, fillstyle="none")
     if len(rates) and np.isfinite(panel.dataLim.minposy):
         panel.set(xscale="log", yscale="log")
         ends = np.array([rates.min() / 1.5, rates.max() * 1.5])
@@ -69,14 +73,24 @@ def _handle(look: style.Look, label: str = "") -> Line2D:
 
 
 def caption(*frames: pd.DataFrame) -> str:
-    found, runs = cells(frames), pd.concat(frames, ignore_index=True)
+    found, (first, *others) = _found(frames), frames
     return _caption.lines(
         _told(found, "breakdown", "the rate at which runs begin to break down"),
         _told(found, "best", "the best rate"),
         f"The critical rate is the geometric mean over steps {FIRST[0]} to {FIRST[1]} of how far an update can be stretched "
-        "before the loss rises, at a rate at which these steps change nothing; breakdown lies between two rates of a grid, a "
-        "factor of 2 apart; best rates at a grid's edge are left out; points are means over seeds, without intervals.",
-        _caption.runs(runs),
+        "before the loss rises, at the lowest rate that was trained; breakdown is known where it lies between two rates, a "
+        "factor of 2 or less apart; best rates at a grid's edge are left out; points are means over seeds, without intervals.",
+        _caption.runs(first),
+        _caption.runs(pd.concat(others, ignore_index=True)).replace("Runs", "Rates", 1) if others else "",
+    )
+
+
+def _found(frames: Sequence[pd.DataFrame]) -> list[Cell]:
+    """Raises NotShown where there is none."""
+    if found := cells(frames):
+        return found
+    raise NotShown(
+        "sharpness_vs_lr needs runs at several learning rates, of inits and widths with sharpness.every=1, too"
     )
 
 
@@ -88,8 +102,10 @@ def _told(found: list[Cell], name: str, what: str) -> str:
         logs = logs[np.isfinite(logs)]
         if len(logs):
             low, middle, high = (_caption.number(x) for x in np.exp([logs.min(), np.median(logs), logs.max()]))
-            near = int((np.abs(logs) <= np.log(FACTOR)).sum())
-            told.append(
-                f"{middle} on {subject} ({low} to {high}; within a factor of {FACTOR} in {near} of {len(logs)} cells)"
-            )
-    return f"In the median, {what} over the critical rate is {_caption.listed(told)}." if told else ""
+            near = f"within a factor of {FACTOR} in {int((np.abs(logs) <= np.log(FACTOR)).sum())} of {len(logs)}"
+            told.append(f"{middle} on {subject} ({low} to {high}; {near})")
+    return (
+        f"In the median of cells in which it is known, {what} over the critical rate is {_caption.listed(told)}."
+        if told
+        else ""
+    )

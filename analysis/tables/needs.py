@@ -103,6 +103,8 @@ def _remedy(what: str, missing: Sequence[str], tables: Mapping[str, pd.DataFrame
     source = next(iter(tables))
     experiment, known = source.removesuffix(LAYERS), what in figures.NAMES
     own = source in figures.drawn() and not (known and source not in figures.sources(what))
+    if not own and any(name.startswith("stability/") for name in missing):
+        return f"measure it with: {command(outputs, experiment, 'sharpness.every=10')}"
     if not own and any(name.startswith("change/") for name in missing):
         return f"log it with: {command(outputs, experiment, 'log.layers=true log.directions=true')}"
     if not own and any(name.startswith(_never_measured(tables)) for name in missing):

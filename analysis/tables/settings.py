@@ -49,7 +49,7 @@ def _beside_full(frame: pd.DataFrame) -> pd.DataFrame:
     full = frame[is_full(frame)]
     if full.empty or is_full(adapters).any():
         return adapters
-    shared = [name for name in per_run(frame) if is_setting(name) and not name.startswith(("init.", "adapter."))]
+    shared = [name for name in _settings(frame) if not name.startswith(("init.", "adapter."))]
     alike = (full[shared].map(str) == adapters[shared].iloc[0].map(str)).all(axis=1)
     seeds = set(adapters["seed"])
     kept = full[alike & full["seed"].isin(seeds)]
@@ -70,16 +70,18 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     A folder may also hold trial runs (fewer steps, another rank). Mixing settings would average unlike things: the
     setting with the most runs is kept, with a warning that says what was left out and how to choose it.
     """
-    table = per_run(frame)
-    settings = [name for name in table.columns if is_setting(name)]
-    if (
-        OF_BASE in settings and table.groupby("seed")[OF_BASE].nunique().max() == 1
-    ):  # a base for each seed, or for several
-        settings.remove(OF_BASE)
+    settings = _settings(frame)
     options = [name for name in settings if name.startswith("init.")]
     frame = _commonest(frame, [name for name in settings if name not in options])
     kept = pd.concat([_commonest(part, options)["run_id"] for _, part in frame.groupby("init.name")])
     return frame[frame["run_id"].isin(kept)]
+
+
+def _settings(frame: pd.DataFrame) -> list[str]:
+    """Columns by which runs are told apart. Where each seed has one base, of its own or with others, that is part of the seed."""
+    table = per_run(frame)
+    of_seed = OF_BASE in table and table.groupby("seed")[OF_BASE].nunique().max() == 1
+    return [name for name in table.columns if is_setting(name) and not (of_seed and name == OF_BASE)]
 
 
 def is_full(frame: pd.DataFrame) -> pd.Series:
@@ -101,7 +103,9 @@ def _commonest(frame: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
         return frame
     texts = pd.DataFrame({name: table[name].map(str, na_action=None) for name in varying})
     labels = texts.apply("\n".join, axis=1)
-    most, *_ = ranking = labels.value_counts().index
+    counts, empty = labels.value_counts(), table[varying].isna().sum(axis=1).groupby(labels).first()
+    # of two as common, that with fewer fields that are used
+    most, *_ = ranking = sorted(counts.index, key=lambda label: (-counts[label], -empty[label]))
     first = table.loc[[(labels == most).idxmax()]]
     setting = _some([f"{name}={where.written(first[name].item())}" for name in varying])
     return _narrowed(

@@ -53,6 +53,8 @@ def _check_pairs(config: Config) -> None:
             raise ConfigError(
                 f"optimizer.{field}={value}: adapter={config.adapter.name} has no factors A and B, and takes null"
             )
+        if value is not None and field == "shrink" and config.adapter.freeze == "A":
+            raise ConfigError(f"optimizer.shrink={value}: adapter.freeze=A keeps A as it is; leave one of them at null")
         if value is not None and config.sharpness.every is not None:
             raise ConfigError(
                 f"sharpness.every={config.sharpness.every}: optimizer.{field}={value} changes updates in a way that "
@@ -87,9 +89,10 @@ def _check_init(config: Config) -> None:
     side = getattr(config.adapter, "freeze", None)
     if stays := [name for name in chosen.zero if adapter.sides[name] == side and config.adapter.start_from is None]:
         others = ", ".join(n for n in of_adapter if not any(adapter.sides[name] == side for name in INITS[n].zero))
+        other = "" if len(chosen.zero) > 1 else "freeze that one, or "
         raise ConfigError(
             f"adapter.freeze={side}: init={config.init.name} puts {stays[0]} at zero, where it would stay, and then the other "
-            f"factor has no gradient; freeze that one, or choose one of {others}"
+            f"factor has no gradient; {other}choose one of {others}"
         )
     for layer, shape in task.shapes(config.task).items():
         if reason := chosen.unsupported(config.adapter.rank, shape, config.init):

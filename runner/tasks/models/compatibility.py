@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.adapters import Full
 from runner.config import Config, ConfigError
-from runner.config.registry import ADAPTERS
+from runner.config.registry import ADAPTERS, INITS
 from runner.core.messages import say
 from runner.tasks.models import bases, peft
 from runner.tasks.models.spec import LLAMA_TINY
@@ -48,6 +48,7 @@ def check(config: Config, layers: Mapping[str, tuple[int, int]], heads: Mapping[
         n_out, n_in = (max(shape[side] for shape in layers.values()) for side in (0, 1))
         for name, size in zip(pair, ((config.adapter.rank, n_in), (n_out, config.adapter.rank)), strict=True):
             _check_size(folder, found, name, size)
+    _check_frozen(config, folder)
     for head, (n_out, n_in, _) in heads.items():
         for part, size in (("W", (n_out, n_in)), ("b", (n_out,))):
             name = f"{peft.PREFIX}{head}.{Full.peft_names[part]}"
@@ -56,6 +57,18 @@ def check(config: Config, layers: Mapping[str, tuple[int, int]], heads: Mapping[
                     f"task.labels={config.task.labels}: {name} in {folder} is {_shape(found[name])}, and the task's head needs "
                     f"{_shape(size)}; set the task and its labels as they were there, or another adapter.start_from"
                 )
+
+
+def _check_frozen(config: Config, folder: Path) -> None:
+    """That a factor which is not to train is not zero in the folder, where it would stay."""
+    adapter, side = ADAPTERS[config.adapter.name], config.adapter.freeze
+    for name in (part for part in INITS[config.init.name].parameters if adapter.sides[part] == side):
+        tensors = [t for key, t in peft.read(folder).items() if key.endswith(adapter.peft_names[name])]
+        if not any(t.any() for t in tensors):
+            raise ConfigError(
+                f"adapter.freeze={side}: {name} is zero in {folder}, where it would stay, and then the other factor has no "
+                "gradient; freeze that one, or leave it at null"
+            )
 
 
 def _kind(folder: Path, described: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 from runner.config import ConfigError
 from runner.config.options import check_value
 from runner.tasks.models import corpora, packages, spec
-from runner.tasks.models.options import ModelOptions
+from runner.tasks.models.options import STANDARD, ModelOptions
 
 
 def resolved(task: ModelOptions) -> ModelOptions:
@@ -16,9 +16,9 @@ def resolved(task: ModelOptions) -> ModelOptions:
     if task.model == spec.LLAMA_TINY:
         missing = {field: value for field, value in spec.DEFAULTS.items() if getattr(task, field) is None}
         return type(task)(**(vars(task) | missing))
-    if task.parametrization != "standard":
+    if task.parametrization != STANDARD:
         raise ConfigError(
-            f"task.parametrization={task.parametrization}: {task.model} is pretrained already; leave it at standard, or use "
+            f"task.parametrization={task.parametrization}: {task.model} is pretrained already; leave it at {STANDARD}, or use "
             f"task.model={spec.LLAMA_TINY}"
         )
     config = spec.configuration(task.model)

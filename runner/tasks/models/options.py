@@ -6,6 +6,7 @@ from typing import Any
 from runner.config.options import AT_LEAST_0, LARGEST, SIZE, Allowed, choices, integers, option
 from runner.config.schema import DTYPES, TaskOptions
 
+STANDARD, MUP = "standard", "mup"  # parametrizations
 NAMES = Allowed(
     "a name or a list of names, such as [q_proj,v_proj]",
     lambda x: isinstance(x, str) or (isinstance(x, list) and all(isinstance(name, str) for name in x)),
@@ -25,8 +26,8 @@ class ModelOptions(TaskOptions):
     parametrization: str = option(
         "standard: weights of llama_tiny as transformers draws them, and those of a checkpoint as they are | mup: of llama_tiny, "
         "weights and rates of pretraining for which features have one size at every width",
-        choices("standard", "mup"),
-        before="standard",
+        choices(STANDARD, MUP),
+        before=STANDARD,
     )
     base_seed: int = option(
         "of llama_tiny's own weights and pretraining; `seed` draws adapters, heads and data order", AT_LEAST_0

@@ -17,9 +17,8 @@ from torch.nn.functional import cross_entropy
 from runner.core.messages import announce
 from runner.core.rng import generator
 from runner.tasks.models import library, spec
-from runner.tasks.models.options import ModelOptions
+from runner.tasks.models.options import MUP, STANDARD, ModelOptions
 
-STANDARD, MUP = "standard", "mup"
 # Besides the task's fields: part of a base's name, so that a change makes another base. The rate of mup is that at `width`,
 # between the best two of four there, and its ε is far below the size of gradients.
 RECIPES: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from runner.config.options import AT_LEAST_0, FRACTION, NOT_NEGATIVE, POSITIVE, choices, option
+from runner.config.options import AT_LEAST_0, NOT_NEGATIVE, POSITIVE, Allowed, choices, numbers, option
 from runner.config.registry import OPTIMIZERS
 from runner.config.schema import OptimizerOptions
 from runner.training.optimizers.schedules import SCHEDULES
@@ -32,13 +32,13 @@ class CommonOptions(OptimizerOptions):
     riemannian: float | None = option(
         "ρ of Riemannian preconditioning, by which gradients of A and B are multiplied by (BᵀB + ρI)^-1 and (AAᵀ + ρI)^-1; null: "
         "none",
-        POSITIVE,
+        numbers(1e-12, 1e12),  # beyond, float32 overflows
         per_run=True,
         before=None,
     )
     shrink: float | None = option(
         "λ by which A ← (1 - λ)·A before an update, while ‖A‖ is at least its share of ‖B‖ by entries (Stable-LoRA); null: none",
-        FRACTION,
+        Allowed("above 0 and below 1", lambda x: 0 < x < 1),
         per_run=True,
         before=None,
     )

@@ -14,6 +14,7 @@ from runner.core.exact import sqrt_, total
 from runner.training.optimizers.base import per_run
 
 FACTORS = ("A", "B")
+ROWS = 8  # of a Gram matrix at a time, whose summands are so many times the factor
 
 
 class Pairs:
@@ -29,29 +30,28 @@ class Pairs:
         names = [(layer, name) for layer, adapter in adapters.items() for name in adapter.parameters]
         places = ([names.index((layer, name)) for name in FACTORS if (layer, name) in names] for layer in adapters)
         self.places = [tuple(pair) for pair in places if len(pair) == len(FACTORS)]
-        self.damping = _asked([c.riemannian for c in configs], device)
-        self.shrinking = _asked([c.shrink for c in configs], device)
-        if self.shrinking is not None and trains is not None:
-            of_A = trains[[a for a, _ in self.places]].all(0)
-            self.shrinking = torch.where(of_A.to(device), self.shrinking, torch.nan)
+        asking = [k for k, c in enumerate(configs) if c.riemannian is not None]
+        self.asking = torch.tensor(asking, device=device)
+        self.damping = torch.tensor([configs[k].riemannian for k in asking], dtype=torch.float64, device=device)
+        shrinks = [c.shrink or 0.0 for c in configs]
+        self.shrinking = torch.tensor(shrinks, dtype=torch.float64, device=device) if any(shrinks) else None
+        self.trains = None if trains is None else trains.to(device)
 
     @torch.no_grad()
     def precondition(self, gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
         """Riemannian: g_A ← (BᵀB + ρI)^-1·g_A, g_B ← g_B·(AAᵀ + ρI)^-1  (Zhang, Pilanci 2024, arXiv 2402.02347)."""
         gradients = list(gradients)
-        if self.damping is None:
-            return gradients
-        asks = self.damping.isfinite()
-        damping = torch.where(asks, self.damping, 1.0)[:, None]
-        for a, b in self.places:
-            A, B = parameters[a], parameters[b].transpose(1, 2)
-            for place, other, transposed in ((a, B, False), (b, A, True)):
-                S = gram(other)
-                S.diagonal(dim1=1, dim2=2).add_(damping)
-                g = gradients[place]
-                new = small_product(inverse(S), g.transpose(1, 2) if transposed else g)
-                gradients[place] = torch.where(per_run(asks, g) != 0, new.transpose(1, 2) if transposed else new, g)
+        for a, b in self.places if len(self.asking) else ():
+            A, B, g_A, g_B = (x[self.asking] for x in (parameters[a], parameters[b], gradients[a], gradients[b]))
+            new_A = small_product(inverse(self._damped(gram(B.mT))), g_A)
+            new_B = small_product(inverse(self._damped(gram(A))), g_B.mT).mT
+            for place, new in ((a, new_A), (b, new_B)):
+                gradients[place] = gradients[place].index_copy(0, self.asking, new)
         return gradients
+
+    def _damped(self, S: Tensor) -> Tensor:
+        S.diagonal(dim1=1, dim2=2).add_(self.damping[:, None])
+        return S
 
     @torch.no_grad()
     def shrink(self, parameters: Sequence[Tensor]) -> None:
@@ -60,21 +60,15 @@ class Pairs:
             return
         for a, b in self.places:
             A, B = parameters[a], parameters[b]
-            large = norm(A) >= A[0].numel() / B[0].numel() * norm(B)
-            A.mul_(per_run(torch.where(large & self.shrinking.isfinite(), 1 - self.shrinking, 1.0), A))
-
-
-def _asked(values: Sequence[float | None], device: torch.device) -> Tensor | None:
-    """(K,) float64, nan where a run does not ask for it; None where none does."""
-    if all(value is None for value in values):
-        return None
-    return torch.tensor([torch.nan if v is None else v for v in values], dtype=torch.float64, device=device)
+            shrinks = norm(A) >= A[0].numel() / B[0].numel() * norm(B)
+            shrinks = shrinks if self.trains is None else shrinks & self.trains[a]
+            A.mul_(per_run(torch.where(shrinks, 1 - self.shrinking, 1.0), A))
 
 
 def gram(rows: Tensor) -> Tensor:
     """(K, r, n) -> X·Xᵀ (K, r, r), float64."""
     X = rows.double().contiguous()
-    return torch.stack([total(X * X[:, i : i + 1]) for i in range(X.shape[1])], 1)
+    return torch.cat([total(X[:, None] * part[:, :, None]) for part in X.split(ROWS, 1)], 1)
 
 
 def norm(X: Tensor) -> Tensor:
