@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def same_claims(outputs, text):
     """By the tables of the command, of the records alone: fresh runs would renew them."""
-    tables, names = Tables(outputs), [name for name in report.CLAIMS if record_path(outputs, name).exists()]
+    listed = dict.fromkeys(name for key in report.CLAIMS for name in ([key] if isinstance(key, str) else key))
+    tables, names = Tables(outputs), [name for name in listed if record_path(outputs, name).exists()]
     assert not (outputs / "runs").exists()
     claims = report.claims_of({name: tables.get(name) for name in names}, outputs)
     assert report.markdown(claims) == text.strip(), "run `make figures`"
@@ -46,5 +47,6 @@ def test_a_claim_on_one_table_is_made_once():
     once = report.claims_of({"lr_vs_width": frame}, Path("outputs"))
     both = report.claims_of({report.ANY: frame, "lr_vs_width": frame, "width_exponents": frame}, Path("outputs"))
     assert [c.number for c in both if c.number[:-1] != "1"] == [c.number for c in once]
-    twice = report.claims_of({"lr_vs_width": frame, "width_exponents": frame.copy()}, Path("outputs"))
-    assert len(twice) == 2 * len(once)
+    other = {"lr_vs_width": frame, "width_exponents": sweep(noise=0.03)}
+    assert len(report.claims_of(other, Path("outputs"))) == 2 * len(once)
+    assert len(report.claims_of(other | {"width_exponents": frame.copy()}, Path("outputs"))) == len(once)
