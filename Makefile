@@ -37,7 +37,7 @@ reproduce: $(SETUP)  ## the paper: toys and small language models, their figures
 	@echo "2 of 3: all other runs" && $(BIN)/python -m runner experiment=$(PAPER)
 	@echo "3 of 3: figures and claims" && $(BIN)/python -m analysis --publish docs/claims.md
 
-reproduce-all: reproduce  ## also the inits, variants, LoRA+, ranks, numbers of steps, full finetuning, the coordinate check, sharpness, remedies, muP (about 85 minutes in all)
+reproduce-all: reproduce  ## also the inits, variants, LoRA+, ranks, numbers of steps, full finetuning, the coordinate check, sharpness, remedies, muP (about 90 minutes in all)
 	@$(BIN)/python -m runner experiment=$(REST)
 	@$(BIN)/python -m analysis --publish docs/claims.md
 

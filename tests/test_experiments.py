@@ -39,7 +39,7 @@ CORNERS = {
     "lm_layers": [(MODELS, 6)],
     "coordinate_check": [(MODELS, 4)],
     "lm_mup": [(MODELS, 8)],
-    "remedies": [([*TOYS, "task=feature_regression"], 16)],
+    "remedies": [([*MODELS, "task=language_model", "optimizer.lr=0.001"], 20)],
     "sharpness_vs_lr": [([*MODELS, "task=language_model", "optimizer.lr=0.001", "init=gaussian_A"], 3)],
     "horizon_transfer": [([*MODELS, "steps=2,3"], 8)],
     "rank_transfer": [([*TOYS, "adapter.rank=2,4", "task.target_rank=4"], 24)],
