@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style, theory
+from analysis.claims import subject
 from analysis.figures import _caption
 from analysis.figures._message import label
 from analysis.figures._needs import OFF_THE_EDGE, THREE_WIDTHS
 from analysis.figures._rows import by_task, dots, log_x, row_height, rows
-from analysis.grid import BY_HELD_OUT, Grid
+from analysis.grid import Grid, loss_name
 from analysis.remedies import arms, parted
 from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, sizes
 from analysis.theory import REMEDIES
@@ -24,10 +25,10 @@ LABELS = ("exponent of the best lr in $n$", "exponent of $Z_A$ in $n$, at the en
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    tasks = [(task, arms(part)) for task, part in by_task(frame)]
+    tasks = [(part, arms(part)) for _, part in by_task(frame)]
     height = row_height(max(len(grid.inits) for _, grid in tasks))
     fig, panels = style.subplots(len(tasks), 3, height=height, extra=0.3, sharey="row")
-    for (task, grid), row in zip(tasks, panels, strict=True):
+    for (part, grid), row in zip(tasks, panels, strict=True):
         looks = [style.SIDES[theory.FAMILY.get(parted(arm)[0], "")] for arm in grid.inits]
         for panel, measure, text in zip(row, (_rate, _Z_A), LABELS, strict=False):
             _exponents(panel, [bootstrap(grid, partial(measure, arm=arm))[0] for arm in grid.inits], looks)
@@ -35,18 +36,18 @@ def figure(frame: pd.DataFrame) -> Figure:
         widest = [bootstrap(grid, partial(_loss, arm=arm))[0] for arm in grid.inits]
         edges = [grid.best(arm, grid.widths[-1]).edge for arm in grid.inits]
         dots(row[2], widest, [k.color for k in looks], edges, markers=[k.marker for k in looks])
-        log_x(row[2], f"best {'held-out' if task in BY_HELD_OUT else 'training'} loss, $n = {grid.widths[-1]}$")
+        log_x(row[2], f"best {loss_name(part)}, $n = {grid.widths[-1]}$")
         rows(row[0], [_name(arm) for arm in grid.inits])
         for panel in row[1:]:
             rows(panel, None)
-        row[0].set_title(task, loc="left")
+        row[0].set_title(subject(part), loc="left")
     style.heading(fig, _caption.short(frame, _caption.short_bars(frame), "hollow: at the grid's edge"))
     return fig
 
 
 def caption(frame: pd.DataFrame) -> str:
     return _caption.lines(
-        *(_told(task, arms(part)) for task, part in by_task(frame)),
+        *(_told(subject(part), arms(part)) for _, part in by_task(frame)),
         "Exponents are of widths whose best rate lies off the grid's edge.",
         _caption.runs(frame),
         _caption.bars(frame, "bars"),
