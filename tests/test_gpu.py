@@ -26,6 +26,7 @@ TOYS = {
     "sine": ["task=sine", "init=gaussian_AB", "init.subtract=false", "init.B_variance=unit", "optimizer.lr=0.01"],
     "feature_regression": ["task=feature_regression"],
     "sharpness": ["sharpness.every=4"],
+    "factors as pairs": ["optimizer.riemannian=0.01", "optimizer.shrink=0.01"],
     "every third row": ["log.every=3", "log.directions=true"],
 }
 LLAMA = "language_model", "llama", "lora"
