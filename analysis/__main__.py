@@ -94,11 +94,12 @@ def gather(name: str, experiment: str | None, tables: Tables) -> dict[str, tuple
 
 def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argparse.Namespace, console: Console) -> None:
     """Saves the figure, and says of which learning rates it is not sure."""
-    tables = list(found.values())
-    if figures.trait(name, "AXES"):  # one that stands for several is as the first of them needs it
-        tables.reverse()
-    shown = dict(tables)
-    shown = {experiment: shown[experiment] for experiment, _ in found.values()}
+    shown, has_own = {}, bool(figures.trait(name, "AXES"))
+    for (
+        experiment,
+        table,
+    ) in found.values():  # one may stand for several: along the figure's own axes, where it has some
+        shown[experiment] = shown.get(experiment, table) if has_own else table
     frames, folder = list(shown.values()), destination(options)
     with needs.checked(name, shown, options.outputs, options.where):
         figure, caption = figures.draw(name, frames), figures.caption(name, frames)

@@ -15,10 +15,10 @@ def breakdown_ratio(grid: Grid, a: str, b: str) -> float:
     """
     (lowest_a, side_a), (lowest_b, side_b) = lowest_breaking(grid, a), lowest_breaking(grid, b)
     ratios = lowest_a - lowest_b
-    return mean_of_most(np.where((side_a != side_b) | (side_a == 0), ratios, np.nan))
+    return _mean_of_most(np.where((side_a != side_b) | (side_a == 0), ratios, np.nan))
 
 
-def mean_of_most(values: np.ndarray) -> float:
+def _mean_of_most(values: np.ndarray) -> float:
     """Of those that are known; nan if these are not most."""
     known = np.isfinite(values)
     return float(values[known].mean()) if known.mean() > 0.5 else np.nan
@@ -26,7 +26,7 @@ def mean_of_most(values: np.ndarray) -> float:
 
 def breaking_ratio(grid: Grid, a: str, b: str) -> float:
     """The same of `breaking_points`, for rates that were searched, of which each init and seed has its own."""
-    return mean_of_most(breaking_points(grid, a) - breaking_points(grid, b))
+    return _mean_of_most(breaking_points(grid, a) - breaking_points(grid, b))
 
 
 def breaking_points(grid: Grid, init: str) -> np.ndarray:
@@ -43,9 +43,8 @@ def breaking_bounds(grid: Grid, init: str) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.full(broken.shape[::2], -np.inf), np.full(broken.shape[::2], np.inf)
     for width, seed in np.ndindex(*low.shape):
         lrs = np.log(grid.lrs[tried[width, :, seed]])
-        holds = (
-            (~broken[width, tried[width, :, seed], seed]).cumprod().sum()
-        )  # how many rates below the first that does not
+        down = broken[width, tried[width, :, seed], seed]
+        holds = int(down.argmax()) if down.any() else len(down)  # how many rates, below the first that does not
         if holds:
             low[width, seed] = lrs[holds - 1]
         if holds < len(lrs):

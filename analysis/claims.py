@@ -31,6 +31,7 @@ from analysis import theory
 from analysis.breakdown import breakdown_ratio, breaking_ratio
 from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import START, Estimate, best_lrs, bootstrap, exponent, features, sizes
+from analysis.tables.settings import parametrizations
 
 REPRODUCED, DIRECTION, NOT, UNKNOWN = "reproduced", "direction only", "not reproduced", "not enough data"
 NEGLIGIBLE = 0.05  # an exponent this small is a factor of 1.15 over four doublings of the width
@@ -49,6 +50,13 @@ class Claim:
     low: float
     high: float
     verdict: str
+
+    @classmethod
+    def of(
+        cls, number: str, task: str, text: str, prediction: str, source: str, found: Estimate, verdict: str
+    ) -> "Claim":
+        """With an estimate as it is shown."""
+        return cls(number, task, text, prediction, source, found.value, found.low, found.high, verdict)
 
     @property
     def measured(self) -> str:
@@ -123,7 +131,7 @@ def dynamics(frame: pd.DataFrame) -> list[Claim]:
 
     def exponent_claim(number: str, text: str, slope: Estimate, predicted: float, alternative: float) -> Claim:
         verdict, source = exponent_verdict(slope, predicted, alternative), theory.SOURCES[setting]
-        return Claim(number, task, text, f"n^{predicted:g}", source, slope.value, slope.low, slope.high, verdict)
+        return Claim.of(number, task, text, f"n^{predicted:g}", source, slope, verdict)
 
     growth = bootstrap(grid, lambda g: np.array([exponent(g.widths, best_lrs(g, a) - best_lrs(g, b))]))[0]
     gap = theory.exponent(setting, a, "lr") - theory.exponent(setting, b, "lr")
@@ -157,8 +165,11 @@ def subject(frame: pd.DataFrame) -> str:
     """What claims are on: the task, with how its model was made where that is not the standard, or, of a real model that pip
     installs, which has a version, the model."""
     model, version, _ = str(frame["task.model"].iloc[0] if "task.model" in frame else "").partition("@")
-    kind = frame["task.parametrization"].iloc[0] if "task.parametrization" in frame else None
-    return model if version else str(frame["task.name"].iloc[0]) + ", mup" * (kind == "mup")
+    return (
+        model
+        if version
+        else ", ".join(filter(None, (str(frame["task.name"].iloc[0]), parametrizations(frame).iloc[0])))
+    )
 
 
 def _pair(frame: pd.DataFrame) -> list[str] | None:
@@ -198,8 +209,7 @@ def ratio_claim(
 ) -> Claim:
     """A claim on ratios, given their logs; the last is shown, all are evaluated."""
     verdict = sign_verdict(ratios, positive=prediction == "> 1")
-    value, low, high = (float(np.exp(getattr(ratios[-1], name))) for name in ("value", "low", "high"))
-    return Claim(number, task, text, prediction, source, value, low, high, verdict)
+    return Claim.of(number, task, text, prediction, source, ratios[-1].exp(), verdict)
 
 
 def table(claims: list[Claim]) -> pd.DataFrame:

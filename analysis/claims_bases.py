@@ -19,8 +19,7 @@ def frozen_sizes(layers: pd.DataFrame, runs: pd.DataFrame) -> list[Claim]:
     kind, slope = max(found.items(), key=lambda each: abs(each[1].value))
     text = f"size of W0·Z in frozen layers, of {len(found)} kinds the one that depends most on n ({kind})"
     verdict = exponent_verdict(slope, 0.0, float(np.copysign(OTHER, slope.value)))
-    estimate = (slope.value, slope.low, slope.high)
-    return [Claim("16", subject(runs), text, "n^0", SOURCE, *estimate, verdict)]
+    return [Claim.of("16", subject(runs), text, "n^0", SOURCE, slope, verdict)]
 
 
 def exponents(layers: pd.DataFrame) -> dict[str, Estimate]:

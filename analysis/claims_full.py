@@ -86,20 +86,15 @@ def _claims(task: str, comparison: Comparison) -> list[Claim]:
         *at, slope = ratios(comparison, init)
         what = f"best lr, Init[{side}] over full finetuning ({comparison.setting})"
         if side == "A" and comparison.alpha == ALPHA:
-            last = Estimate(*np.exp([at[-1].value, at[-1].low, at[-1].high]))
             text = f"{what}, at every {symbol}; here {comparison.grid.widths[-1]}"
-            found.append(_claim("14a", task, text, f"about {RATIO}", SOURCE, last, about(at)))
+            found.append(Claim.of("14a", task, text, f"about {RATIO}", SOURCE, at[-1].exp(), about(at)))
         if (side, symbol) in theory.FULL_POWERS:
             power, other = theory.FULL_POWERS[side, symbol]
             number = "14b" if symbol == "r" else {"A": "14c", "B": "14d"}[side]
             verdict = exponent_verdict(slope, power, other)
             text, prediction = f"{what}, against {symbol}", f"{symbol}^{power:g}"
-            found.append(_claim(number, task, text, prediction, theory.MUA, slope, verdict))
+            found.append(Claim.of(number, task, text, prediction, theory.MUA, slope, verdict))
     return found
-
-
-def _claim(number: str, task: str, text: str, prediction: str, source: str, estimate: Estimate, verdict: str) -> Claim:
-    return Claim(number, task, text, prediction, source, estimate.value, estimate.low, estimate.high, verdict)
 
 
 def about(ratios: list[Estimate], predicted: float = RATIO) -> str:

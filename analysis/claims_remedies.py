@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.claims import Claim, ratio_claim, sign_verdict, subject
+from analysis.claims import Claim, sign_verdict, subject
 from analysis.claims_full import about
 from analysis.grid import Grid, split
 from analysis.remedies import arms, parted
@@ -41,18 +41,13 @@ def _claims(task: str, grid: Grid, plain: str, arm: str, remedy: str) -> list[Cl
     Z_A, rate = bootstrap(grid, slopes)
     ratios = bootstrap(grid, lambda g: np.array([g.paired(arm, plain, width).mean() for width in g.widths]))
     text = f"{remedy}, Init[A]"
-    of_loss = ratio_claim(
-        "17b", task, f"{text}: best loss over plain LoRA's, at every n; here {grid.widths[-1]}", loss, ratios, source
-    )
-    if loss.startswith("about"):
-        of_loss = Claim(**vars(of_loss) | {"verdict": about(ratios, 1)})
+    of_loss = f"{text}: best loss over plain LoRA's, at every n; here {grid.widths[-1]}"
+    verdict = about(ratios, 1) if loss.startswith("about") else sign_verdict(ratios, positive=False)
+    falls, rises = sign_verdict([Z_A], positive=False), sign_verdict([rate], positive=True)
     return [
-        _claim("17a", task, f"{text}: exponent of Z_A in n at the end, minus plain LoRA's", "< 0", source, Z_A),
-        of_loss,
-        _claim("17c", task, f"{text}: exponent of the best lr in n, minus plain LoRA's", "> 0", source, rate),
+        Claim.of(
+            "17a", task, f"{text}: exponent of Z_A in n at the end, minus plain LoRA's", "< 0", source, Z_A, falls
+        ),
+        Claim.of("17b", task, of_loss, loss, source, ratios[-1].exp(), verdict),
+        Claim.of("17c", task, f"{text}: exponent of the best lr in n, minus plain LoRA's", "> 0", source, rate, rises),
     ]
-
-
-def _claim(number: str, task: str, text: str, prediction: str, source: str, estimate) -> Claim:
-    verdict = sign_verdict([estimate], positive=prediction == "> 0")
-    return Claim(number, task, text, prediction, source, estimate.value, estimate.low, estimate.high, verdict)

@@ -116,5 +116,4 @@ def _over_seeds(values: pd.DataFrame) -> list[Estimate]:
 
 
 def _about(number: str, name: str, text: str, ratio: float, log: Estimate) -> Claim:
-    value, low, high = np.exp([log.value, log.low, log.high])
-    return Claim(number, name, text, f"about {ratio}", TUNED, value, low, high, about([log], ratio))
+    return Claim.of(number, name, text, f"about {ratio}", TUNED, log.exp(), about([log], ratio))

@@ -20,16 +20,14 @@ def _of_sweep(task: str, sweep: Sweep) -> list[Claim]:
     fit, over_theory, over_same = mean_regrets(sweep)
     sizes = sweep.grid.widths
     of = f"{sweep.what}: rate for {sweep.symbol} = {sizes[-1]} from {sizes[0]} to {sizes[-2]}"
-    claims = [_claim("13a", task, f"{of}, regret of the fit", f"≤ {GOAL:g}", fit, bounded(fit))]
+    claims = [Claim.of("13a", task, f"{of}, regret of the fit", f"≤ {GOAL:g}", SOURCE, fit, bounded(fit))]
     for number, what, estimate in (("13b", "the theory's exponent", over_theory), ("13c", "the same rate", over_same)):
         if not (number == "13b" and None in [sweep.powers.get(init) for init in sweep.grid.inits]):
             text = f"{of}, regret of the fit minus that of {what}"
-            claims.append(_claim(number, task, text, "< 0", estimate, sign_verdict([estimate], positive=False)))
+            claims.append(
+                Claim.of(number, task, text, "< 0", SOURCE, estimate, sign_verdict([estimate], positive=False))
+            )
     return claims
-
-
-def _claim(number: str, task: str, text: str, prediction: str, estimate: Estimate, verdict: str) -> Claim:
-    return Claim(number, task, text, prediction, SOURCE, estimate.value, estimate.low, estimate.high, verdict)
 
 
 def bounded(estimate: Estimate) -> str:

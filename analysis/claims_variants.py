@@ -28,9 +28,7 @@ def inits(frame: pd.DataFrame) -> list[Claim]:
         tuned = [init for init in grid.inits if not grid.best(init, grid.widths[0]).edge]
         gap = spread_gap(grid, tuned) if len(tuned) >= MIN_INITS else Estimate(np.nan, np.nan, np.nan)
         text = f"std over {len(tuned)} inits of log best lr, minus that of log best loss, noise taken out"
-        claims.append(
-            Claim("8a", task, text, "> 0", TUNED, gap.value, gap.low, gap.high, sign_verdict([gap], positive=True))
-        )
+        claims.append(Claim.of("8a", task, text, "> 0", TUNED, gap, sign_verdict([gap], positive=True)))
         if {"pissa", "kaiming_A"} <= set(grid.inits):
             ratio = bootstrap(grid, lambda g: best_lrs(g, "pissa") - best_lrs(g, "kaiming_A"))[0]
             claims.append(ratio_claim("8b", task, "best lr, PiSSA over PEFT's default", "< 1", [ratio], TUNED))
@@ -68,11 +66,7 @@ def dora(frame: pd.DataFrame) -> list[Claim]:
         text = f"{directions.NAMES[adapter]}, Init[A]: changes of length and direction, correlation over {among}"
         verdict = sign_verdict([r], positive)
         prediction = "> 0" if positive else "< 0"
-        claims.append(
-            Claim(
-                number, part["task.name"].iloc[0], text, prediction, "Liu et al. 2024", r.value, r.low, r.high, verdict
-            )
-        )
+        claims.append(Claim.of(number, part["task.name"].iloc[0], text, prediction, "Liu et al. 2024", r, verdict))
     return claims
 
 
@@ -113,9 +107,7 @@ def ranks(frame: pd.DataFrame) -> list[Claim]:
                 else f"Init[{side}], s = 1: best lr against rank"
             )
             verdict = exponent_verdict(slope, predicted, alternative)
-            claims.append(
-                Claim(number, task, text, f"r^{predicted:g}", theory.MUA, slope.value, slope.low, slope.high, verdict)
-            )
+            claims.append(Claim.of(number, task, text, f"r^{predicted:g}", theory.MUA, slope, verdict))
     return sorted(claims, key=lambda claim: claim.number)
 
 

@@ -15,6 +15,7 @@ from analysis.claims import subject
 from analysis.grid import BY_HELD_OUT, Grid, NotShown
 from analysis.scaling import START, best_lrs
 from analysis.tables.records import LOOKED
+from analysis.tables.settings import parametrizations
 
 FIRST = (1, 5)  # steps
 CRITICAL, SHARPNESS = LOOKED, "stability/sharpness"
@@ -50,8 +51,7 @@ class Cell:
 def parts(frames: Sequence[pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Subjects of these tables, and their runs: a task, a model, or one pretrained in another way."""
     for frame in frames:
-        kind = frame["task.parametrization"] if "task.parametrization" in frame else pd.Series("", frame.index)
-        for _, part in frame.groupby([frame["task.name"], kind.fillna("")]):
+        for _, part in frame.groupby([frame["task.name"], parametrizations(frame)]):
             yield subject(part), part
 
 

@@ -34,6 +34,10 @@ class Estimate:
     low: float
     high: float
 
+    def exp(self) -> "Estimate":
+        """Of the number whose log this is of."""
+        return Estimate(*(float(np.exp(x)) for x in (self.value, self.low, self.high)))
+
 
 @dataclass(frozen=True)
 class PerSeed:

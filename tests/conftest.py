@@ -164,6 +164,14 @@ def undisturbed(tmp_path_factory) -> Path:
     return outputs
 
 
+@pytest.fixture
+def nothing_compiled() -> None:
+    """What this process has compiled before is no matter to a test."""
+    from runner.training.compiled import choice  # it imports torch's compiler, which few tests need
+
+    choice.forget()
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> dict[str, list[str]]:
     """What configures a run on a small Llama and on a small RoBERTa."""

@@ -15,11 +15,7 @@ from runner.config.identity import defining, run_id
 from runner.training.compiled import choice, graph, package
 from runner.training.train import train
 
-
-@pytest.fixture(autouse=True)
-def nothing_made():
-    """What this process has made before is no matter to a test."""
-    choice.forget()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,7 @@ from runner.training.compiled import choice, package
 from runner.training.measure.sharpness import COLUMNS
 from runner.training.train import train
 
-
-@pytest.fixture(autouse=True)
-def nothing_made():
-    """What this process has made before is no matter to a test."""
-    choice.forget()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.scaling import MIN_SEEDS, Estimate
+from analysis.tables.settings import parametrizations
 from analysis.theory import REMEDIES
 
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "signsgd": "SignSGD"}
@@ -61,12 +62,9 @@ def seeds(frame: pd.DataFrame) -> int:
 
 
 def _by_task(frame: pd.DataFrame):
-    """Seeds by (task, how its model was made, where that is not the standard)."""
-    columns = [
-        frame[name].fillna(other) if name in frame else pd.Series(other, frame.index)
-        for name, other in (("task.name", "unnamed"), ("task.parametrization", ""))
-    ]
-    return frame["seed"].groupby(columns)
+    """Seeds by (task, how its model was pretrained, where that is not the standard)."""
+    names = frame["task.name"] if "task.name" in frame else pd.Series("unnamed", frame.index)
+    return frame["seed"].groupby([names.fillna("unnamed"), parametrizations(frame)])
 
 
 def counted(number: int, what: str) -> str:

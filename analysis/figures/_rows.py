@@ -45,11 +45,13 @@ def dots(
     hollow: Sequence[bool],
     offset: float = 0.0,
     markers: Sequence[str] | None = None,
+    logs: bool = True,
 ) -> None:
-    """exp of each estimate and its interval, row by row from the top; hollow where the flag says so, nothing where it is nan."""
+    """Each estimate and its interval, exp of them where they are `logs`, row by row from the top; hollow where the flag says so,
+    nothing where it is nan."""
     markers = markers or ["o"] * len(estimates)
     for row, (estimate, color, empty, marker) in enumerate(zip(estimates, colors, hollow, markers, strict=True)):
-        value, low, high = np.exp([estimate.value, estimate.low, estimate.high])
+        value, low, high = vars(estimate.exp() if logs else estimate).values()
         if np.isfinite(value):
             bars = None if np.isnan(low) else [[max(value - low, 0)], [max(high - value, 0)]]
             look = {"color": color, "marker": marker, "markersize": 4, "linestyle": "none"}

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.claims import subject
 from analysis.claims_bases import exponents, frozen_outputs
 from analysis.coordinates import FROZEN
 from analysis.figures import _caption
@@ -17,6 +16,7 @@ from analysis.figures._needs import TWO_WIDTHS
 from analysis.figures._scaling import against_width, not_fitted
 from analysis.grid import Grid, held_out, loss_name
 from analysis.scaling import best_lrs
+from analysis.tables.settings import parametrizations
 from analysis.theory import exponents as predicted
 from analysis.theory import setting
 
@@ -65,7 +65,7 @@ def _pairs(frames: tuple[pd.DataFrame, ...]) -> list[tuple[pd.DataFrame, pd.Data
 
 
 def _name(runs: pd.DataFrame) -> str:
-    return "mup" if subject(runs).endswith(", mup") else "standard"
+    return parametrizations(runs).iloc[0] or "standard"
 
 
 def _frozen(panel: Axes, layers: pd.DataFrame) -> None:

@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style, theory
@@ -15,7 +14,7 @@ from analysis.figures._needs import OFF_THE_EDGE, THREE_WIDTHS
 from analysis.figures._rows import by_task, dots, log_x, row_height, rows
 from analysis.grid import Grid, loss_name
 from analysis.remedies import arms, parted
-from analysis.scaling import Estimate, best_lrs, bootstrap, exponent, sizes
+from analysis.scaling import best_lrs, bootstrap, exponent, sizes
 from analysis.theory import REMEDIES
 
 RECORDS = ("remedies",)
@@ -30,12 +29,15 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, panels = style.subplots(len(tasks), 3, height=height, extra=0.3, sharey="row")
     for (part, grid), row in zip(tasks, panels, strict=True):
         looks = [style.SIDES[theory.FAMILY.get(parted(arm)[0], "")] for arm in grid.inits]
+        colors, markers = [look.color for look in looks], [look.marker for look in looks]
         for panel, measure, text in zip(row, (_rate, _Z_A), LABELS, strict=False):
-            _exponents(panel, [bootstrap(grid, partial(measure, arm=arm))[0] for arm in grid.inits], looks)
+            slopes = [bootstrap(grid, partial(measure, arm=arm))[0] for arm in grid.inits]
+            panel.axvline(0, color="0.5", linewidth=0.6)
+            dots(panel, slopes, colors, [False] * len(slopes), markers=markers, logs=False)
             panel.set_xlabel(text)
         widest = [bootstrap(grid, partial(_loss, arm=arm))[0] for arm in grid.inits]
         edges = [grid.best(arm, grid.widths[-1]).edge for arm in grid.inits]
-        dots(row[2], widest, [k.color for k in looks], edges, markers=[k.marker for k in looks])
+        dots(row[2], widest, colors, edges, markers=markers)
         log_x(row[2], f"best {loss_name(part)}, $n = {grid.widths[-1]}$")
         rows(row[0], [_name(arm) for arm in grid.inits])
         for panel in row[1:]:
@@ -64,18 +66,6 @@ def _Z_A(grid: Grid, arm: str) -> np.ndarray:
 
 def _loss(grid: Grid, arm: str) -> np.ndarray:
     return np.array([grid.best(arm, grid.widths[-1]).log_loss])
-
-
-def _exponents(panel: Axes, slopes: list[Estimate], looks: list[style.Look]) -> None:
-    """A dot a row with its interval, nothing where there is none."""
-    panel.axvline(0, color="0.5", linewidth=0.6)
-    for row, (slope, look) in enumerate(zip(slopes, looks, strict=True)):
-        if np.isfinite(slope.value):
-            bars = (
-                None if np.isnan(slope.low) else [[max(slope.value - slope.low, 0)], [max(slope.high - slope.value, 0)]]
-            )
-            mark = {"color": look.color, "marker": look.marker, "markersize": 4, "linestyle": "none"}
-            panel.errorbar(slope.value, row, xerr=bars, elinewidth=0.9, capsize=1.5, **mark)
 
 
 def _name(arm: str) -> str:

@@ -84,6 +84,12 @@ def _settings(frame: pd.DataFrame) -> list[str]:
     return [name for name in table.columns if is_setting(name) and not (of_seed and name == OF_BASE)]
 
 
+def parametrizations(frame: pd.DataFrame) -> pd.Series:
+    """How the model of each row was pretrained, where that is not the standard; empty otherwise."""
+    empty = pd.Series("", frame.index)
+    return frame["task.parametrization"].fillna("").astype(str) if "task.parametrization" in frame else empty
+
+
 def is_full(frame: pd.DataFrame) -> pd.Series:
     """Which rows are of full finetuning: the baseline that adapters are compared with, and no adapter."""
     return frame["adapter.name"] == FULL if "adapter.name" in frame else pd.Series(False, frame.index)
