@@ -1,18 +1,28 @@
-"""Claim 17: what remedies do to the growth of Z_A, to the best loss and to the exponent of the best rate under Init[A]."""
+"""Claim 17: what remedies do to the growth of Z_A, to the best loss and to the exponent of the best rate under Init[A], and
+whether optimizers of the product of both factors tell inits and widths apart."""
 
 import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.claims import Claim, sign_verdict, subject
+from analysis.claims import Claim, exponent_verdict, sign_verdict, subject
 from analysis.claims_full import about
 from analysis.grid import Grid, split
 from analysis.remedies import arms, parted
 from analysis.scaling import best_lrs, bootstrap, exponent, sizes
 
 STABLE, RIEMANNIAN, FA = "Stable-LoRA, 2026", "Zhang, Pilanci 2024", "LoRA-FA, 2023"
+RITE, MUON = "LoRA-RITE, Yen et al. 2024", "LoRA-Muon, Cesista et al. 2026"
 # What the papers' abstracts lead one to expect of Init[A]: (source, best loss over plain LoRA's), written before the runs.
-EXPECTED = {"Stable-LoRA": (STABLE, "< 1"), "Riemannian": (RIEMANNIAN, "< 1"), "frozen A": (FA, "about 1")}
+EXPECTED = {
+    "Stable-LoRA": (STABLE, "< 1"),
+    "Riemannian": (RIEMANNIAN, "< 1"),
+    "frozen A": (FA, "about 1"),
+    "LoRA-RITE": (RITE, "< 1"),
+    "LoRA-Muon": (MUON, "< 1"),
+}
+INVARIANT = ("LoRA-RITE", "LoRA-Muon")  # to how B·A is split into factors
+TRANSFERS = "LoRA-Muon"  # of which best rates are said not to depend on the width
 
 
 def remedies(frame: pd.DataFrame) -> list[Claim]:
@@ -24,6 +34,26 @@ def remedies(frame: pd.DataFrame) -> list[Claim]:
             init, remedy = parted(arm)
             if remedy in EXPECTED and init in grid.inits and theory.FAMILY.get(init) == "A":
                 claims += _claims(subject(part), grid, init, arm, remedy)
+        claims += _transfers(part, grid)
+    return claims
+
+
+def _transfers(frame: pd.DataFrame, grid: Grid) -> list[Claim]:
+    """17d and 17e: whether one rate serves every width, and both inits."""
+    claims, task, setting = [], subject(frame), frame["task.name"].iloc[0]
+    for remedy in INVARIANT:
+        pair = {theory.FAMILY[parted(arm)[0]]: arm for arm in grid.inits if parted(arm)[1] == remedy}
+        for side, arm in pair.items() if remedy == TRANSFERS else ():
+            plain = theory.exponent(setting, parted(arm)[0], "lr")
+            [slope] = bootstrap(grid, lambda g, arm=arm: np.array([exponent(g.widths, best_lrs(g, arm))]))
+            text, verdict = f"{remedy}, Init[{side}]: exponent of the best lr in n", exponent_verdict(slope, 0.0, plain)
+            claims.append(Claim.of("17d", task, text, "n^0", MUON, slope, verdict))
+        if len(pair) == 2:
+            ratios = bootstrap(grid, lambda g, pair=pair: best_lrs(g, pair["A"]) - best_lrs(g, pair["B"]))
+            text = f"{remedy}: best lr, Init[A] over Init[B], at every n; here {grid.widths[-1]}"
+            claims.append(
+                Claim.of("17e", task, text, "about 1", EXPECTED[remedy][0], ratios[-1].exp(), about(ratios, 1))
+            )
     return claims
 
 

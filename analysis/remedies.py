@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.grid import Grid, NotShown
 from analysis.scaling import START, features
 from analysis.tables.settings import LeftOut
-from analysis.theory import REMEDIES
+from analysis.theory import PAIR_OPTIMIZERS, REMEDIES
 
 BETWEEN = ", "  # an init and its remedy
 
@@ -21,8 +21,11 @@ def arms(frame: pd.DataFrame) -> Grid:
             several = field == "adapter.freeze" or frame[field].nunique() > 1
             which = " " + frame[field].astype(str) if several else ""
             names = names.where(frame[field].isna(), names + BETWEEN + remedy + which)
+    optimizers = frame["optimizer.name"].map(PAIR_OPTIMIZERS)
+    names = names.where(optimizers.isna(), names + BETWEEN + optimizers.fillna(""))
     if not names.str.contains(BETWEEN).any():
-        raise NotShown(f"remedies needs runs with one of {', '.join(REMEDIES)}, and there are none")
+        fields = ", ".join([*REMEDIES, *(f"optimizer={name}" for name in PAIR_OPTIMIZERS)])
+        raise NotShown(f"remedies needs runs with one of {fields}, and there are none")
     seeds = set.intersection(*(set(of) for _, of in frame["seed"].groupby(names)))
     if not seeds:
         raise NotShown(f"{', '.join(names.unique())} have no seed in common; train those that they lack")

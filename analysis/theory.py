@@ -32,6 +32,7 @@ RATIO = "delta_2/delta_1"
 ADAPTERS = ("lora", "rslora")  # W0 + s·B·A with s of the same size at every width
 # Fields by which training is another one than the theory's, empty where they are not used.
 REMEDIES = {"optimizer.riemannian": "Riemannian", "optimizer.shrink": "Stable-LoRA", "adapter.freeze": "frozen"}
+PAIR_OPTIMIZERS = {"lora_rite": "LoRA-RITE", "lora_muon": "LoRA-Muon"}  # of which each is one in itself
 
 
 # muA (Chen, Villar, Hayou 2026): exponents in the rank r of the best learning rate for s = r^-γ, under Adam or SignSGD.

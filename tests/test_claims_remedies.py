@@ -16,13 +16,15 @@ FIELDS = {
     "Stable-LoRA": ("optimizer.shrink", 0.01),
     "Riemannian": ("optimizer.riemannian", 0.01),
     "frozen A": ("adapter.freeze", "A"),
+    "LoRA-RITE": ("optimizer.name", "lora_rite"),
+    "LoRA-Muon": ("optimizer.name", "lora_muon"),
 }
 
 
-def beside_plain(remedy, Z_A=0.5, lr=-0.5, loss=1.0):
+def beside_plain(remedy, Z_A=0.5, lr=-0.5, loss=1.0, inits=("gaussian_A",), **options):
     """Plain LoRA, whose Z_A has exponent 0.5 under Init[A] and whose best rate -0.5, and a remedy with exponents of its own."""
-    changed = sweep(changes={("A", "feature/Z_A"): Z_A, ("A", "lr"): lr})
-    changed = changed[changed["init.name"] == "gaussian_A"]
+    changed = sweep(changes={("A", "feature/Z_A"): Z_A, ("A", "lr"): lr, ("B", "lr"): lr}, **options)
+    changed = changed[changed["init.name"].isin(inits)]
     field, value = FIELDS[remedy]
     changed = changed.assign(
         **{
@@ -41,7 +43,9 @@ def verdicts(frame):
 @pytest.mark.parametrize("remedy", EXPECTED)
 def test_a_remedy_that_works(remedy):
     found = verdicts(beside_plain(remedy, Z_A=0.0, lr=-0.1, loss=1.0 if remedy == "frozen A" else 0.8))
-    assert found == dict.fromkeys(("17a", "17b", "17c"), "reproduced")
+    assert {number: found[number] for number in ("17a", "17b", "17c")} == dict.fromkeys(
+        ("17a", "17b", "17c"), "reproduced"
+    )
 
 
 @pytest.mark.parametrize("remedy", EXPECTED)
@@ -53,13 +57,33 @@ def test_one_that_does_nothing_or_harm(remedy):
     assert set(verdicts(beside_plain(remedy, Z_A=0.9, lr=-0.9, loss=3)).values()) == {"not reproduced"}
 
 
+@pytest.mark.parametrize(("remedy", "numbers"), [("LoRA-RITE", ["17e"]), ("LoRA-Muon", ["17d", "17d", "17e"])])
+@pytest.mark.parametrize("alike", [True, False])
+def test_one_rate_for_every_width_and_both_inits(remedy, numbers, alike):
+    """Where Init[B] keeps a rate of its own, which falls with the width, it is neither."""
+    both = ("gaussian_A", "gaussian_B")
+    shared = {"inits": both, "lr": 0.0} if alike else {"inits": both}
+    frame = beside_plain(remedy, **shared)
+    if alike:
+        own = (frame["optimizer.name"] == FIELDS[remedy][1]) & (frame["init.name"] == "gaussian_B")
+        of_A = frame[(frame["optimizer.name"] == FIELDS[remedy][1]) & (frame["init.name"] == "gaussian_A")]
+        frame = pd.concat([frame[~own], of_A.assign(**{"init.name": "gaussian_B", "run_id": "B" + of_A["run_id"]})])
+    found = [claim for claim in remedies(frame) if claim.number in ("17d", "17e")]
+    assert [claim.number for claim in found] == numbers
+    if alike:
+        assert {claim.verdict for claim in found} == {"reproduced"}
+    else:
+        assert "reproduced" not in {claim.verdict for claim in found if claim.number == "17d"}
+
+
 def test_all_arms_of_a_sweep_are_rows_of_one_grid():
     frame = pd.concat([beside_plain(remedy) for remedy in FIELDS]).drop_duplicates(["run_id", "step"])
     grid = arms(frame)
     assert [_name(arm) for arm in grid.inits] == [
-        "Init[A]", "Init[A], Riemannian", "Init[A], Stable-LoRA", "Init[A], frozen A", "Init[B]"
+        "Init[A]", "Init[A], LoRA-Muon", "Init[A], LoRA-RITE", "Init[A], Riemannian", "Init[A], Stable-LoRA",
+        "Init[A], frozen A", "Init[B]",
     ]  # fmt: skip
-    assert len(remedies(frame)) == 9
+    assert len(remedies(frame)) == 16
     with pytest.raises(NotShown, match=r"remedies needs runs with one of optimizer\.riemannian"):
         remedies(sweep())
 
@@ -85,7 +109,8 @@ def test_the_theory_does_not_speak_of_remedies():
     assert theory.setting(frame) == "feature_regression" and dynamics(frame)
     for field, value in FIELDS.values():
         assert theory.setting(frame.assign(**{field: value})) is None and dynamics(frame.assign(**{field: value})) == []
-        assert theory.setting(frame.assign(**{field: None})) == "feature_regression"
+        without = "adamw" if field == "optimizer.name" else None
+        assert theory.setting(frame.assign(**{field: without})) == "feature_regression"
 
 
 def test_two_strengths_of_a_remedy_are_two_arms():

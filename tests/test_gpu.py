@@ -27,6 +27,8 @@ TOYS = {
     "feature_regression": ["task=feature_regression"],
     "sharpness": ["sharpness.every=4"],
     "factors as pairs": ["optimizer.riemannian=0.01", "optimizer.shrink=0.01"],
+    "lora_rite": ["optimizer=lora_rite"],
+    "lora_muon": ["optimizer=lora_muon"],
     "every third row": ["log.every=3", "log.directions=true"],
 }
 LLAMA = "language_model", "llama", "lora"

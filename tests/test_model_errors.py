@@ -260,3 +260,10 @@ def test_segments_reach_only_models_that_know_them(run, outputs, tmp_path):
         losses.append(pd.read_parquet(steps)["eval/loss"].tolist())
         shutil.rmtree(outputs)
     assert losses[0] == losses[1]
+
+
+def test_an_optimizer_of_factors_alone_trains_no_head(run):
+    code, _, err = run("optimizer=lora_muon", task="classification")
+    assert (
+        code == 2 and "optimizer=lora_muon: trains factors A and B alone, and task=classification trains a head" in err
+    )

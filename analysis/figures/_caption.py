@@ -10,9 +10,9 @@ import pandas as pd
 
 from analysis.scaling import MIN_SEEDS, Estimate
 from analysis.tables.settings import parametrizations
-from analysis.theory import REMEDIES
+from analysis.theory import PAIR_OPTIMIZERS, REMEDIES
 
-OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "signsgd": "SignSGD"}
+OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "signsgd": "SignSGD", **PAIR_OPTIMIZERS}
 
 
 def listed(items: Sequence[object]) -> str:

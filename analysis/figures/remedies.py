@@ -18,7 +18,7 @@ from analysis.scaling import best_lrs, bootstrap, exponent, sizes
 from analysis.theory import REMEDIES
 
 RECORDS = ("remedies",)
-AXES = ("task.name", *REMEDIES)
+AXES = ("task.name", "optimizer.name", *REMEDIES)
 NEEDS = (THREE_WIDTHS, OFF_THE_EDGE)
 LABELS = ("exponent of the best lr in $n$", "exponent of $Z_A$ in $n$, at the end")
 

@@ -1,7 +1,7 @@
 """The checks that types cannot make: ranges, names that exist, parts that are compatible. Each failure is one clear message."""
 
 from runner.config.options import ConfigError, check_value, described
-from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
+from runner.config.registry import ADAPTERS, GROUPS, INITS, OPTIMIZERS, TASKS
 from runner.config.resources import check_tf32, resolve_engine
 from runner.config.schema import Config
 
@@ -46,20 +46,40 @@ def _check_rates(config: Config) -> None:
 
 
 def _check_pairs(config: Config) -> None:
-    """That there are two factors to treat as a pair, and that what is measured knows what they do to an update."""
-    for field in ("riemannian", "shrink"):
-        value = getattr(config.optimizer, field)
-        if value is not None and not {"A", "B"} <= ADAPTERS[config.adapter.name].sides.keys():
-            raise ConfigError(
-                f"optimizer.{field}={value}: adapter={config.adapter.name} has no factors A and B, and takes null"
-            )
-        if value is not None and field == "shrink" and config.adapter.freeze == "A":
-            raise ConfigError(f"optimizer.shrink={value}: adapter.freeze=A keeps A as it is; leave one of them at null")
-        if value is not None and config.sharpness.every is not None:
-            raise ConfigError(
-                f"sharpness.every={config.sharpness.every}: optimizer.{field}={value} changes updates in a way that "
-                "stability/preconditioned does not know; leave one of them at null"
-            )
+    """That there are two factors to treat as a pair, and that what is measured knows what that does to an update."""
+    name, sides = config.optimizer.name, ADAPTERS[config.adapter.name].sides.keys()
+    of_pairs = OPTIMIZERS[name].of_pairs
+    if of_pairs and sides != {"A", "B"}:
+        others = ", ".join(sorted(adapter for adapter, of in ADAPTERS.items() if of.sides.keys() == {"A", "B"}))
+        raise ConfigError(
+            f"optimizer={name}: trains factors A and B alone, and adapter={config.adapter.name} trains {', '.join(sides)}; "
+            f"choose one of {others}, or another optimizer"
+        )
+    if of_pairs and TASKS[config.task.name].trains_head:
+        raise ConfigError(
+            f"optimizer={name}: trains factors A and B alone, and task={config.task.name} trains a head beside them; choose "
+            "another optimizer"
+        )
+    remedies = {f"optimizer.{field}": getattr(config.optimizer, field) for field in ("riemannian", "shrink")}
+    for field, value in {f: value for f, value in remedies.items() if value is not None}.items():
+        if not {"A", "B"} <= sides:
+            raise ConfigError(f"{field}={value}: adapter={config.adapter.name} has no factors A and B, and takes null")
+        if field == "optimizer.riemannian" and of_pairs:
+            raise ConfigError(f"{field}={value}: optimizer={name} preconditions gradients itself, and takes null")
+        if field == "optimizer.shrink" and config.adapter.freeze == "A":
+            raise ConfigError(f"{field}={value}: adapter.freeze=A keeps A as it is; leave one of them at null")
+        _check_sharpness(config, f"{field}={value}")
+    if of_pairs:
+        _check_sharpness(config, f"optimizer={name}")
+
+
+def _check_sharpness(config: Config, changing: str) -> None:
+    """That nothing is measured that does not know what `changing` does to updates."""
+    if config.sharpness.every is not None:
+        raise ConfigError(
+            f"sharpness.every={config.sharpness.every}: {changing} changes updates in a way that stability/preconditioned does "
+            "not know; do without one of them"
+        )
 
 
 def _check_init(config: Config) -> None:

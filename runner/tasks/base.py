@@ -36,6 +36,7 @@ class Task(ABC):
 
     layers: dict[str, Tensor]
     heads: Mapping[str, tuple[int, int, bool]] = MappingProxyType({})
+    trains_head: ClassVar[bool] = False  # whether there are any
     exports: ClassVar[bool] = False  # whether PEFT can load an adapter on its model
     calibrates: ClassVar[bool] = False  # whether there is data that inits may look at
     fused: ClassVar[bool] = False  # whether the loss is one that the fused step knows

@@ -29,6 +29,7 @@ class ClassificationOptions(ModelOptions):
 class Classification(ModelTask):
     """Loss = mean over examples of -log p(label), in nats; accuracy = share of examples whose likeliest label is right."""
 
+    trains_head: ClassVar[bool] = True
     evals: ClassVar[tuple[str, ...]] = ("eval/loss", "eval/accuracy")
 
     def __init__(self, configs: Sequence[Config]):

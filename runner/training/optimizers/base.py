@@ -7,6 +7,7 @@ wherever in a stack it stands.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,8 +52,11 @@ IN_THE_LOOP = ("name", "lr", "lr_ratio", "schedule", "warmup", "clip", "riemanni
 class Optimizer(ABC):
     """Updates parameters (K, …) in place; `state` names the tensors that it carries from step to step.
 
-    Its hyperparameters are the fields of its options but for those IN_THE_LOOP, as attributes (K,).
+    Its hyperparameters are the fields of its options but for those IN_THE_LOOP, as attributes (K,). `of_pairs`: whether it takes
+    factors A and B alone, and updates them together.
     """
+
+    of_pairs: ClassVar[bool] = False
 
     def __init__(self, parameters: Sequence[Tensor], **hyperparameters: Tensor):
         self.parameters = parameters

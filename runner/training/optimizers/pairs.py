@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from runner.adapters.base import Adapter
-from runner.core.exact import sqrt_, total
 from runner.training.optimizers.base import per_run
+from runner.training.optimizers.gram import gram, inverse, norm, small_product
 
 FACTORS = ("A", "B")
-ROWS = 8  # of a Gram matrix at a time, whose summands are so many times the factor
 
 
 class Pairs:
@@ -65,35 +64,11 @@ class Pairs:
             A.mul_(per_run(torch.where(shrinks, 1 - self.shrinking, 1.0), A))
 
 
-def gram(rows: Tensor) -> Tensor:
-    """(K, r, n) -> X·Xᵀ (K, r, r), float64."""
-    X = rows.double().contiguous()
-    return torch.cat([total(X[:, None] * part[:, :, None]) for part in X.split(ROWS, 1)], 1)
+def in_rows(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Of A, B, A, B, …, layer by layer: A (K, r, n_in) and Bᵀ (K, r, n_out), which share memory with them."""
+    return [p.mT if i % 2 else p for i, p in enumerate(parameters)]
 
 
-def norm(X: Tensor) -> Tensor:
-    """Frobenius norm (K,), float64."""
-    return sqrt_(total(X.double().flatten(1).square()))
-
-
-def inverse(S: Tensor) -> Tensor:
-    """(K, r, r), symmetric and positive definite, which needs no pivots: by Gauss and Jordan, in operations on all runs at once
-    that a GPU can record. What is not finite in one run stays in it."""
-    S = S.clone()
-    for j in range(S.shape[-1]):
-        pivot, column = S[:, j, j].clone()[:, None], S[:, :, j].clone()
-        row = S[:, j] / pivot
-        S.sub_(column[:, :, None] * row[:, None, :])
-        S[:, j] = row
-        S[:, :, j] = -column / pivot
-        S[:, j, j] = 1 / pivot[:, 0]
-    return S
-
-
-def small_product(M: Tensor, X: Tensor) -> Tensor:
-    """M (K, r, r) times X (K, r, n), in the precision of X, summed in the order of the rows."""
-    M = M.to(X)
-    product = M[:, :, :1] * X[:, :1]
-    for j in range(1, X.shape[1]):
-        product = product + M[:, :, j : j + 1] * X[:, j : j + 1]
-    return product
+def others(of_factors: Sequence[Tensor]) -> list[Tensor]:
+    """Of what each of A, B, A, B, … has, that of the other factor of its layer."""
+    return [of_factors[i ^ 1] for i in range(len(of_factors))]
