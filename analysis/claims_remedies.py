@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
+from analysis.arms import parted
+from analysis.arms import remedies as arms
 from analysis.claims import Claim, exponent_verdict, sign_verdict, subject
 from analysis.claims_full import about
 from analysis.grid import Grid, split
-from analysis.remedies import arms, parted
 from analysis.scaling import best_lrs, bootstrap, exponent, sizes
 
 STABLE, RIEMANNIAN, FA = "Stable-LoRA, 2026", "Zhang, Pilanci 2024", "LoRA-FA, 2023"

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from analysis.tables.load import per_run
+from analysis.vertices import SIZE, best_of_groups, shares
 from runner.config.identity import NOT_IDENTITY
 from runner.core.optimum import logs
 
@@ -89,9 +91,9 @@ class Mixture(NotShown):
 class Best:
     """The best learning rate of one init at one width.
 
-    `lr` from a local quadratic, `grid_lr` the best of the grid, `log_loss` there (mean over seeds of log final loss);
-    `edge`: the best lies at an end of the grid (both, if it has one rate), so the true one may lie outside and `lr` must not be
-    trusted.
+    `lr` between the grid's, as three seeds would find it on average; `grid_lr` the best of the grid, `log_loss` there (mean over
+    seeds of log final loss); `edge`: that lies at an end of the grid (both, if it has one rate), so the true one may lie outside
+    and `lr` must not be trusted.
     """
 
     lr: float
@@ -104,7 +106,8 @@ class Best:
 class Grid:
     """Arrays over (init, width, lr, seed). nan: no such run; for losses, +inf: the run diverged.
 
-    `columns` holds other quantities in the same layout, nan where they were not measured.
+    `columns` holds other quantities in the same layout, nan where they were not measured. A bootstrap sample knows the `whole`
+    grid, and how many `times` it holds each of its seeds.
     """
 
     inits: list[str]
@@ -113,6 +116,8 @@ class Grid:
     seeds: np.ndarray
     log_loss: np.ndarray
     columns: dict[str, np.ndarray]
+    whole: "Grid | None" = None
+    times: np.ndarray | None = None
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
@@ -150,7 +155,10 @@ class Grid:
     def resample(self, seeds: np.ndarray) -> "Grid":
         """The same grid with the seeds at these positions (with repetition): one bootstrap sample."""
         columns = {name: values[..., seeds] for name, values in self.columns.items()}
-        return Grid(self.inits, self.widths, self.lrs, self.seeds[seeds], self.log_loss[..., seeds], columns)
+        times = np.bincount(seeds, minlength=len(self.seeds))
+        return Grid(
+            self.inits, self.widths, self.lrs, self.seeds[seeds], self.log_loss[..., seeds], columns, self, times
+        )
 
     def at(self, init: str, width: int) -> tuple[int, int]:
         """Where they stand in the arrays. Raises ValueError if they do not."""
@@ -165,22 +173,38 @@ class Grid:
         return ~np.isnan(self.log_loss[self.at(init, width)]).all(axis=1)
 
     def best(self, init: str, width: int) -> Best:
-        """The vertex of the parabola through the best learning rate of the grid and its neighbours, in log lr.
-
-        Where a neighbour diverged there is no parabola and the grid's best stands. Only three points enter, because the
-        loss is not a parabola further out: towards large lr it ends in a cliff.
-        """
+        """Of the grid's rates by the mean over seeds, between them as `vertices` has it; one that a seed lacks is left out."""
         scores = self.scores(init, width)
         run = np.flatnonzero(~np.isnan(scores))
         if not len(run) or not np.isfinite(scores[run]).any():
             return Best(np.nan, np.nan, np.nan, edge=True)
         place = int(np.argmin(scores[run]))
-        i, lr = run[place], self.lrs[run[place]]
-        edge = place in (0, len(run) - 1)
-        if 0 < place < len(run) - 1:
-            around = run[place - 1 : place + 2]
-            lr = vertex(np.log(self.lrs[around]), scores[around])
-        return Best(float(lr), float(self.lrs[i]), float(scores[i]), edge)
+        grid_lr, between = self.lrs[run[place]], self._between[self.at(init, width)]
+        lr = grid_lr if np.isnan(between) else np.exp(between)
+        return Best(float(lr), float(grid_lr), float(scores[run[place]]), edge=place in (0, len(run) - 1))
+
+    @cached_property
+    def _between(self) -> np.ndarray:
+        """(I, W) log of the best rate between those of the grid: the mean over all groups of three of its seeds."""
+        whole, times = (self, np.ones(len(self.seeds), int)) if self.whole is None else (self.whole, self.times)
+        size = min(SIZE, len(self.seeds))
+        found, of_groups = whole._of_groups(size), shares(times, size)
+        of_groups = np.where(np.isnan(found), 0, of_groups)
+        with np.errstate(invalid="ignore"):
+            return (of_groups * np.nan_to_num(found)).sum(-1) / of_groups.sum(-1)
+
+    def _of_groups(self, size: int) -> np.ndarray:
+        """(I, W, G) log of the best rate of each of `groups`; computed once for all bootstrap samples."""
+        if size not in self._found:
+            rates = [
+                best_of_groups(np.log(self.lrs), self.log_loss[at], size) for at in np.ndindex(*self.log_loss.shape[:2])
+            ]
+            self._found[size] = np.array(rates).reshape(*self.log_loss.shape[:2], -1)
+        return self._found[size]
+
+    @cached_property
+    def _found(self) -> dict[int, np.ndarray]:
+        return {}
 
     def value(self, column: str, init: str, width: int, lr: float) -> float:
         """Mean over seeds of log(column) at learning rate `lr`, linear in log lr between the grid's neighbours.
@@ -217,18 +241,3 @@ def interpolated(x: float, xs: np.ndarray, ys: np.ndarray) -> float:
     at = np.flatnonzero(np.abs(xs - x) < ROUNDING)
     y = ys[at[0]] if len(at) else np.interp(x, xs, ys, left=np.nan, right=np.nan)
     return float(y) if np.isfinite(y) else np.nan
-
-
-def vertex(x: np.ndarray, y: np.ndarray) -> float:
-    """exp of the abscissa where the parabola through three points is lowest, the middle point being the lowest.
-
-    Where there is no parabola, as a point is not finite or all are equal, that of the middle point.
-    """
-    if not np.isfinite(y).all():
-        return float(np.exp(x[1]))
-    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
-    if right <= left:
-        return float(np.exp(x[1]))
-    slope_at_middle = (left * (x[2] - x[1]) + right * (x[1] - x[0])) / (x[2] - x[0])
-    curvature = 2 * (right - left) / (x[2] - x[0])
-    return float(np.exp(x[1] - slope_at_middle / curvature))

@@ -11,9 +11,10 @@ import pandas as pd
 from scipy.special import factorial
 from scipy.stats import norm, t
 
-from analysis.grid import Grid, vertex
+from analysis.grid import Grid
 from analysis.tables.records import BOTH_MOVED, EARLY
 from analysis.theory import QUANTITIES, RATIO
+from analysis.vertices import vertices
 from runner.core.optimum import logs
 
 RESAMPLES = 2000
@@ -142,7 +143,7 @@ def best_ratio(grid: Grid, init: str) -> float:
         return np.nan
     if i in (0, len(losses) - 1):
         return float(np.log(grid.widths[i]))
-    return float(np.log(vertex(np.log(grid.widths[around]), losses[around])))
+    return float(vertices(np.log(grid.widths[around]), losses[around]))
 
 
 def spread_gap(grid: Grid, inits: Sequence[str]) -> Estimate:

@@ -155,7 +155,24 @@ def remedies(**options) -> pd.DataFrame:
     return pd.concat([plain, named(plain, "riemannian", **{"optimizer.riemannian": 0.01})], ignore_index=True)
 
 
+def controls(by: str = "norms", **options) -> pd.DataFrame:
+    """LoRA, and PiSSA with its controls: `by` says which divides its best rate by 8 and its loss by 1.5."""
+    plain = sweep(**narrow(options)).assign(**{"init.directions": None, "init.norms": None})
+    own = plain[plain["init.name"] == "gaussian_A"]
+    tables = [own]
+    for directions in ("own", "random"):
+        for norms in ("own", "unit"):
+            fields = {"init.name": "pissa", "init.directions": directions, "init.norms": norms}
+            arm = named(own, f"pissa {directions} {norms}", **fields)
+            if fields[f"init.{by}"] == "own":
+                lr, loss = arm["optimizer.lr"] / 8, arm["summary.final_loss"] / 1.5
+                arm = arm.assign(**{"optimizer.lr": lr, "summary.final_loss": loss})
+            tables.append(arm)
+    return pd.concat(tables, ignore_index=True)
+
+
 MADE = {
+    "magnitude": controls,
     "remedies": remedies,
     "advise_smollm2": partial(advised, "smollm2", (5, 10, 20)),
     "advise_minilm": partial(advised, "minilm"),

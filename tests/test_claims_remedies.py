@@ -5,11 +5,11 @@ import pytest
 from synthetic import sweep
 
 from analysis import theory
+from analysis.arms import remedies as arms
 from analysis.claims import dynamics
 from analysis.claims_remedies import EXPECTED, remedies
 from analysis.figures.remedies import _name
 from analysis.grid import NotShown
-from analysis.remedies import arms
 from analysis.tables.settings import LeftOut
 
 FIELDS = {

@@ -33,6 +33,7 @@ ROWS = {
     "gaussian_A": Row(1 / N_IN, 0),
     "gaussian_B": Row(0, 1 / RANK),
     "gaussian_AB": Row(1 / N_IN, 1 / RANK),
+    "uniform_AB": Row(1 / (3 * N_IN), 1 / (3 * N_IN), -1.2),
     "kaiming_A": Row(1 / (3 * N_IN), 0, -1.2),
     "kaiming_B": Row(0, 1 / (3 * RANK), -1.2),
     "peft_gaussian": Row(1 / RANK**2, 0),

@@ -7,13 +7,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style, theory
+from analysis.arms import parted
+from analysis.arms import remedies as arms
 from analysis.claims import subject
 from analysis.figures import _caption
 from analysis.figures._message import label
 from analysis.figures._needs import OFF_THE_EDGE, THREE_WIDTHS
 from analysis.figures._rows import by_task, dots, log_x, row_height, rows
 from analysis.grid import Grid, loss_name
-from analysis.remedies import arms, parted
 from analysis.scaling import best_lrs, bootstrap, exponent, sizes
 from analysis.theory import REMEDIES
 

@@ -60,7 +60,9 @@ def refresh(
     if there < before:
         return f"kept {path}: it holds {before} runs and {folder} only {there}; delete the record to replace it"
     with files.written(path) as new:
-        _of_one_kind(record).to_parquet(new, compression="zstd", index=False, **_encoding(record))
+        _of_one_kind(_ordered(record)).to_parquet(
+            new, compression="zstd", compression_level=19, index=False, **_encoding(record)
+        )
     return f"distilled {path}: {count} runs"
 
 
@@ -186,6 +188,12 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
     mantissa, exponent = np.frexp(frame[measured].to_numpy(float))
     frame[measured] = np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent)
     return frame
+
+
+def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers that are like each other beside each other, which takes a tenth off the file."""
+    columns = [name for name in ("step", *AXES) if name in frame]
+    return frame.sort_values(columns, kind="stable", ignore_index=True)
 
 
 def _encoding(frame: pd.DataFrame) -> dict[str, Any]:

@@ -45,6 +45,23 @@ def gaussian_AB(layer: Layer, subtract: bool, B_variance: str) -> Start:
     return Start(A, normal(n_out, layer.rank, variance=variance, generator=layer.generator))
 
 
+@dataclass
+class UniformABOptions(InitOptions):
+    subtract: Switch = option("whether the frozen weight is W0 - s·B·A, so that training starts at W0", SWITCH)
+    multiple: float = option("m of the bound of both factors", POSITIVE)
+    under_root: Switch = option("whether the bound is √(m/n_in), and not m/√n_in", SWITCH)
+
+
+@init(UniformABOptions, residual=lambda options: options.subtract)
+def uniform_AB(layer: Layer, subtract: bool, multiple: float, under_root: bool) -> Start:
+    """Init[AB] as two public ports draw it: A_ij, B_ij ~ U(-b, b) with b = m/√n_in, or, `under_root`, √(m/n_in); n_in is that of
+    the layer for both factors (Li et al. 2025, arXiv 2505.23194). `subtract`: the frozen weight is W0 - s·B·A."""
+    n_out, n_in = layer.W0.shape
+    variance = (multiple if under_root else multiple**2) / (3 * n_in)
+    A = uniform(layer.rank, n_in, variance=variance, generator=layer.generator)
+    return Start(A, uniform(n_out, layer.rank, variance=variance, generator=layer.generator))
+
+
 @init(zero=("B",))
 def kaiming_A(layer: Layer) -> Start:
     """PEFT's default: A_ij ~ U(-1/√n_in, 1/√n_in), so of variance 1/(3 n_in); B = 0."""

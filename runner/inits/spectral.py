@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.config.options import SIZE, Allowed, integers, option
+from runner.config.options import SIZE, Allowed, choices, integers, option
 from runner.config.schema import InitOptions
+from runner.core.rng import orthonormal
 from runner.inits.base import Layer, Start, always, init
 
 
@@ -23,11 +24,28 @@ def pretrained(layer: Layer) -> Start:
     return Start(W=layer.W0)
 
 
-@init(residual=always)
-def pissa(layer: Layer) -> Start:
+@dataclass
+class ControlledOptions(InitOptions):
+    """Of inits that differ from LoRA in two things at once, in which way B·A points and how large it is."""
+
+    directions: str = option(
+        "of A's rows and B's columns: the init's own, or orthonormal ones at random",
+        choices("own", "random"),
+        before="own",
+    )
+    norms: str = option(
+        "of A's rows and B's columns: the init's own, or 1, as LoRA's A has", choices("own", "unit"), before="own"
+    )
+
+
+@init(ControlledOptions, residual=always)
+def pissa(layer: Layer, directions: str, norms: str) -> Start:
     """The r largest singular triplets: B = U_r·√(S_r/s), A = √(S_r/s)·V_rᵀ; the frozen weight is W0 - s·B·A (Meng, Wang, Zhang
-    2024, arXiv 2404.02948; the division by s as in PEFT)."""
-    return _triplets(layer, slice(None, layer.rank))
+    2024, arXiv 2404.02948; the division by s as in PEFT).
+
+    `directions` and `norms`: controls of whether its directions or its size make the difference (LoRAM, arXiv 2507.06558).
+    """
+    return _controlled(_triplets(layer, slice(None, layer.rank)), layer, directions, norms)
 
 
 @init(residual=always)
@@ -42,12 +60,23 @@ def _triplets(layer: Layer, which: slice) -> Start:
     return Start(root[:, None] * Vh[which], U[:, which] * root)
 
 
-@init(residual=always)
-def olora(layer: Layer) -> Start:
+@init(ControlledOptions, residual=always)
+def olora(layer: Layer, directions: str, norms: str) -> Start:
     """W0 = Q·R: B = the first r columns of Q, A = the first r rows of R; the frozen weight is W0 - s·B·A (Büyükakyüz 2024, arXiv
-    2406.01775; as in PEFT, B·A is not divided by s)."""
+    2406.01775; as in PEFT, B·A is not divided by s). `directions`, `norms`: controls, as pissa's."""
     Q, R = layer.cached("qr of W0", lambda: torch.linalg.qr(layer.W0))
-    return Start(R[: layer.rank], Q[:, : layer.rank])
+    return _controlled(Start(R[: layer.rank], Q[:, : layer.rank]), layer, directions, norms)
+
+
+def _controlled(start: Start, layer: Layer, directions: str, norms: str) -> Start:
+    """With the start's norms of A's rows and B's columns, or 1, and its directions, or orthonormal ones in Haar's measure."""
+    A, B = start.A, start.B
+    of_rows, of_columns = A.norm(dim=1, keepdim=True), B.norm(dim=0)
+    if directions == "random":
+        n_out, n_in = layer.W0.shape
+        A = of_rows * orthonormal(n_in, layer.rank, generator=layer.generator).T.to(A)
+        B = of_columns * orthonormal(n_out, layer.rank, generator=layer.generator).to(B)
+    return Start(A / of_rows, B / of_columns) if norms == "unit" else Start(A, B)
 
 
 @init(zero=("A",))
