@@ -8,8 +8,8 @@ from conftest import configure, rejects
 from test_checkpoint import same as same_runs
 
 from runner.config.identity import with_values
+from runner.core.gram import eigen, gram, inverse, inverse_root, norm, small_product, together
 from runner.training.optimizers.base import build
-from runner.training.optimizers.gram import eigen, gram, inverse, inverse_root, norm, small_product, together
 from runner.training.train import train
 
 DOUBLE = torch.float64

@@ -11,8 +11,8 @@ from torch import nn
 
 from runner.adapters.lora import LoRA
 from runner.config.identity import as_kept, run_id, with_values
+from runner.core.gram import gram, inverse
 from runner.training.optimizers.base import build
-from runner.training.optimizers.gram import gram, inverse
 from runner.training.optimizers.pairs import Pairs
 from runner.training.train import train
 

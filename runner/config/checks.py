@@ -16,6 +16,7 @@ def validate(config: Config) -> None:
     ADAPTERS[config.adapter.name].check(config.adapter, task.shapes(config.task))
     _check_rates(config)
     _check_pairs(config)
+    _check_subspaces(config)
     _check_init(config)
     resolve_engine(config)
     check_tf32(config)
@@ -79,6 +80,14 @@ def _check_sharpness(config: Config, changing: str) -> None:
         raise ConfigError(
             f"sharpness.every={config.sharpness.every}: {changing} changes updates in a way that stability/preconditioned does "
             "not know; do without one of them"
+        )
+
+
+def _check_subspaces(config: Config) -> None:
+    """That there are factors whose spans can turn."""
+    if config.log.subspaces and not {"A", "B"} <= ADAPTERS[config.adapter.name].sides.keys():
+        raise ConfigError(
+            f"log.subspaces=true: adapter={config.adapter.name} has no factors A and B that train; leave it at false"
         )
 
 

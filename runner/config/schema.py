@@ -74,6 +74,9 @@ class LogConfig:
     directions: Switch = option(
         "whether lengths and directions of the weights' rows are followed, as they always are for DoRA", SWITCH
     )
+    subspaces: Switch = option(
+        "whether the spans of A and B are followed, and the singular values of s·B·A", SWITCH, before=False
+    )
 
 
 @dataclass

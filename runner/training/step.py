@@ -12,6 +12,7 @@ from runner.training.engines import Engine
 from runner.training.log import Log
 from runner.training.measure.layers import Meters
 from runner.training.measure.sharpness import Move, Sharpness
+from runner.training.measure.subspaces import Subspaces
 from runner.training.optimizers import base as optimizers
 from runner.training.optimizers.clipping import clip, clipping
 from runner.training.optimizers.pairs import Pairs
@@ -46,6 +47,7 @@ class Step:
         self.max_norm = clipping(self.options, device)
         self.probe = task.probe(shared.probe.size)
         self.looks = shared.sharpness.every is not None
+        self.subspaces = subspaces_of(configs, task, adapters) if shared.log.subspaces else None
         self.followed = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
         self._train(adapters)
         self.log = Log(configs, list(task.layers), self.meters.columns, task.evals, device)
@@ -61,7 +63,7 @@ class Step:
         self.optimizer = optimizers.build(options, self.parameters)
         self.pairs = Pairs(options, adapters, self.trains, self.runs.device)
         layers = [(adapters[layer], self.probe[layer], self.followed.get(layer)) for layer in self.task.layers]
-        self.meters = Meters(layers)
+        self.meters = Meters(layers, self.subspaces)
         self.sharpness = Sharpness(self.parameters) if self.looks else None
 
     def leave_out(self) -> None:
@@ -74,6 +76,7 @@ class Step:
         self.runs, self.rates, self.ratios = self.runs[kept], self.rates[:, kept], self.ratios[:, kept]
         self.trains = None if self.trains is None else self.trains[:, kept]
         self.max_norm = None if self.max_norm is None else self.max_norm[kept]
+        self.subspaces = None if self.subspaces is None else self.subspaces.of(kept)
         with torch.no_grad():
             adapters = {name: adapter.of(kept) for name, adapter in self.adapters.items()}
         for p in (p for adapter in adapters.values() for p in adapter.parameters.values()):
@@ -143,6 +146,13 @@ class Step:
             own = {n: t.new_zeros(len(self.options), *t.shape[1:]).index_copy_(0, self.runs, t) for n, t in own.items()}
         shared = {"log": self.log, "stability": self.stability}
         return own | {f"{part}/{name}": t for part, of in shared.items() for name, t in of.state.items()}
+
+
+@torch.no_grad()
+def subspaces_of(configs: Sequence[Config], task: Task, adapters: dict[str, Adapter]) -> Subspaces:
+    """What follows the spans of factors from where they are now, before the first step."""
+    start = [adapters[layer].learned([*adapters[layer].parameters.values()]) for layer in task.layers]
+    return Subspaces(start, configs[0].adapter.rank)
 
 
 def lr_ratios(configs: Sequence[Config], adapters: dict[str, Adapter]) -> Tensor:

@@ -12,7 +12,7 @@ from runner.adapters.dora import WeightRows
 from runner.config import Config
 from runner.config.registry import ADAPTERS
 from runner.tasks.base import Probe
-from runner.training.measure import compiled, weight
+from runner.training.measure import compiled, subspaces, weight
 from runner.training.measure.frozen import FROZEN, measured
 from runner.training.measure.metrics import METRICS, norm
 from runner.training.measure.rows import CHANGES, moved
@@ -36,7 +36,8 @@ def columns_of(config: Config) -> list[str]:
     kind = ADAPTERS[config.adapter.name]
     if issubclass(kind, Full):
         return weight.columns(config.log.directions)
-    return columns(list(kind.sides), kind.rescales or config.log.directions)
+    own = subspaces.columns(config.adapter.rank) if config.log.subspaces else []
+    return [*columns(list(kind.sides), kind.rescales or config.log.directions), *own]
 
 
 def meter(adapter: Adapter, probe: Probe, W0: Tensor | None = None) -> "LayerMetrics | weight.WeightMetrics":

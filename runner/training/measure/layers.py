@@ -9,17 +9,22 @@ from runner.adapters import Adapter
 from runner.tasks.base import Probe
 from runner.training.measure.layer import LayerMetrics, meter, of_factors
 from runner.training.measure.metrics import METRICS, Update
+from runner.training.measure.subspaces import Subspaces
+from runner.training.measure.subspaces import columns as subspace_columns
 
 
 class Meters:
     """Measures K runs, layer by layer; what is not compiled, as on a GPU, of all layers of a shape at once.
 
-    `layers`: of each its adapter, its probe, and its weight W0 where it is followed how that moves.
+    `layers`: of each its adapter, its probe, and its weight W0 where it is followed how that moves; `subspaces`: what measures
+    these, where they are followed.
     """
 
-    def __init__(self, layers: Sequence[tuple[Adapter, Probe, Tensor | None]]):
-        self.meters = [meter(*of_layer) for of_layer in layers]
-        self.columns = self.meters[0].columns
+    def __init__(self, layers: Sequence[tuple[Adapter, Probe, Tensor | None]], subspaces: Subspaces | None = None):
+        self.meters, self.subspaces = [meter(*of_layer) for of_layer in layers], subspaces
+        own = self.meters[0].columns
+        self.columns = [*own, *subspace_columns(subspaces.rank)] if subspaces else own
+        self.of_layers = len(own)
         adapters = [adapter for adapter, *_ in layers]
         p = next(iter(adapters[0].parameters.values()))
         self.out = torch.empty(len(layers), len(self.columns), len(p), dtype=torch.float64, device=p.device)
@@ -45,7 +50,13 @@ class Meters:
             self.out[places, meters[0].by_formula] = _by_formula(meters, *around)
         # Of VeRA, whose vectors have norms of their own, some columns are replaced.
         for each, own, out in zip(self.meters, self.parameters, self.out, strict=True):
-            each.measure(before[own], gradients[own], after[own], out)
+            each.measure(before[own], gradients[own], after[own], out[: self.of_layers])
+        if self.subspaces:
+            old, new = (
+                [m.adapter.learned(of[own]) for m, own in zip(self.meters, self.parameters, strict=True)]
+                for of in (before, after)
+            )
+            self.out[:, self.of_layers :] = self.subspaces.measure(old, new, [m.scale for m in self.meters])
         return self.out
 
 

@@ -103,8 +103,8 @@ def metric(column: str, increment: bool = False) -> Callable[[Callable[[Update],
 
 
 def is_increment(column: str) -> bool:
-    """Whether it says what an update did; also of the columns that some adapters add."""
-    return column.startswith("update/") or (column in METRICS and METRICS[column].increment)
+    """Whether it says what an update did; also of the columns that are not of METRICS."""
+    return column.startswith("update/") or column.endswith("_step") or (column in METRICS and METRICS[column].increment)
 
 
 @metric("grad/A")

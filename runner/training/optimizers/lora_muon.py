@@ -8,8 +8,8 @@ from torch import Tensor
 
 from runner.config.options import FRACTION, option
 from runner.core.exact import sqrt_
+from runner.core.gram import gram, inverse_root, small_product, together
 from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer, per_run
-from runner.training.optimizers.gram import gram, inverse_root, small_product, together
 from runner.training.optimizers.pairs import in_rows, others
 
 

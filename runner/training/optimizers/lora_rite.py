@@ -8,8 +8,8 @@ from torch import Tensor
 
 from runner.config.options import FRACTION, POSITIVE, option
 from runner.core.exact import sqrt_
+from runner.core.gram import eigen, eye, gram, inverse_root, of_eigenvalues, small_product, together
 from runner.training.optimizers.base import CommonOptions, Optimizer, optimizer, per_run
-from runner.training.optimizers.gram import eigen, eye, gram, inverse_root, of_eigenvalues, small_product, together
 from runner.training.optimizers.pairs import in_rows, others
 
 

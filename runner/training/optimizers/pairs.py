@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from runner.adapters.base import Adapter
+from runner.core.gram import gram, inverse, norm, small_product
 from runner.training.optimizers.base import per_run
-from runner.training.optimizers.gram import gram, inverse, norm, small_product
 
 FACTORS = ("A", "B")
 
