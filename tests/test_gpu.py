@@ -27,6 +27,7 @@ TOYS = {
     "feature_regression": ["task=feature_regression"],
     "sharpness": ["sharpness.every=4"],
     "factors as pairs": ["optimizer.riemannian=0.01", "optimizer.shrink=0.01"],
+    "subspaces": ["log.subspaces=true"],
     "lora_rite": ["optimizer=lora_rite"],
     "lora_muon": ["optimizer=lora_muon"],
     "every third row": ["log.every=3", "log.directions=true"],
