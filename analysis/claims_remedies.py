@@ -43,13 +43,15 @@ def _transfers(frame: pd.DataFrame, grid: Grid) -> list[Claim]:
     """17d and 17e: whether one rate serves every width, and both inits."""
     claims, task, setting = [], subject(frame), frame["task.name"].iloc[0]
     for remedy in INVARIANT:
-        pair = {theory.FAMILY[parted(arm)[0]]: arm for arm in grid.inits if parted(arm)[1] == remedy}
-        for side, arm in pair.items() if remedy == TRANSFERS else ():
-            plain = theory.exponent(setting, parted(arm)[0], "lr")
+        of_arms = {arm: theory.FAMILY.get(parted(arm)[0]) for arm in grid.inits if parted(arm)[1] == remedy}
+        pair = {side: next((arm for arm in of_arms if of_arms[arm] == side), None) for side in "AB"}
+        for arm, side in of_arms.items() if remedy == TRANSFERS else ():
+            if (plain := theory.exponent(setting, parted(arm)[0], "lr")) is None:
+                continue
             [slope] = bootstrap(grid, lambda g, arm=arm: np.array([exponent(g.widths, best_lrs(g, arm))]))
             text, verdict = f"{remedy}, Init[{side}]: exponent of the best lr in n", exponent_verdict(slope, 0.0, plain)
             claims.append(Claim.of("17d", task, text, "n^0", MUON, slope, verdict))
-        if len(pair) == 2:
+        if all(pair.values()):
             ratios = bootstrap(grid, lambda g, pair=pair: best_lrs(g, pair["A"]) - best_lrs(g, pair["B"]))
             text = f"{remedy}: best lr, Init[A] over Init[B], at every n; here {grid.widths[-1]}"
             claims.append(

@@ -93,7 +93,7 @@ class Best:
 
     `lr` between the grid's, as three seeds would find it on average; `grid_lr` the best of the grid, `log_loss` there (mean over
     seeds of log final loss); `edge`: that lies at an end of the grid (both, if it has one rate), so the true one may lie outside
-    and `lr` must not be trusted.
+    and `lr` must not be trusted. Threes of seeds whose best is an end count with it.
     """
 
     lr: float
@@ -173,38 +173,30 @@ class Grid:
         return ~np.isnan(self.log_loss[self.at(init, width)]).all(axis=1)
 
     def best(self, init: str, width: int) -> Best:
-        """Of the grid's rates by the mean over seeds, between them as `vertices` has it; one that a seed lacks is left out."""
-        scores = self.scores(init, width)
-        run = np.flatnonzero(~np.isnan(scores))
+        """Of the grid's rates by the mean over seeds, between them as `vertices` has it. A rate that a seed lacks is left out,
+        and one at which a seed diverged is none, also in a bootstrap sample without that seed."""
+        place, whole = self.at(init, width), self.whole or self
+        losses = whole.log_loss[place]
+        scores = np.where(np.isinf(losses).any(1), np.inf, self.log_loss[place].mean(1))
+        run = np.flatnonzero(~np.isnan(losses).any(1))
         if not len(run) or not np.isfinite(scores[run]).any():
             return Best(np.nan, np.nan, np.nan, edge=True)
-        place = int(np.argmin(scores[run]))
-        grid_lr, between = self.lrs[run[place]], self._between[self.at(init, width)]
-        lr = grid_lr if np.isnan(between) else np.exp(between)
-        return Best(float(lr), float(grid_lr), float(scores[run[place]]), edge=place in (0, len(run) - 1))
+        lowest = int(np.argmin(scores[run]))
+        lr, grid_lr = np.exp(self._between[place]), self.lrs[run[lowest]]
+        return Best(float(lr), float(grid_lr), float(scores[run[lowest]]), edge=lowest in (0, len(run) - 1))
 
     @cached_property
     def _between(self) -> np.ndarray:
         """(I, W) log of the best rate between those of the grid: the mean over all groups of three of its seeds."""
         whole, times = (self, np.ones(len(self.seeds), int)) if self.whole is None else (self.whole, self.times)
-        size = min(SIZE, len(self.seeds))
-        found, of_groups = whole._of_groups(size), shares(times, size)
-        of_groups = np.where(np.isnan(found), 0, of_groups)
-        with np.errstate(invalid="ignore"):
-            return (of_groups * np.nan_to_num(found)).sum(-1) / of_groups.sum(-1)
-
-    def _of_groups(self, size: int) -> np.ndarray:
-        """(I, W, G) log of the best rate of each of `groups`; computed once for all bootstrap samples."""
-        if size not in self._found:
-            rates = [
-                best_of_groups(np.log(self.lrs), self.log_loss[at], size) for at in np.ndindex(*self.log_loss.shape[:2])
-            ]
-            self._found[size] = np.array(rates).reshape(*self.log_loss.shape[:2], -1)
-        return self._found[size]
+        return whole._of_groups @ shares(times, min(SIZE, len(times)))
 
     @cached_property
-    def _found(self) -> dict[int, np.ndarray]:
-        return {}
+    def _of_groups(self) -> np.ndarray:
+        """(I, W, G) log of the best rate of each group of seeds, of which those of all bootstrap samples are made."""
+        size, places = min(SIZE, len(self.seeds)), np.ndindex(*self.log_loss.shape[:2])
+        found = [best_of_groups(np.log(self.lrs), self.log_loss[place], size) for place in places]
+        return np.array(found).reshape(*self.log_loss.shape[:2], -1)
 
     def value(self, column: str, init: str, width: int, lr: float) -> float:
         """Mean over seeds of log(column) at learning rate `lr`, linear in log lr between the grid's neighbours.

@@ -12,8 +12,8 @@ RANK = "spectrum/entropy_rank"
 
 
 def rotations(frame: pd.DataFrame) -> Grid:
-    """The runs of the families of Init[A] and Init[B], and of each at its end: the share of its start's span that the random factor
-    has left, 1 minus the overlap, and the entropy rank of B·A. Raises NotShown, and Mixture."""
+    """The runs of the families of Init[A] and Init[B], and of each at its end: the share of its start's span that the random
+    factor has left, 1 minus the overlap, and the entropy rank of B·A. Raises NotShown, and Mixture."""
     side = frame["init.name"].map(theory.FAMILY)
     if not side.notna().any():
         raise NotShown(f"rotation is of {', '.join(theory.FAMILY)}, and there are no runs of these")

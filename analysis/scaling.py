@@ -151,7 +151,7 @@ def spread_gap(grid: Grid, inits: Sequence[str]) -> Estimate:
 
     Noise spreads even alike inits, and a resample holds it twice, its own and the sample's. With the noise's variance v, that of
     the resamples around the sample (S / (S - 1) times it), the spreads are (V - v)^(1/2) in the sample and (V - 2v)^(1/2) in a
-    resample, 0 where that is negative. Rates at the grid's edge stand as they are.
+    resample, 0 where that is negative. Rates at the grid's edge stand as `Best` has them.
     """
 
     def values(g: Grid) -> np.ndarray:  # (2, inits)

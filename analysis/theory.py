@@ -76,7 +76,8 @@ def speaks_of(frame: pd.DataFrame) -> bool:
     """Whether these runs have an adapter and an optimizer of the theory's, and no remedy, on whatever task."""
     first = frame.iloc[0]
     plain = not any(frame[field].notna().any() for field in REMEDIES if field in frame)
-    return plain and first["optimizer.name"] in ("adamw", "signsgd") and first.get("adapter.name", "lora") in ADAPTERS
+    known = frame["optimizer.name"].isin(("adamw", "signsgd")).all()
+    return bool(plain and known and first.get("adapter.name", "lora") in ADAPTERS)
 
 
 def exponents(task: str | None, inits: Sequence[str], quantity: str) -> dict[str, float | None]:

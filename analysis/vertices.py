@@ -30,15 +30,15 @@ def shares(times: np.ndarray, size: int) -> np.ndarray:
 
 
 def best_of_groups(x: np.ndarray, losses: np.ndarray, size: int) -> np.ndarray:
-    """(G,) where the mean losses of each of `groups` are lowest, of losses (L, S) at x (L,), +inf where a run diverged. A point
-    that a seed lacks does not compete."""
+    """(G,) where the mean losses of each of `groups` are lowest, of losses (L, S) at x (L,). A point that a seed lacks is none,
+    and one at which a seed diverged, +inf, is lost for all groups, as it is for the mean of all seeds."""
     there = ~np.isnan(losses).any(1)
     of_seeds = groups(losses.shape[1], size) / size
     if not there.any():
         return np.full(len(of_seeds), np.nan)
-    diverged = np.isinf(losses[there])
-    means = of_seeds @ np.where(diverged, 0, losses[there]).T
-    return vertices(x[there], np.where(of_seeds @ diverged.T > 0, np.inf, means))
+    diverged = np.isinf(losses[there]).any(1)
+    means = of_seeds @ np.where(diverged[:, None], 0, losses[there]).T
+    return vertices(x[there], np.where(diverged, np.inf, means))
 
 
 def vertices(x: np.ndarray, y: np.ndarray) -> np.ndarray:

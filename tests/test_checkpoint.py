@@ -53,6 +53,8 @@ CASES = {
     "fused": [*TOY, "engine=fused"],
     "autograd": [*TOY, "engine=autograd", "optimizer=sgd", "optimizer.momentum=0.9"],
     "signsgd": [*TOY, "optimizer=signsgd"],
+    "lora_rite": [*TOY, "optimizer=lora_rite"],
+    "subspaces": [*TOY, "log.subspaces=true"],
     "sharpness": [*TOY, "sharpness.every=4"],
     "language model": [*MODEL, "optimizer.clip=0.5"],
 }

@@ -62,7 +62,7 @@ def test_one_that_does_nothing_or_harm(remedy):
 def test_one_rate_for_every_width_and_both_inits(remedy, numbers, alike):
     """Where Init[B] keeps a rate of its own, which falls with the width, it is neither."""
     both = ("gaussian_A", "gaussian_B")
-    shared = {"inits": both, "lr": 0.0} if alike else {"inits": both}
+    shared = {"inits": both, "lr": 0.0} if alike else {"inits": both, "lr": -1.0}
     frame = beside_plain(remedy, **shared)
     if alike:
         own = (frame["optimizer.name"] == FIELDS[remedy][1]) & (frame["init.name"] == "gaussian_B")

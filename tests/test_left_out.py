@@ -11,6 +11,8 @@ from runner.training.train import train
 
 TOY = "task.width=24 task.teacher_width=16 task.train_points=20 steps=45 engine=fused log.layers=true".split()
 CASES = {
+    "lora_rite": ["optimizer=lora_rite"],
+    "lora_muon": ["optimizer=lora_muon"],
     "lora": [],
     "vera": ["adapter=vera"],
     "an offset, and clipped": ["init=pissa", "optimizer.clip=100"],

@@ -213,7 +213,22 @@ def test_what_they_are_made_of():
     torch.testing.assert_close(norm(X), X.flatten(1).norm(dim=1), rtol=1e-14, atol=0)
 
 
-TOY = "task.width=16 task.teacher_width=16 task.train_points=20 steps=8".split()
+def test_rounding_alone_is_no_direction():
+    """A gradient of rank 1 in float32: LoRA-Muon moves one direction, however A is conditioned, update after update."""
+    g = torch.Generator().manual_seed(4)
+    left, right = torch.randn(K, 64, 1, generator=g), torch.randn(K, 1, 48, generator=g)
+    A = torch.randn(K, 8, 48, generator=g) * torch.logspace(0, -3, 8)[:, None]
+    parameters = [A.clone(), torch.zeros(K, 64, 8)]
+    optimizer = build([SimpleNamespace(**MUON)] * K, parameters)
+    for _ in range(30):
+        A, B = parameters
+        before, G = B @ A, left @ right
+        optimizer.step([B.mT @ G, G @ A.mT], torch.full((2, K), LR, dtype=DOUBLE))
+        S = torch.linalg.svdvals((B @ A).double() - before.double())
+        assert (S[:, 0] > 0.3 * LR).all() and (S[:, 1] < 1e-3 * S[:, 0]).all()
+
+
+TOY = "task.width=16 task.teacher_width=16 task.train_points=20 steps=40".split()
 
 
 @pytest.mark.parametrize("name", ["lora_rite", "lora_muon"])
@@ -229,6 +244,11 @@ def test_a_run_has_the_numbers_that_it_has_alone(name):
 
 
 REFUSED = {
+    "optimizer.weight_decay=50.0: takes all of B·A in one update at the rate 0.02; it must be below 50": [
+        "optimizer=lora_muon",
+        "optimizer.weight_decay=50",
+        "optimizer.lr_ratio=2",
+    ],
     "optimizer=lora_rite: trains factors A and B alone, and adapter=dora trains A, B, m; choose one of lora, rslora": [
         "adapter=dora",
         "optimizer=lora_rite",

@@ -46,19 +46,29 @@ def test_it_is_the_mean_over_all_threes_of_seeds(seeds, diverged):
         log_lrs = np.log(sample.lrs)
         for i, init in enumerate(sample.inits):
             for w, width in enumerate(sample.widths):
-                threes = itertools.combinations(range(seeds), min(size, seeds))
-                found = [
-                    vertices.vertices(log_lrs, sample.log_loss[i, w][:, three].mean(1)) for three in map(list, threes)
-                ]
+                threes = map(list, itertools.combinations(range(seeds), min(size, seeds)))
+                lost = np.isinf(grid.log_loss[i, w]).any(1, keepdims=True)
+                losses = np.where(lost, np.inf, sample.log_loss[i, w])
+                found = [vertices.vertices(log_lrs, losses[:, three].mean(1)) for three in threes]
                 best = sample.best(init, width)
-                if np.isfinite(best.grid_lr):
-                    assert np.log(best.lr) == pytest.approx(np.nanmean(found), abs=1e-9)
+                assert np.isnan(best.grid_lr) == lost.all()
+                assert lost.all() or np.log(best.lr) == pytest.approx(np.mean(found), abs=1e-9)
 
     for sample in (grid, *(grid.resample(rng.integers(0, seeds, seeds)) for _ in range(5))):
         check(sample)
     if seeds > 3 and not diverged:
         rejects(check, grid, 1)
         rejects(check, grid, seeds)
+
+
+def test_a_rate_at_which_a_seed_diverged_is_no_neighbour_for_any_three():
+    """Sizes there are not known of all seeds; so the best rate stays where they are."""
+    losses = np.repeat(np.array([4.0, 1.0, 0.0, 0.0, 4.0])[None, None, :, None], 16, axis=3)
+    losses[0, 0, 3, 5] = np.inf
+    grid = grid_of(losses, columns={"size": np.where(np.isinf(losses), np.nan, 1.0)})
+    assert grid.best("0", 1).lr == pytest.approx(4.0)
+    [size] = bootstrap(grid, lambda g: scaling.sizes(g, "0", "size"))
+    assert [size.value, size.low, size.high] == pytest.approx([0.0] * 3)
 
 
 def test_shares_are_how_often_a_group_is_drawn():

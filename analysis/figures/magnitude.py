@@ -27,8 +27,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, panels = style.subplots(len(parts), 2, height=height, extra=0.3, sharey="row")
     for (part, grid), row in zip(parts, panels, strict=True):
         arms = lowest_first(grid)
-        looks = dict(zip(dict.fromkeys(sorted(parted(arm)[0] for arm in arms)), style.KINDS.values(), strict=False))
-        of_arms = [looks[parted(arm)[0]] for arm in arms]
+        of_arms = [style.look(parted(arm)[0]) for arm in arms]
         edges = [grid.best(arm, grid.widths[0]).edge for arm in arms]
         for panel, measure in zip(row, (best_loss, best_rate), strict=True):
             found = [bootstrap(grid, partial(measure, init=arm))[0] for arm in arms]
@@ -45,7 +44,7 @@ def figure(frame: pd.DataFrame) -> Figure:
 def caption(frame: pd.DataFrame) -> str:
     return _caption.lines(
         *(_told(subject(part), controls(part)) for _, part in by_task(frame)),
-        "Controls keep what they do not name; unit norms are those of the rows of LoRA's A. Rows are sorted by their loss.",
+        "Controls keep what they do not name; a row of LoRA's A has norm 1 in the mean. Rows are sorted by their loss.",
         _caption.runs(frame),
         _caption.bars(frame, "bars"),
     )

@@ -14,6 +14,7 @@ def validate(config: Config) -> None:
     task = TASKS[config.task.name]
     task.check(config)
     ADAPTERS[config.adapter.name].check(config.adapter, task.shapes(config.task))
+    OPTIMIZERS[config.optimizer.name].check(config.optimizer)
     _check_rates(config)
     _check_pairs(config)
     _check_subspaces(config)

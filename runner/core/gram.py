@@ -10,7 +10,9 @@ from torch import Tensor
 from runner.core.exact import sqrt_, total
 
 COLUMNS = 64  # of the factors at a time: all products at once would not fit into the caches
-SINGULAR = 2.0**-46  # of the largest eigenvalue of a Gram matrix: what float32 leaves of a zero
+SINGULAR = (
+    2.0**-40
+)  # of a Gram matrix' largest eigenvalue: what float32 leaves of a zero in a factor of hundreds of updates
 
 
 def gram(Y: Tensor, X: Tensor | None = None) -> Tensor:
@@ -101,11 +103,12 @@ def of_eigenvalues(S: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     return small_product(V.mT * function(values)[:, None], V)
 
 
-def inverse_root(S: Tensor) -> Tensor:
-    """S^-1/2 (K, r, r) of positive semidefinite S, on the span of the eigenvalues that are not SINGULAR: as a pseudo-inverse."""
+def inverse_root(S: Tensor, noise: float | None = None) -> Tensor:
+    """S^-1/2 (K, r, r) of positive semidefinite S, on the span of the eigenvalues above `noise`, by default SINGULAR times the
+    largest: as a pseudo-inverse."""
 
     def root(values: Tensor) -> Tensor:
-        some = values > SINGULAR * values.amax(1, keepdim=True).clamp_min(0)
+        some = values > (SINGULAR * values.amax(1, keepdim=True).clamp_min(0) if noise is None else noise)
         return torch.where(some, 1 / sqrt_(torch.where(some, values, 1)), 0)
 
     return of_eigenvalues(S, root)

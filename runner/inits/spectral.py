@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.config.options import SIZE, Allowed, choices, integers, option
+from runner.config.options import SIZE, Allowed, ConfigError, choices, integers, option
 from runner.config.schema import InitOptions
 from runner.core.rng import orthonormal
 from runner.inits.base import Layer, Start, always, init
@@ -34,7 +34,9 @@ class ControlledOptions(InitOptions):
         before="own",
     )
     norms: str = option(
-        "of A's rows and B's columns: the init's own, or 1, as LoRA's A has", choices("own", "unit"), before="own"
+        "of A's rows and B's columns: the init's own, or 1, as A's of LoRA in the mean",
+        choices("own", "unit"),
+        before="own",
     )
 
 
@@ -70,13 +72,20 @@ def olora(layer: Layer, directions: str, norms: str) -> Start:
 
 def _controlled(start: Start, layer: Layer, directions: str, norms: str) -> Start:
     """With the start's norms of A's rows and B's columns, or 1, and its directions, or orthonormal ones in Haar's measure."""
-    A, B = start.A, start.B
-    of_rows, of_columns = A.norm(dim=1, keepdim=True), B.norm(dim=0)
+    of_rows, of_columns = start.A.norm(dim=1, keepdim=True), start.B.norm(dim=0)
     if directions == "random":
         n_out, n_in = layer.W0.shape
-        A = of_rows * orthonormal(n_in, layer.rank, generator=layer.generator).T.to(A)
-        B = of_columns * orthonormal(n_out, layer.rank, generator=layer.generator).to(B)
-    return Start(A / of_rows, B / of_columns) if norms == "unit" else Start(A, B)
+        A = orthonormal(n_in, layer.rank, generator=layer.generator).T.to(start.A)
+        B = orthonormal(n_out, layer.rank, generator=layer.generator).to(start.B)
+    elif norms == "own":
+        return start
+    elif (of_rows == 0).any() or (of_columns == 0).any():
+        raise ConfigError(
+            "init.norms=unit: the start has directions of norm 0, as where the frozen weight is 0; use own"
+        )
+    else:
+        A, B = start.A / of_rows, start.B / of_columns
+    return Start(A, B) if norms == "unit" else Start(of_rows * A, of_columns * B)
 
 
 @init(zero=("A",))

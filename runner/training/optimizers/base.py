@@ -62,6 +62,11 @@ class Optimizer(ABC):
         self.parameters = parameters
         vars(self).update(hyperparameters)
 
+    @classmethod
+    def check(cls, options: CommonOptions) -> None:
+        """Raise ConfigError where these options do not go together."""
+        return
+
     @property
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

@@ -29,8 +29,8 @@ class LoRARITE(Optimizer):
     M ← β1·P·M + (1-β1)·((V + ρI)^1/2 + εI)^-1·ḡ,  A ← (1 - lr·λ) A - lr·R·M.
 
     U⁻ is of the step before; each β at step t is β·(1 - β^(t-1))/(1 - β^t), in place of a correction of what starts at zero. A
-    factor at zero has R = 0: the other one does not move. Parameters come by layers, A before B. The clipping and skipping of
-    gradients that the authors' code adds are left out.
+    factor at zero has R = 0: the other one does not move. Parameters come by layers, A before B. Of the
+    authors' code the clipping and skipping of gradients are left out, and ρ, which it leaves out unless told, is in.
     """
 
     of_pairs = True
@@ -60,8 +60,9 @@ class LoRARITE(Optimizer):
         R = others(R)
         unmagnified = [small_product(root, g) for root, g in zip(R, in_rows(gradients), strict=True)]
         moved = [small_product(small_product(change, V), change.mT) for change, V in zip(P, self.V, strict=True)]
-        of_old, of_moved = (together(_falling, Vs) for Vs in (self.V, moved))
-        for V, new, g, rho, old, now in zip(self.V, moved, unmagnified, self.rho, of_old, of_moved, strict=True):
+        values = together(_falling, [*self.V, *moved])
+        of_V, of_moved = values[: len(moved)], values[len(moved) :]
+        for V, new, g, rho, old, now in zip(self.V, moved, unmagnified, self.rho, of_V, of_moved, strict=True):
             rho.add_((old - now).amax(1).clamp_min(0)).mul_(beta2)
             V.copy_(new * per_run(beta2, V) + gram(g) / g.shape[2] * per_run(1 - beta2, V))
         roots = together(self._roots, [V + per_run(rho, V) * eye(V) for V, rho in zip(self.V, self.rho, strict=True)])
