@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from analysis.tables.load import per_run
-from analysis.vertices import SIZE, best_of_groups, shares
 from runner.config.identity import NOT_IDENTITY
 from runner.core.optimum import logs
 
@@ -91,9 +89,9 @@ class Mixture(NotShown):
 class Best:
     """The best learning rate of one init at one width.
 
-    `lr` between the grid's, as three seeds would find it on average; `grid_lr` the best of the grid, `log_loss` there (mean over
-    seeds of log final loss); `edge`: that lies at an end of the grid (both, if it has one rate), so the true one may lie outside
-    and `lr` must not be trusted. Threes of seeds whose best is an end count with it.
+    `lr` from a local quadratic, `grid_lr` the best of the grid, `log_loss` there (mean over seeds of log final loss);
+    `edge`: the best lies at an end of the grid (both, if it has one rate), so the true one may lie outside and `lr` must not be
+    trusted.
     """
 
     lr: float
@@ -106,8 +104,7 @@ class Best:
 class Grid:
     """Arrays over (init, width, lr, seed). nan: no such run; for losses, +inf: the run diverged.
 
-    `columns` holds other quantities in the same layout, nan where they were not measured. A bootstrap sample knows the `whole`
-    grid, and how many `times` it holds each of its seeds.
+    `columns` holds other quantities in the same layout, nan where they were not measured.
     """
 
     inits: list[str]
@@ -116,8 +113,6 @@ class Grid:
     seeds: np.ndarray
     log_loss: np.ndarray
     columns: dict[str, np.ndarray]
-    whole: "Grid | None" = None
-    times: np.ndarray | None = None
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
@@ -155,10 +150,7 @@ class Grid:
     def resample(self, seeds: np.ndarray) -> "Grid":
         """The same grid with the seeds at these positions (with repetition): one bootstrap sample."""
         columns = {name: values[..., seeds] for name, values in self.columns.items()}
-        times = np.bincount(seeds, minlength=len(self.seeds))
-        return Grid(
-            self.inits, self.widths, self.lrs, self.seeds[seeds], self.log_loss[..., seeds], columns, self, times
-        )
+        return Grid(self.inits, self.widths, self.lrs, self.seeds[seeds], self.log_loss[..., seeds], columns)
 
     def at(self, init: str, width: int) -> tuple[int, int]:
         """Where they stand in the arrays. Raises ValueError if they do not."""
@@ -173,30 +165,22 @@ class Grid:
         return ~np.isnan(self.log_loss[self.at(init, width)]).all(axis=1)
 
     def best(self, init: str, width: int) -> Best:
-        """Of the grid's rates by the mean over seeds, between them as `vertices` has it. A rate that a seed lacks is left out,
-        and one at which a seed diverged is none, also in a bootstrap sample without that seed."""
-        place, whole = self.at(init, width), self.whole or self
-        losses = whole.log_loss[place]
-        scores = np.where(np.isinf(losses).any(1), np.inf, self.log_loss[place].mean(1))
-        run = np.flatnonzero(~np.isnan(losses).any(1))
+        """The vertex of the parabola through the best learning rate of the grid and its neighbours, in log lr.
+
+        Where a neighbour diverged there is no parabola and the grid's best stands. Only three points enter, because the
+        loss is not a parabola further out: towards large lr it ends in a cliff.
+        """
+        scores = self.scores(init, width)
+        run = np.flatnonzero(~np.isnan(scores))
         if not len(run) or not np.isfinite(scores[run]).any():
             return Best(np.nan, np.nan, np.nan, edge=True)
-        lowest = int(np.argmin(scores[run]))
-        lr, grid_lr = np.exp(self._between[place]), self.lrs[run[lowest]]
-        return Best(float(lr), float(grid_lr), float(scores[run[lowest]]), edge=lowest in (0, len(run) - 1))
-
-    @cached_property
-    def _between(self) -> np.ndarray:
-        """(I, W) log of the best rate between those of the grid: the mean over all groups of three of its seeds."""
-        whole, times = (self, np.ones(len(self.seeds), int)) if self.whole is None else (self.whole, self.times)
-        return whole._of_groups @ shares(times, min(SIZE, len(times)))
-
-    @cached_property
-    def _of_groups(self) -> np.ndarray:
-        """(I, W, G) log of the best rate of each group of seeds, of which those of all bootstrap samples are made."""
-        size, places = min(SIZE, len(self.seeds)), np.ndindex(*self.log_loss.shape[:2])
-        found = [best_of_groups(np.log(self.lrs), self.log_loss[place], size) for place in places]
-        return np.array(found).reshape(*self.log_loss.shape[:2], -1)
+        place = int(np.argmin(scores[run]))
+        i, lr = run[place], self.lrs[run[place]]
+        edge = place in (0, len(run) - 1)
+        if 0 < place < len(run) - 1:
+            around = run[place - 1 : place + 2]
+            lr = vertex(np.log(self.lrs[around]), scores[around])
+        return Best(float(lr), float(self.lrs[i]), float(scores[i]), edge)
 
     def value(self, column: str, init: str, width: int, lr: float) -> float:
         """Mean over seeds of log(column) at learning rate `lr`, linear in log lr between the grid's neighbours.
@@ -233,3 +217,18 @@ def interpolated(x: float, xs: np.ndarray, ys: np.ndarray) -> float:
     at = np.flatnonzero(np.abs(xs - x) < ROUNDING)
     y = ys[at[0]] if len(at) else np.interp(x, xs, ys, left=np.nan, right=np.nan)
     return float(y) if np.isfinite(y) else np.nan
+
+
+def vertex(x: np.ndarray, y: np.ndarray) -> float:
+    """exp of the abscissa where the parabola through three points is lowest, the middle point being the lowest.
+
+    Where there is no parabola, as a point is not finite or all are equal, that of the middle point.
+    """
+    if not np.isfinite(y).all():
+        return float(np.exp(x[1]))
+    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    if right <= left:
+        return float(np.exp(x[1]))
+    slope_at_middle = (left * (x[2] - x[1]) + right * (x[1] - x[0])) / (x[2] - x[0])
+    curvature = 2 * (right - left) / (x[2] - x[0])
+    return float(np.exp(x[1] - slope_at_middle / curvature))

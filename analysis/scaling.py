@@ -11,10 +11,9 @@ import pandas as pd
 from scipy.special import factorial
 from scipy.stats import norm, t
 
-from analysis.grid import Grid
+from analysis.grid import Grid, vertex
 from analysis.tables.records import BOTH_MOVED, EARLY
 from analysis.theory import QUANTITIES, RATIO
-from analysis.vertices import vertices
 from runner.core.optimum import logs
 
 RESAMPLES = 2000
@@ -143,7 +142,7 @@ def best_ratio(grid: Grid, init: str) -> float:
         return np.nan
     if i in (0, len(losses) - 1):
         return float(np.log(grid.widths[i]))
-    return float(vertices(np.log(grid.widths[around]), losses[around]))
+    return float(np.log(vertex(np.log(grid.widths[around]), losses[around])))
 
 
 def spread_gap(grid: Grid, inits: Sequence[str]) -> Estimate:
@@ -151,7 +150,7 @@ def spread_gap(grid: Grid, inits: Sequence[str]) -> Estimate:
 
     Noise spreads even alike inits, and a resample holds it twice, its own and the sample's. With the noise's variance v, that of
     the resamples around the sample (S / (S - 1) times it), the spreads are (V - v)^(1/2) in the sample and (V - 2v)^(1/2) in a
-    resample, 0 where that is negative. Rates at the grid's edge stand as `Best` has them.
+    resample, 0 where that is negative. Rates at the grid's edge stand as they are.
     """
 
     def values(g: Grid) -> np.ndarray:  # (2, inits)
