@@ -31,7 +31,12 @@ def comparable(frame: pd.DataFrame, axes: Sequence[str]) -> list[pd.DataFrame]:
     if len(parts) > 1:
         table = per_run(pd.concat(parts))
         common = [name for name in table if is_setting(name) and name not in axes and name.startswith(TRAINING)]
-        counts = table.groupby("task.name")[common].nunique(dropna=False).max() if "task.name" in table else pd.Series()
+        alike = [
+            name for name in ("task.name", "optimizer.name") if name in table and (name == "task.name" or name in axes)
+        ]
+        counts = (
+            table.groupby(alike)[common].nunique(dropna=False).max() if alike else pd.Series()
+        )  # fields are of theirs
         for name in counts.index[counts > 1]:
             values = sorted(map(where.written, table[name].unique()))
             warnings.warn(
