@@ -29,7 +29,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         against_width(share, grid, {init: predicted(task, init) for init in grid.inits}, left, short=True)
         against_width(rank, grid, {}, entropy_rank, short=True)
         share.set_title(subject(part), loc="left")
-    axes[0, 0].set_ylabel("share of its start's span\nthat the random factor has left")
+    axes[0, 0].set_ylabel("share of the start's span\nthat was left")
     axes[1, 0].set_ylabel("entropy rank of $BA$")
     fig.legend(handles=style.init_handles(inits), loc="outside lower center", ncols=2)
     bars = _caption.short_bars(frame)
