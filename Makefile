@@ -32,16 +32,16 @@ first: $(SETUP)  ## a first answer: which init, at which rate? (a minute and a h
 	@$(BIN)/python -m runner experiment=first
 	@$(BIN)/python -m analysis headline --experiment first
 
-reproduce: $(SETUP)  ## the paper: toys and small language models, their figures and claims, the headline first (11 to 14 minutes)
+reproduce: $(SETUP)  ## the paper: toys and small language models, their figures and claims, the headline first (about 18 minutes)
 	@echo "1 of 3: the headline's runs" && $(BIN)/python -m runner experiment=lr_vs_width && $(BIN)/python -m analysis headline
 	@echo "2 of 3: all other runs" && $(BIN)/python -m runner experiment=$(PAPER)
 	@echo "3 of 3: figures and claims" && $(BIN)/python -m analysis --publish docs/claims.md
 
-reproduce-all: reproduce  ## also the inits, variants, LoRA+, ranks, numbers of steps, full finetuning, the coordinate check, sharpness, remedies, muP (about 90 minutes in all)
+reproduce-all: reproduce  ## also the inits, variants, LoRA+, ranks, numbers of steps, full finetuning, the coordinate check, sharpness, remedies, controls, spans, muP (about 150 minutes in all)
 	@$(BIN)/python -m runner experiment=$(REST)
 	@$(BIN)/python -m analysis --publish docs/claims.md
 
-reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (about 20 minutes)
+reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (about 35 minutes)
 	@$(BIN)/python -m runner experiment=lr_vs_width $(FULL)
 	@$(BIN)/python -m runner experiment=lm_lr_sensitivity $(FULL_MODELS)
 	@$(BIN)/python -m analysis --outputs outputs/full
