@@ -8,7 +8,7 @@ from analysis import theory
 from analysis.arms import remedies as arms
 from analysis.claims import dynamics
 from analysis.claims_remedies import EXPECTED, remedies
-from analysis.figures.remedies import _name
+from analysis.figures._rows import arm_label
 from analysis.grid import NotShown
 from analysis.tables.settings import LeftOut
 
@@ -79,7 +79,7 @@ def test_one_rate_for_every_width_and_both_inits(remedy, numbers, alike):
 def test_all_arms_of_a_sweep_are_rows_of_one_grid():
     frame = pd.concat([beside_plain(remedy) for remedy in FIELDS]).drop_duplicates(["run_id", "step"])
     grid = arms(frame)
-    assert [_name(arm) for arm in grid.inits] == [
+    assert [arm_label(arm) for arm in grid.inits] == [
         "Init[A]", "Init[A], LoRA-Muon", "Init[A], LoRA-RITE", "Init[A], Riemannian", "Init[A], Stable-LoRA",
         "Init[A], frozen A", "Init[B]",
     ]  # fmt: skip

@@ -7,8 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
+from analysis.arms import parted
 from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import Estimate
+
+
+def arm_label(arm: str) -> str:
+    """Of an init and what is changed of it."""
+    init, change = parted(arm)
+    return style.look(init).label + (f", {change}" if change else "")
 
 
 def row_height(count: int) -> float:

@@ -10,9 +10,8 @@ from analysis import style
 from analysis.arms import CONTROLS, controls, parted
 from analysis.claims import subject
 from analysis.figures import _caption
-from analysis.figures._message import label
 from analysis.figures._needs import OFF_THE_EDGE
-from analysis.figures._rows import best_loss, best_rate, by_task, dots, log_x, lowest_first, row_height, rows
+from analysis.figures._rows import arm_label, best_loss, best_rate, by_task, dots, log_x, lowest_first, row_height, rows
 from analysis.grid import Grid, loss_name
 from analysis.scaling import bootstrap
 
@@ -34,7 +33,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             dots(panel, found, [of.color for of in of_arms], edges, markers=[of.marker for of in of_arms])
         log_x(row[0], f"best {loss_name(part)}")
         log_x(row[1], "best lr")
-        rows(row[0], [_name(arm) for arm in arms])
+        rows(row[0], [arm_label(arm) for arm in arms])
         rows(row[1], None)
         row[0].set_title(f"{subject(part)}, n = {grid.widths[0]}", loc="left")
     style.heading(fig, _caption.short(frame, _caption.short_bars(frame), "hollow: best lr at the grid's edge"))
@@ -50,11 +49,6 @@ def caption(frame: pd.DataFrame) -> str:
     )
 
 
-def _name(arm: str) -> str:
-    init, change = parted(arm)
-    return label(init) + (f", {change}" if change else "")
-
-
 def _told(task: str, grid: Grid) -> str:
     """The arms with the lowest and the highest best rate."""
     bests = {arm: grid.best(arm, grid.widths[0]) for arm in grid.inits}
@@ -63,6 +57,4 @@ def _told(task: str, grid: Grid) -> str:
         return f"On {task}, no best rate lies off the edge of the grid."
     low, high = min(rates, key=rates.get), max(rates, key=rates.get)
     number = _caption.number
-    return (
-        f"On {task}, best rates lie from {number(rates[low])} ({_name(low)}) to {number(rates[high])} ({_name(high)})."
-    )
+    return f"On {task}, best rates lie from {number(rates[low])} ({arm_label(low)}) to {number(rates[high])} ({arm_label(high)})."

@@ -11,9 +11,8 @@ from analysis.arms import parted
 from analysis.arms import remedies as arms
 from analysis.claims import subject
 from analysis.figures import _caption
-from analysis.figures._message import label
 from analysis.figures._needs import OFF_THE_EDGE, THREE_WIDTHS
-from analysis.figures._rows import by_task, dots, log_x, row_height, rows
+from analysis.figures._rows import arm_label, by_task, dots, log_x, row_height, rows
 from analysis.grid import Grid, loss_name
 from analysis.scaling import best_lrs, bootstrap, exponent, sizes
 from analysis.theory import REMEDIES
@@ -40,7 +39,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         edges = [grid.best(arm, grid.widths[-1]).edge for arm in grid.inits]
         dots(row[2], widest, colors, edges, markers=markers)
         log_x(row[2], f"best {loss_name(part)}, $n = {grid.widths[-1]}$")
-        rows(row[0], [_name(arm) for arm in grid.inits])
+        rows(row[0], [arm_label(arm) for arm in grid.inits])
         for panel in row[1:]:
             rows(panel, None)
         row[0].set_title(subject(part), loc="left")
@@ -69,11 +68,6 @@ def _loss(grid: Grid, arm: str) -> np.ndarray:
     return np.array([grid.best(arm, grid.widths[-1]).log_loss])
 
 
-def _name(arm: str) -> str:
-    init, remedy = parted(arm)
-    return label(init) + (f", {remedy}" if remedy else "")
-
-
 def _told(task: str, grid: Grid) -> str:
     """The arm with the lowest loss, and how Z_A grows under Init[A]."""
     losses = {arm: grid.best(arm, grid.widths[-1]).log_loss for arm in grid.inits}
@@ -82,6 +76,6 @@ def _told(task: str, grid: Grid) -> str:
         return f"On {task}, no run finished at n = {grid.widths[-1]}."
     best = min(finite, key=losses.get)
     growth = {arm: _Z_A(grid, arm)[0] for arm in grid.inits if theory.FAMILY.get(parted(arm)[0]) == "A"}
-    found = [f"n^{slope:.2f} ({_name(arm)})" for arm, slope in growth.items() if np.isfinite(slope)]
+    found = [f"n^{slope:.2f} ({arm_label(arm)})" for arm, slope in growth.items() if np.isfinite(slope)]
     grows = f"; Z_A scales as {_caption.listed(found)}" if found else ""
-    return f"On {task}, {_name(best)} ends lowest at n = {grid.widths[-1]} ({np.exp(losses[best]):.2g}){grows}."
+    return f"On {task}, {arm_label(best)} ends lowest at n = {grid.widths[-1]} ({np.exp(losses[best]):.2g}){grows}."
