@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from analysis.grid import ROUNDING, Grid
+from analysis.between import ROUNDING
+from analysis.grid import Grid
 from analysis.scaling import START
 from runner.core.optimum import logs
 

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.between import ROUNDING, interpolated
 from analysis.claims import NEGLIGIBLE, UNKNOWN
-from analysis.grid import ROUNDING, Grid, interpolated
+from analysis.grid import Grid
 from analysis.scaling import Estimate, PerSeed, bootstrap, exponent
 
 INPUT, FROZEN = "feature/Z", "feature/Y0"

@@ -1,11 +1,13 @@
 """A sweep over init × width × lr × seed as arrays, and its best learning rates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from analysis.between import interpolated, vertex
 from analysis.tables.load import per_run
 from runner.config.identity import NOT_IDENTITY
 from runner.core.optimum import logs
@@ -14,7 +16,6 @@ from runner.core.optimum import logs
 BY_HELD_OUT = ("language_model", "classification")
 AXES = ("init.name", "task.width", "optimizer.lr", "seed")
 PLACES = tuple(name for name in NOT_IDENTITY if name != "experiment")  # where and how runs were made, on one machine
-ROUNDING = 1e-9  # two logs of one learning rate, along two ways of computing it, differ by less, and those of two rates by more
 
 
 def split(frame: pd.DataFrame, axes: Sequence[str]) -> dict[tuple, pd.DataFrame]:
@@ -100,9 +101,25 @@ class Best:
     edge: bool
 
 
+class Drawn(Mapping):
+    """Columns with the seeds at these positions, each made when it is asked for: a bootstrap has thousands of samples."""
+
+    def __init__(self, columns: Mapping[str, np.ndarray], seeds: np.ndarray):
+        self.columns, self.seeds = columns, seeds
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name][..., self.seeds]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+
 @dataclass(frozen=True)
 class Grid:
-    """Arrays over (init, width, lr, seed). nan: no such run; for losses, +inf: the run diverged.
+    """Arrays over (init, width, lr, seed), which stay as they are. nan: no such run; for losses, +inf: the run diverged.
 
     `columns` holds other quantities in the same layout, nan where they were not measured.
     """
@@ -112,7 +129,7 @@ class Grid:
     lrs: np.ndarray
     seeds: np.ndarray
     log_loss: np.ndarray
-    columns: dict[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
@@ -148,9 +165,21 @@ class Grid:
         return cls.of(placed(frame, [column]).assign(**{"task.width": frame[column]}), columns)
 
     def resample(self, seeds: np.ndarray) -> "Grid":
-        """The same grid with the seeds at these positions (with repetition): one bootstrap sample."""
-        columns = {name: values[..., seeds] for name, values in self.columns.items()}
-        return Grid(self.inits, self.widths, self.lrs, self.seeds[seeds], self.log_loss[..., seeds], columns)
+        """The same grid with the seeds at these positions (with repetition): one bootstrap sample. It is made once, so that all
+        statistics of a grid find the same best rates."""
+        key = seeds.tobytes()
+        if key not in self._samples:
+            own = self.seeds[seeds], self.log_loss[..., seeds], Drawn(self.columns, seeds)
+            self._samples[key] = Grid(self.inits, self.widths, self.lrs, *own)
+        return self._samples[key]
+
+    @cached_property
+    def _samples(self) -> dict[bytes, "Grid"]:
+        return {}
+
+    @cached_property
+    def _bests(self) -> dict[tuple[str, int], Best]:
+        return {}
 
     def at(self, init: str, width: int) -> tuple[int, int]:
         """Where they stand in the arrays. Raises ValueError if they do not."""
@@ -165,6 +194,12 @@ class Grid:
         return ~np.isnan(self.log_loss[self.at(init, width)]).all(axis=1)
 
     def best(self, init: str, width: int) -> Best:
+        """Found once; see `_best`."""
+        if (init, width) not in self._bests:
+            self._bests[init, width] = self._best(init, width)
+        return self._bests[init, width]
+
+    def _best(self, init: str, width: int) -> Best:
         """The vertex of the parabola through the best learning rate of the grid and its neighbours, in log lr.
 
         Where a neighbour diverged there is no parabola and the grid's best stands. Only three points enter, because the
@@ -204,31 +239,3 @@ class Grid:
         if best.edge:
             return np.full(len(self.seeds), np.nan)
         return self.log_loss[self.at(init, width)][np.flatnonzero(self.lrs == best.grid_lr)[0]]
-
-
-def interpolated(x: float, xs: np.ndarray, ys: np.ndarray) -> float:
-    """The ordinate at `x` of the line through the points beside it; at a point, to ROUNDING, that point's own.
-
-    nan where there is none: `x` is nan or outside, or one of the ordinates that it takes is not finite. (np.interp answers
-    nan with the value of an only point, and a point's neighbour may lack a value while the point has one.)
-    """
-    if np.isnan(x):
-        return np.nan
-    at = np.flatnonzero(np.abs(xs - x) < ROUNDING)
-    y = ys[at[0]] if len(at) else np.interp(x, xs, ys, left=np.nan, right=np.nan)
-    return float(y) if np.isfinite(y) else np.nan
-
-
-def vertex(x: np.ndarray, y: np.ndarray) -> float:
-    """exp of the abscissa where the parabola through three points is lowest, the middle point being the lowest.
-
-    Where there is no parabola, as a point is not finite or all are equal, that of the middle point.
-    """
-    if not np.isfinite(y).all():
-        return float(np.exp(x[1]))
-    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
-    if right <= left:
-        return float(np.exp(x[1]))
-    slope_at_middle = (left * (x[2] - x[1]) + right * (x[1] - x[0])) / (x[2] - x[0])
-    curvature = 2 * (right - left) / (x[2] - x[0])
-    return float(np.exp(x[1] - slope_at_middle / curvature))

@@ -11,7 +11,8 @@ import pandas as pd
 from scipy.special import factorial
 from scipy.stats import norm, t
 
-from analysis.grid import Grid, vertex
+from analysis.between import vertex
+from analysis.grid import Grid
 from analysis.tables.records import BOTH_MOVED, EARLY
 from analysis.theory import QUANTITIES, RATIO
 from runner.core.optimum import logs

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.grid import BY_HELD_OUT, Grid, interpolated
+from analysis.between import interpolated
+from analysis.grid import BY_HELD_OUT, Grid
 from analysis.scaling import BEGIN, Estimate, best_lrs, bootstrap, learning_lrs, rank_grids
 
 SIZES = {"task.width": "n", "adapter.rank": "r", "steps": "T"}

@@ -95,6 +95,7 @@ def test_a_contest_is_between_the_two_that_end_lowest(nats):
     assert f"ends {'1.7 nats' if nats else '2.7 times'} lower" in found.title
     assert f"{'1.7 [1.7, 1.7] nats lower' if nats else 'a factor of 2.7 [2.7, 2.7]'}." in found.sentence
     grid.log_loss[0] = curve(1, 2, 9, 9, seeds=5)  # at the edge
+    grid = replace(grid)
     found = _message.contest(grid, 1, nats)
     assert found.edges == ["0"] and np.isnan([found.gap.value, found.rates.value]).all() and not found.decided
     assert "at the grid's edge" in found.sentence and "Open" in found.title

@@ -1,5 +1,7 @@
 """The coordinate check against exponents that are known: recovered, judged, and missed where something is wrong on purpose."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,9 +139,11 @@ def test_rates_start_in_the_middle_of_those_from_which_both_rules_stay_on_the_gr
     assert np.log2(np.exp(rates(grid, "gaussian_A", -1.0))) == pytest.approx([-6, -7, -8, -9])
     assert np.log2(np.exp(rates(grid, "gaussian_A", -0.5))) == pytest.approx([-6, -6.5, -7, -7.5])
     grid.log_loss[0, 2, 11:, 3] = np.inf  # one run of Init[A] diverges at 2^-3, and above
+    grid = replace(grid)
     assert np.log2(np.exp(rates(grid, "gaussian_A", 0.0))) == pytest.approx([-8] * 4)  # of 2^-11 … 2^-4
     assert np.log2(np.exp(rates(grid, "gaussian_B", 0.0))) == pytest.approx([-6] * 4)
     grid.log_loss[0, :, 3:] = np.nan  # three rates are left, which span a factor of 4
+    grid = replace(grid)
     assert np.isnan(rates(grid, "gaussian_A", -0.5)).all()
     assert {verdict(slope) for slope in slopes(grid, "gaussian_A", -0.5).values()} == {UNKNOWN}
 

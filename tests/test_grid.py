@@ -8,7 +8,8 @@ from grids import curve, grid_of
 from synthetic import LRS, WIDTHS, sweep
 
 from analysis import scaling
-from analysis.grid import Grid, Mixture, NotShown, interpolated, vertex
+from analysis.between import interpolated, vertex
+from analysis.grid import Grid, Mixture, NotShown
 from analysis.scaling import best_lrs, bootstrap, exponent, features, sizes, sizes_along
 
 

@@ -1,6 +1,7 @@
 """Noise, intervals, interpolation and best ratios against numbers that are worked out here by other means."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -156,8 +157,10 @@ def test_a_best_ratio_is_compared_with_its_neighbours_alone(at, known):
     """The best of five is the third: a rate at the edge counts there and beside it; a ratio at which all diverge never does."""
     grid = ratio_grid(np.log(4.0), 4.0 ** np.arange(-1, 4))
     grid.log_loss[0, at, 5:] = np.nan  # so that the best rate is the last that was tried
+    grid = replace(grid)
     assert np.isfinite(scaling.best_ratio(grid, "0")) == known
     grid.log_loss[0, at] = np.inf
+    grid = replace(grid)
     if at != 2:
         assert scaling.best_ratio(grid, "0") == pytest.approx(np.log(4.0))  # beside no number it is the grid's
 
@@ -169,6 +172,7 @@ def test_the_best_ratio_of_one_init_over_that_of_another():
     assert scaling.best_ratios(grid, "0").value == pytest.approx(2.0)
     assert scaling.best_ratios(grid, "0", "1").value == pytest.approx(1.5)
     grid.log_loss[1] = ratio_grid(9.0, ratios).log_loss
+    grid = replace(grid)
     assert np.isnan(scaling.best_ratios(grid, "0", "1").value) and np.isnan(scaling.best_ratios(grid, "1").value)
 
 
@@ -217,9 +221,11 @@ def test_sizes_along_a_rule_pass_through_the_mean_of_the_best_rates():
     along = scaling.sizes_along(grid, "gaussian_A", "feature/Z_A", -1.0)
     assert along.mean() == pytest.approx(best.mean()) and np.diff(along) == pytest.approx(-np.log([2, 2, 2]))
     grid.log_loss[0, 0, : len(grid.lrs) - 4] = np.nan  # its best is the first that is left, at the edge
+    grid = replace(grid)
     best = scaling.best_lrs(grid, "gaussian_A")
     assert np.isnan(best[0]) and np.isfinite(best[1:]).all()
     along = scaling.sizes_along(grid, "gaussian_A", "feature/Z_A", -1.0)
     assert along[1:].mean() == pytest.approx(best[1:].mean())
     grid.log_loss[0] = np.nan
+    grid = replace(grid)
     assert np.isnan(scaling.sizes_along(grid, "gaussian_A", "feature/Z_A", -1.0)).all()
