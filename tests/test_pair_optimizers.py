@@ -8,7 +8,6 @@ from conftest import configure, rejects
 from test_checkpoint import same as same_runs
 
 from runner.config.identity import with_values
-from runner.core.gram import eigen, gram, inverse, inverse_root, norm, small_product, together
 from runner.training.optimizers.base import build
 from runner.training.train import train
 
@@ -169,48 +168,6 @@ def test_muon_moves_the_product_by_its_rate():
         optimizer.step([B.mT @ G, G @ A.mT], torch.tensor([[LR], [0.0]], dtype=DOUBLE).expand(2, K))
         moved = B @ (parameters[0] - A)
         torch.testing.assert_close(torch.linalg.svdvals(moved)[:, :R], torch.full((K, R), LR / 2, dtype=DOUBLE))
-
-
-@pytest.mark.parametrize("r", [1, 2, 3, 4, 7, 16, 64])
-def test_eigenvalues_and_roots(r):
-    """Graded over six orders of magnitude; a matrix that is not finite in one run is in no other, to the bit."""
-    g = torch.Generator().manual_seed(r)
-    X = torch.randn(4, r, 2 * r, generator=g, dtype=DOUBLE) * torch.logspace(0, -6, r, dtype=DOUBLE)[:, None]
-    S = X @ X.mT
-    values, V = eigen(S)
-    size = torch.linalg.eigvalsh(S).amax(1)[:, None, None]
-    torch.testing.assert_close(
-        values.sort(1)[0] / size[:, 0], torch.linalg.eigvalsh(S) / size[:, 0], rtol=0, atol=1e-13
-    )
-    torch.testing.assert_close(V @ V.mT, torch.eye(r, dtype=DOUBLE).expand(4, r, r), rtol=0, atol=1e-12)
-    torch.testing.assert_close((V.mT @ torch.diag_embed(values) @ V) / size, S / size, rtol=0, atol=1e-12)
-    well = S + size * torch.eye(r, dtype=DOUBLE)
-    half = inverse_root(well)
-    torch.testing.assert_close(half @ half @ well, torch.eye(r, dtype=DOUBLE).expand(4, r, r), rtol=0, atol=1e-11)
-    broken = S.clone()
-    broken[1, 0, 0] = torch.nan
-    others, [values_of_others, V_of_others] = [0, 2, 3], eigen(broken)
-    assert torch.equal(values_of_others[others], values[others]) and torch.equal(V_of_others[others], V[others])
-    assert torch.equal(torch.cat([eigen(S[k : k + 1])[1] for k in range(4)]), V)
-
-
-def test_what_is_singular_is_left_out():
-    S = torch.diag_embed(torch.tensor([[4.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=DOUBLE))
-    assert torch.equal(inverse_root(S), torch.diag_embed(torch.tensor([[0.5, 1.0, 0.0], [0, 0, 0]], dtype=DOUBLE)))
-    several = [S, torch.eye(2, dtype=DOUBLE).expand(2, 2, 2), 4 * S]
-    for together_, alone in zip(together(inverse_root, several), map(inverse_root, several), strict=True):
-        assert torch.equal(together_, alone)
-
-
-def test_what_they_are_made_of():
-    g = torch.Generator().manual_seed(1)
-    X, Y = (torch.randn(K, r, 40, generator=g, dtype=DOUBLE) for r in (R, 11))
-    S = gram(X) + 1e-3 * torch.eye(R, dtype=DOUBLE)
-    torch.testing.assert_close(gram(X), X @ X.mT, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(gram(Y, X), Y @ X.mT, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(inverse(S), torch.linalg.inv(S), rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(small_product(S, X), S @ X, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(norm(X), X.flatten(1).norm(dim=1), rtol=1e-14, atol=0)
 
 
 def test_rounding_alone_is_no_direction():
