@@ -1,7 +1,10 @@
 """Algebra of small matrices beside torch's."""
 
+from functools import partial
+
 import pytest
 import torch
+from conftest import rejects
 
 from runner.core.gram import eigen, gram, inverse, inverse_root, norm, small_product, together
 
@@ -17,11 +20,18 @@ def test_eigenvalues_and_roots(r):
     S = X @ X.mT
     values, V = eigen(S)
     size = torch.linalg.eigvalsh(S).amax(1)[:, None, None]
-    torch.testing.assert_close(
-        values.sort(1)[0] / size[:, 0], torch.linalg.eigvalsh(S) / size[:, 0], rtol=0, atol=1e-13
-    )
-    torch.testing.assert_close(V @ V.mT, torch.eye(r, dtype=DOUBLE).expand(4, r, r), rtol=0, atol=1e-12)
-    torch.testing.assert_close((V.mT @ torch.diag_embed(values) @ V) / size, S / size, rtol=0, atol=1e-12)
+
+    def check(values, V):
+        near = partial(torch.testing.assert_close, rtol=0, atol=1e-12)
+        near(values.sort(1)[0] / size[:, 0], torch.linalg.eigvalsh(S) / size[:, 0])
+        near(V @ V.mT, torch.eye(r, dtype=DOUBLE).expand(4, r, r))
+        near((V.mT @ torch.diag_embed(values) @ V) / size, S / size)
+
+    check(values, V)
+    rejects(check, values * (1 + 1e-9), V)
+    rejects(check, values, V * (1 + 1e-9))
+    if r > 1:
+        rejects(check, values, V.flip(1))
     well = S + size * torch.eye(r, dtype=DOUBLE)
     half = inverse_root(well)
     torch.testing.assert_close(half @ half @ well, torch.eye(r, dtype=DOUBLE).expand(4, r, r), rtol=0, atol=1e-11)
@@ -44,8 +54,13 @@ def test_what_they_are_made_of():
     g = torch.Generator().manual_seed(1)
     X, Y = (torch.randn(K, r, 40, generator=g, dtype=DOUBLE) for r in (R, 11))
     S = gram(X) + 1e-3 * torch.eye(R, dtype=DOUBLE)
-    torch.testing.assert_close(gram(X), X @ X.mT, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(gram(Y, X), Y @ X.mT, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(inverse(S), torch.linalg.inv(S), rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(small_product(S, X), S @ X, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(norm(X), X.flatten(1).norm(dim=1), rtol=1e-14, atol=0)
+    near = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-13)
+    for found, expected in (
+        (gram(X), X @ X.mT),
+        (gram(Y, X), Y @ X.mT),
+        (inverse(S), torch.linalg.inv(S)),
+        (small_product(S, X), S @ X),
+        (norm(X), X.flatten(1).norm(dim=1)),
+    ):
+        near(found, expected)
+        rejects(near, found, expected * (1 + 1e-9))
