@@ -57,7 +57,8 @@ def many(frame, count):
 
 
 @pytest.mark.parametrize("count", [1, 20])
-@pytest.mark.parametrize("name", figures.NAMES)
+# Those of all inits: `magnitude` is of what controls change, and `rotation` of four.
+@pytest.mark.parametrize("name", [name for name in figures.NAMES if name not in ("magnitude", "rotation")])
 def test_few_inits_are_as_legible_as_many(name, count):
     made = [many(frame, count) if "init.name" in frame else frame for frame in frames(name, seeds=(0, 1))]
     figure = figures.draw(name, made)
