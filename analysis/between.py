@@ -18,16 +18,14 @@ def interpolated(x: float, xs: np.ndarray, ys: np.ndarray) -> float:
     return float(y) if np.isfinite(y) else np.nan
 
 
-def vertex(x: np.ndarray, y: np.ndarray) -> float:
-    """exp of the abscissa where the parabola through three points is lowest, the middle point being the lowest.
+def vertex(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """exp of the abscissa where the parabola through three points (…, 3) is lowest, the middle point being the lowest.
 
     Where there is no parabola, as a point is not finite or all are equal, that of the middle point.
     """
-    if not np.isfinite(y).all():
-        return float(np.exp(x[1]))
-    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
-    if right <= left:
-        return float(np.exp(x[1]))
-    slope_at_middle = (left * (x[2] - x[1]) + right * (x[1] - x[0])) / (x[2] - x[0])
-    curvature = 2 * (right - left) / (x[2] - x[0])
-    return float(np.exp(x[1] - slope_at_middle / curvature))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        (left, right), (before, after) = np.moveaxis(np.diff(y) / np.diff(x), -1, 0), np.moveaxis(np.diff(x), -1, 0)
+        slope_at_middle = (left * after + right * before) / (before + after)
+        curvature = 2 * (right - left) / (before + after)
+        moved = slope_at_middle / curvature
+    return np.exp(x[..., 1] - np.where(np.isfinite(y).all(-1) & (right > left), moved, 0.0))

@@ -1,13 +1,14 @@
 """A sweep over init × width × lr × seed as arrays, and its best learning rates."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from analysis.between import interpolated, vertex
+from analysis.between import interpolated
+from analysis.samples import Best, Drawn, Samples
 from analysis.tables.load import per_run
 from runner.config.identity import NOT_IDENTITY
 from runner.core.optimum import logs
@@ -87,41 +88,11 @@ class Mixture(NotShown):
 
 
 @dataclass(frozen=True)
-class Best:
-    """The best learning rate of one init at one width.
-
-    `lr` from a local quadratic, `grid_lr` the best of the grid, `log_loss` there (mean over seeds of log final loss);
-    `edge`: the best lies at an end of the grid (both, if it has one rate), so the true one may lie outside and `lr` must not be
-    trusted.
-    """
-
-    lr: float
-    grid_lr: float
-    log_loss: float
-    edge: bool
-
-
-class Drawn(Mapping):
-    """Columns with the seeds at these positions, each made when it is asked for: a bootstrap has thousands of samples."""
-
-    def __init__(self, columns: Mapping[str, np.ndarray], seeds: np.ndarray):
-        self.columns, self.seeds = columns, seeds
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.columns[name][..., self.seeds]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.columns)
-
-    def __len__(self) -> int:
-        return len(self.columns)
-
-
-@dataclass(frozen=True)
 class Grid:
     """Arrays over (init, width, lr, seed), which stay as they are. nan: no such run; for losses, +inf: the run diverged.
 
-    `columns` holds other quantities in the same layout, nan where they were not measured.
+    `columns` holds other quantities in the same layout, nan where they were not measured. A bootstrap sample is the one of this
+    `number` among those that were made with it, which share what they find.
     """
 
     inits: list[str]
@@ -130,6 +101,8 @@ class Grid:
     seeds: np.ndarray
     log_loss: np.ndarray
     columns: Mapping[str, np.ndarray]
+    shared: Samples | None = None
+    number: int = 0
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
@@ -164,22 +137,26 @@ class Grid:
             )
         return cls.of(placed(frame, [column]).assign(**{"task.width": frame[column]}), columns)
 
-    def resample(self, seeds: np.ndarray) -> "Grid":
-        """The same grid with the seeds at these positions (with repetition): one bootstrap sample. It is made once, so that all
-        statistics of a grid find the same best rates."""
-        key = seeds.tobytes()
-        if key not in self._samples:
-            own = self.seeds[seeds], self.log_loss[..., seeds], Drawn(self.columns, seeds)
-            self._samples[key] = Grid(self.inits, self.widths, self.lrs, *own)
-        return self._samples[key]
+    def resamples(self, draws: np.ndarray) -> list["Grid"]:
+        """The same grid with the seeds at each of these positions (R, S), with repetition: bootstrap samples. They are made once,
+        so that all statistics of a grid find the same best rates."""
+        key = draws.tobytes()
+        if key not in self._resamples:
+            shared = Samples(self.lrs, self.log_loss, self.columns, draws)
+            self._resamples[key] = [self._with(draw, shared, number) for number, draw in enumerate(draws)]
+        return self._resamples[key]
+
+    def _with(self, seeds: np.ndarray, shared: Samples, number: int) -> "Grid":
+        own = self.seeds[seeds], self.log_loss[..., seeds], Drawn(self.columns, seeds)
+        return Grid(self.inits, self.widths, self.lrs, *own, shared, number)
 
     @cached_property
-    def _samples(self) -> dict[bytes, "Grid"]:
+    def _resamples(self) -> dict[bytes, list["Grid"]]:
         return {}
 
     @cached_property
-    def _bests(self) -> dict[tuple[str, int], Best]:
-        return {}
+    def _means(self) -> Samples:
+        return self.shared or Samples(self.lrs, self.log_loss, self.columns, np.arange(len(self.seeds))[None])
 
     def at(self, init: str, width: int) -> tuple[int, int]:
         """Where they stand in the arrays. Raises ValueError if they do not."""
@@ -187,35 +164,15 @@ class Grid:
 
     def scores(self, init: str, width: int) -> np.ndarray:
         """(L,) mean over seeds of log final loss; +inf where a seed diverged, nan where a seed is missing."""
-        return self.log_loss[self.at(init, width)].mean(axis=1)
+        return self._means.scores(self.at(init, width))[self.number]
 
     def tried(self, init: str, width: int) -> np.ndarray:
         """(L,) whether any seed was trained at the rate."""
         return ~np.isnan(self.log_loss[self.at(init, width)]).all(axis=1)
 
     def best(self, init: str, width: int) -> Best:
-        """Found once; see `_best`."""
-        if (init, width) not in self._bests:
-            self._bests[init, width] = self._best(init, width)
-        return self._bests[init, width]
-
-    def _best(self, init: str, width: int) -> Best:
-        """The vertex of the parabola through the best learning rate of the grid and its neighbours, in log lr.
-
-        Where a neighbour diverged there is no parabola and the grid's best stands. Only three points enter, because the
-        loss is not a parabola further out: towards large lr it ends in a cliff.
-        """
-        scores = self.scores(init, width)
-        run = np.flatnonzero(~np.isnan(scores))
-        if not len(run) or not np.isfinite(scores[run]).any():
-            return Best(np.nan, np.nan, np.nan, edge=True)
-        place = int(np.argmin(scores[run]))
-        i, lr = run[place], self.lrs[run[place]]
-        edge = place in (0, len(run) - 1)
-        if 0 < place < len(run) - 1:
-            around = run[place - 1 : place + 2]
-            lr = vertex(np.log(self.lrs[around]), scores[around])
-        return Best(float(lr), float(self.lrs[i]), float(scores[i]), edge)
+        """See `samples.bests`."""
+        return self._means.bests(self.at(init, width))[self.number]
 
     def value(self, column: str, init: str, width: int, lr: float) -> float:
         """Mean over seeds of log(column) at learning rate `lr`, linear in log lr between the grid's neighbours.
@@ -223,9 +180,8 @@ class Grid:
         nan where `lr` is, or lies outside the grid, or a run it needs is missing or has no such value above zero.
         """
         tried = self.tried(init, width)  # other inits may have other rates
-        with np.errstate(divide="ignore", invalid="ignore"):
-            means = np.log(self.columns[column][self.at(init, width)][tried]).mean(axis=1)
-        return interpolated(np.log(lr), np.log(self.lrs[tried]), means)
+        means = self._means.of(column, self.at(init, width))[self.number]
+        return interpolated(np.log(lr), np.log(self.lrs[tried]), means[tried])
 
     def paired(self, init: str, other: str, width: int) -> np.ndarray:
         """(S,) log final loss of `init` minus that of `other`, seed by seed, each at the grid's best learning rate.

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import factorial
-from scipy.stats import norm, t
+from scipy.special import factorial, ndtr, stdtrit
 
 from analysis.between import vertex
 from analysis.grid import Grid
@@ -50,8 +49,8 @@ class PerSeed:
     def seeds(self) -> np.ndarray:
         return np.arange(len(self.values))
 
-    def resample(self, seeds: np.ndarray) -> "PerSeed":
-        return PerSeed(self.values[seeds])
+    def resamples(self, draws: np.ndarray) -> list["PerSeed"]:
+        return [PerSeed(self.values[draw]) for draw in draws]
 
 
 def exponent(widths: np.ndarray, values: np.ndarray) -> float:
@@ -59,7 +58,9 @@ def exponent(widths: np.ndarray, values: np.ndarray) -> float:
     known = np.isfinite(values)
     if known.sum() < MIN_WIDTHS:
         return np.nan
-    return float(np.polyfit(np.log(widths[known]), values[known], 1)[0])
+    logs, values = np.log(widths[known]), values[known]
+    logs = logs - logs.mean()
+    return float(logs @ (values - values.mean()) / (logs @ logs))
 
 
 def bootstrap(grid: Grid | PerSeed, statistic: Callable[[Any], np.ndarray]) -> list[Estimate]:
@@ -72,7 +73,7 @@ def bootstrap(grid: Grid | PerSeed, statistic: Callable[[Any], np.ndarray]) -> l
     if len(grid.seeds) < MIN_SEEDS:
         return [Estimate(float(value), np.nan, np.nan) for value in values]
     draws, weights = _resamples(len(grid.seeds))
-    samples = np.array([np.atleast_1d(statistic(grid.resample(draw))) for draw in draws])
+    samples = np.array([np.atleast_1d(statistic(sample)) for sample in grid.resamples(draws)])
     tail = _tail(len(grid.seeds))
     return [
         Estimate(float(value), *_interval(sample, weights, tail))
@@ -99,7 +100,7 @@ def _tail(seeds: int) -> float:
     The plain 2.5% would make intervals too narrow by √((S-1)/S) and take the tails for normal: with 5 seeds they would
     cover 82%. This expanded percentile interval (Hesterberg 2015) corrects both to first order.
     """
-    return float(norm.cdf(t.ppf((1 - LEVEL) / 2, seeds - 1) * math.sqrt(seeds / (seeds - 1))))
+    return float(ndtr(stdtrit(seeds - 1, (1 - LEVEL) / 2) * math.sqrt(seeds / (seeds - 1))))
 
 
 def _interval(sample: np.ndarray, weights: np.ndarray, tail: float) -> tuple[float, float]:
@@ -167,7 +168,7 @@ def spread_gap(grid: Grid, inits: Sequence[str]) -> Estimate:
     if seeds < MIN_SEEDS:
         return Estimate(float(gap((sample**2).mean(1))), np.nan, np.nan)
     draws, weights = _resamples(seeds)
-    resamples = np.array([values(grid.resample(draw)) for draw in draws])  # (R, 2, inits)
+    resamples = np.array([values(sample) for sample in grid.resamples(draws)])  # (R, 2, inits)
     noise = seeds / (seeds - 1) * np.einsum("r,rij->i", weights, (resamples - sample) ** 2) / len(inits)
     gaps = gap(((resamples**2).mean(2) - 2 * noise).T)
     return Estimate(float(gap((sample**2).mean(1) - noise)), *_interval(gaps, weights, _tail(seeds)))

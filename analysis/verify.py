@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from analysis.grid import AXES, is_setting, log_losses
 from analysis.tables.load import load, per_run
@@ -205,7 +205,7 @@ def _expected(record: pd.DataFrame, before: pd.Series, after: pd.Series) -> bool
     seen = log_losses(runs[setting == setting[runs["run_id"] == before["run_id"]].iloc[0]])
     if len(seen) < 2 or not np.isfinite(seen).all():
         return True
-    reach = student.ppf((1 + CONFIDENCE) / 2, len(seen) - 1) * seen.std(ddof=1) * math.sqrt(1 + 1 / len(seen))
+    reach = stdtrit(len(seen) - 1, (1 + CONFIDENCE) / 2) * seen.std(ddof=1) * math.sqrt(1 + 1 / len(seen))
     return bool(abs(log_losses(after.to_frame().T)[0] - seen.mean()) <= reach)
 
 

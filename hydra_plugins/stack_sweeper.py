@@ -94,6 +94,7 @@ class StackSweeper(Sweeper):
             jobs += [
                 (job, searched, is_baseline) for batch in BasicSweeper.split_arguments(discrete, None) for job in batch
             ]
+        composed = cache(lambda choices: loader.load_sweep_config(self.config, list(choices)))
         templates: dict[tuple[tuple[str, ...], frozenset[str]], Template] = {}
         configs: dict[tuple[Axis, ...], list[Config]] = {}
         for job, searched, is_baseline in jobs:
@@ -105,7 +106,7 @@ class StackSweeper(Sweeper):
             values = {text: parse(text) for text in job if text not in choices}
             alike = choices, frozenset(override.key_or_group for override in values.values())
             if alike not in templates:
-                templates[alike] = Template(loader.load_sweep_config(self.config, list(choices)))
+                templates[alike] = Template(copy.deepcopy(composed(choices)))
             try:
                 configs.setdefault(searched, []).append(templates[alike].configure(values))
             except ConfigError as error:

@@ -92,7 +92,7 @@ def with_own_models(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")])
-def test_every_command_of_the_page_runs(page, workplace, monkeypatch, capsys):
+def test_every_command_of_the_page_runs(page, workplace, monkeypatch, capsys, undrawn):
     if "checkpoints/" in "".join(blocks(page, "bash")):
         with_own_models(workplace)
     for words in [words for block in blocks(page, "bash") for words in commands(block)]:

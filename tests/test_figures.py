@@ -6,7 +6,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import rejects
@@ -38,8 +37,13 @@ def frames(name, **options):
     return [made.get(source, lambda: sweep(**options))() for source in figures.sources(name)]
 
 
-@pytest.mark.parametrize("name", figures.NAMES)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+# Every figure of records without a gap and of runs that all diverged, and of half of the other kinds each.
+DRAWN = [
+    (name, o) for i, name in enumerate(figures.NAMES) for k, o in enumerate(OPTIONS) if o in ({}, DEAD) or (i + k) % 2
+]
+
+
+@pytest.mark.parametrize(("name", "options"), DRAWN, ids=str)
 def test_it_draws_whatever_records_it_is_given(name, options):
     legible(figures.draw(name, frames(name, **options)))
 
@@ -149,17 +153,6 @@ def test_a_caption_is_written_beside_its_figure_and_printed_where_it_was_asked_f
     printed = capsys.readouterr().out
     assert "drew" in printed and caption not in printed
     assert (tmp_path / "figures" / "headline.md").exists()
-
-
-def picture(figure):
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba()).copy()
-
-
-@pytest.mark.parametrize("name", figures.NAMES)
-def test_the_same_records_give_the_same_picture(name):
-    assert np.array_equal(*(picture(figures.draw(name, frames(name))) for _ in range(2)))
 
 
 @pytest.mark.parametrize("name", ["headline", "lm_layers", "lora_plus"])  # lines and bars, images, both

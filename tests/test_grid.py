@@ -1,5 +1,7 @@
 """Best learning rates and exponents against sweeps whose answers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -183,13 +185,15 @@ def test_interpolation_refuses_what_it_cannot_answer(points):
 
 def test_a_value_needs_a_rate_and_runs_that_have_it():
     """A grid of one rate answers for that rate alone; the mean is one of logs, over all seeds."""
-    sizes = np.array([1.0, 4.0])
-    grid = grid_of(np.zeros((1, 1, 1, 2)), columns={"size": sizes[None, None, None]}, lrs=[0.3])
+
+    def of(*sizes):
+        return grid_of(np.zeros((1, 1, 1, 2)), columns={"size": np.array(sizes)[None, None, None]}, lrs=[0.3])
+
+    grid = of(1.0, 4.0)
     assert grid.value("size", "0", 1, 0.3) == pytest.approx(np.log(2))
     assert np.isnan([grid.value("size", "0", 1, lr) for lr in (np.nan, 0.29, 0.31)]).all()
     for lacking in (np.nan, 0.0, -1.0):
-        sizes[0] = lacking
-        assert np.isnan(grid.value("size", "0", 1, 0.3))
+        assert np.isnan(of(lacking, 4.0).value("size", "0", 1, 0.3))
     with pytest.raises(ValueError):
         grid.value("size", "0", 2, 0.3)  # no such width
 
@@ -225,7 +229,7 @@ def test_along_another_column():
 
 def test_a_resample_holds_the_columns_of_the_same_seeds():
     grid = Grid(["a"], np.ones(1), np.ones(1), np.array([7, 8, 9]), np.arange(3.0)[None, None, None], {})
-    drawn = Grid(**(vars(grid) | {"columns": {"c": 10 * grid.log_loss}})).resample(np.array([2, 0, 2]))
+    [drawn] = replace(grid, columns={"c": 10 * grid.log_loss}).resamples(np.array([[2, 0, 2]]))
     assert drawn.seeds.tolist() == [9, 7, 9] and drawn.log_loss[0, 0, 0].tolist() == [2, 0, 2]
     assert drawn.columns["c"][0, 0, 0].tolist() == [20, 0, 20]
     assert (drawn.inits, drawn.widths, drawn.lrs) == (grid.inits, grid.widths, grid.lrs)

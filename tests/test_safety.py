@@ -20,7 +20,7 @@ def test_a_sweep_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_pa
         code, operations = sweep(tmp_path / "whole")
         assert code == 0 and operations > 3 * RUNS  # each run is a directory with three files at least
         moments, killed, stored = random.Random(0), 0, set()
-        for trial in range(5):
+        for trial in range(3):
             outputs = tmp_path / f"{trial}"
             # What is left after a kill takes fewer operations, so the later ones of a trial come early.
             for most in (operations, operations // 2, operations // 4, 0):
@@ -32,7 +32,7 @@ def test_a_sweep_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_pa
                 stored.add(len(list(outputs.glob("runs/scratch/[!.]*/meta.json"))))
             assert code == 0
             same_store(outputs, undisturbed)
-        assert killed >= 6 and len(stored) >= 4, (killed, stored)  # they died at different moments of the sweep
+        assert killed >= 4 and len(stored) >= 3, (killed, stored)  # they died at different moments of the sweep
     victim = next(outputs.glob("runs/scratch/*/steps.parquet"))
     victim.write_bytes(victim.read_bytes() + b" ")
     rejects(same_store, outputs, undisturbed)

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's quantiles; to import scipy.stats takes as long as to compose a sweep
 
 CONFIDENCE = 0.95
 LEAST = float(np.finfo(np.float32).tiny)  # 1e-38, the least normal number of the precision that runs are trained in
@@ -182,7 +182,7 @@ def _distance(x: Any, other: Any) -> float:
 @cache
 def _quantile(probability: float, dof: int) -> float:
     """Of Student's distribution."""
-    return float(student.ppf(probability, dof))
+    return float(stdtrit(dof, probability))
 
 
 def _vertex(curve: Curve, best: float, points: Sequence[float]) -> tuple[float, float, float]:

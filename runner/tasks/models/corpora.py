@@ -68,6 +68,7 @@ def documents(task: ModelOptions) -> tuple[list[str], list[str]]:
     return training, held_out
 
 
+@cache  # for the many stacks of a sweep: to find the files takes most of a second
 def python_sources() -> tuple[list[str], list[str]]:
     """(training, held-out) files of Python's standard library, without its tests; a file is in one of the two, by its name."""
     root = Path(sysconfig.get_path("stdlib"))
