@@ -67,6 +67,8 @@ COLUMNS = {
     "feature/delta_1": r"$\delta_1 = s\,B\,\Delta A\,Z$",
     "feature/delta_2": r"$\delta_2 = s\,\Delta B\,A\,Z$",
     "feature/delta_3": r"$\delta_3 = s\,\Delta B\,\Delta A\,Z$",
+    "relative/A": r"$\|\Delta A\|_F/\|A\|_F$",
+    "relative/B": r"$\|\Delta B\|_F/\|B\|_F$",
     "train/loss": "training loss",
     "lr": "best learning rate",
 }

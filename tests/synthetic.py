@@ -72,7 +72,10 @@ def sweep(
                     for step in [0, 1] if diverged else [0, 1, 10, 19, 20]:
                         zero = f"grad/{side}" if step == 0 else None
                         grads = {name: float(name != zero) for name in ("grad/A", "grad/B")}
-                        row = run | {"step": step, "train/loss": loss, **grads, **_at(step, sizes, x)}
+                        # a factor at its start has a size, but for the one that is zero, and steps move each by a part of it
+                        moves = {f"update/{name}": np.nan if step == 20 else 0.02 * lr for name in "AB"}
+                        moves |= {f"param/{name}": 2.0 * (step > 0 or name == side) for name in "AB"}
+                        row = run | {"step": step, "train/loss": loss, **grads, **moves, **_at(step, sizes, x)}
                         row["eval/loss"] = START if step == 0 else loss if step == 20 else np.nan
                         looks = (
                             {"critical_lr": 4 * lr, "sharpness": 0.5 / lr, "preconditioned": 1 / lr}

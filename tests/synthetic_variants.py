@@ -181,7 +181,11 @@ def turned(powers: dict = TURNED, **options) -> pd.DataFrame:
     share = 0.5 * x ** side.map(powers)
     share = np.where(frame["step"] == 0, 0.0, share)
     known = {f"subspace/{name}_start": np.where(side == name, 1 - share, np.nan) for name in "AB"}
-    return frame.assign(**known, **{"spectrum/entropy_rank": np.where(frame["step"] == 0, np.nan, 2.5)})
+    last = frame["step"] == frame.groupby("run_id")["step"].transform("max")
+    counts = np.where(last, np.where(side == "A", 2.0, 0.0), np.nan)
+    return frame.assign(
+        **known, **{"spectrum/entropy_rank": np.where(frame["step"] == 0, np.nan, 2.5), "spectrum/intruders": counts}
+    )
 
 
 MADE = {

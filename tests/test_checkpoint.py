@@ -230,16 +230,16 @@ def test_a_stack_that_fails_is_tried_from_its_checkpoint_and_then_run_by_run(fai
 
 def test_kill_9_and_the_same_command_again(tmp_path):
     """The whole path: a process killed in the middle of training, and the command that finishes its work."""
-    sweep = ["--multirun", *MODEL, "steps=24", "init=gaussian_A,gaussian_B", f"bases={tmp_path}/bases"]
+    sweep = ["--multirun", *MODEL, "steps=12", "init=gaussian_A,gaussian_B", f"bases={tmp_path}/bases"]
     with killable(*sweep) as command:
         code, operations = command(tmp_path / "a")
-        assert code == 0 and operations > 24  # a checkpoint at every step
+        assert code == 0 and operations > 12  # a checkpoint at every step
         code, _ = command(tmp_path / "b", operations // 2, 0)
         assert code == -signal.SIGKILL
         kept = tmp_path / "b" / "runs" / "scratch" / ".checkpoints"
         [path] = kept.glob("*.safetensors")
         with safe_open(path, "pt") as file:
-            assert 0 < int(file.metadata()["step"]) < 24 and len(json.loads(file.metadata()["runs"])) == 2
+            assert 0 < int(file.metadata()["step"]) < 12 and len(json.loads(file.metadata()["runs"])) == 2
         code, again = command(tmp_path / "b")
         assert code == 0 and again < operations  # it goes on from there
     assert not list(kept.iterdir())

@@ -6,7 +6,7 @@ from synthetic_variants import turned
 
 from analysis.claims_rotation import rotation
 from analysis.grid import NotShown
-from analysis.rotation import entropy_rank, left, predicted, rotations
+from analysis.rotation import entropy_rank, intruders, left, predicted, rotations
 
 
 def verdicts(frame):
@@ -19,6 +19,7 @@ def test_exponents_of_what_has_left():
     grid = rotations(frame)
     np.testing.assert_allclose(np.exp(left(grid, "gaussian_A")), 0.5, rtol=1e-6)
     np.testing.assert_allclose(np.exp(entropy_rank(grid, "gaussian_B")), 2.5, rtol=1e-6)
+    assert [intruders(grid, f"gaussian_{side}").tolist() for side in "AB"] == [[2.0] * 4, [0.0] * 4]
 
 
 @pytest.mark.parametrize(("powers", "wrong"), [({"A": -2.0, "B": -2.0}, "19a"), ({"A": 0.0, "B": 0.0}, "19b")])

@@ -19,7 +19,7 @@ FURTHER = [
 GROUP = slice(1, 3)
 
 
-@pytest.mark.parametrize("case", [*CASES, *FURTHER], ids="-".join)
+@pytest.mark.parametrize("case", [*CASES[::2], *FURTHER], ids="-".join)  # of the models every second
 def test_a_graph_gives_what_autograd_gives_for_other_runs_and_examples(case, tmp_path):
     """Traced for the first two runs at step 0, run for the last two at step 3, after every parameter has moved."""
     task, kind, targets, adapter, *more = case

@@ -1,6 +1,7 @@
 """What is drawn is what is in the records, figure by figure."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import rejects
 from synthetic import LRS, START, WIDTHS, first_steps, layers, sweep
@@ -69,6 +70,21 @@ def test_curves_are_those_of_the_best_lr(name, panel, column):
     is_drawn(axes, expected)
     rejects(is_drawn, axes, 1.01 * expected)
     assert axes.get_ylabel() == style.COLUMNS[column]
+
+
+def test_updates_are_relative_to_what_they_update():
+    """One of the two factors is zero before the first update, and has no ratio there; the last row has no update."""
+    frame = sweep()
+    figure = figures.draw("relative_updates", [frame])
+    lr = Grid.of(frame).best("gaussian_B", 128).grid_lr
+    for panel, steps in (
+        (figure.axes[0], [1, 10, 19]),
+        (figure.axes[2], [0, 1, 10, 19]),
+    ):  # of Init[B] A starts at zero
+        expected = pd.Series(0.01 * lr, steps)
+        is_drawn(panel, expected)
+        rejects(is_drawn, panel, 1.01 * expected)
+    assert figure.axes[0].get_ylabel() == style.COLUMNS["relative/A"]
 
 
 def test_increments_draws_all_three():

@@ -37,7 +37,7 @@ MODELS = {
     "llama": LLAMA,
     "gpt2": ("language_model", "gpt2", "lora"),
     "roberta": ("classification", "roberta", "lora"),
-    "llama, parts": (*LLAMA, "task.accumulation=2", "sharpness.every=5"),
+    "llama, parts": (*LLAMA, "task.accumulation=2", "sharpness.every=5", "log.noise=true"),
     "llama, full": ("language_model", "llama", "full"),
     "llama, dora": ("language_model", "llama", "dora"),
 }

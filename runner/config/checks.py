@@ -18,6 +18,7 @@ def validate(config: Config) -> None:
     _check_rates(config)
     _check_pairs(config)
     _check_subspaces(config)
+    _check_noise(config)
     _check_init(config)
     resolve_engine(config)
     check_tf32(config)
@@ -89,6 +90,21 @@ def _check_subspaces(config: Config) -> None:
     if config.log.subspaces and not {"A", "B"} <= ADAPTERS[config.adapter.name].sides.keys():
         raise ConfigError(
             f"log.subspaces=true: adapter={config.adapter.name} has no factors A and B that train; leave it at false"
+        )
+
+
+def _check_noise(config: Config) -> None:
+    """That a step sees its examples in parts, which tell how gradients vary."""
+    if not config.log.noise:
+        return
+    if not TASKS[config.task.name].compiles:
+        raise ConfigError(
+            f"log.noise=true: task={config.task.name} sees all its examples at every step; leave it at false"
+        )
+    if config.task.accumulation < 2:
+        raise ConfigError(
+            "log.noise=true: the parts of a batch tell it, and task.accumulation=1 makes one of it; set task.accumulation=2 or "
+            "more, which leaves the gradient as it is"
         )
 
 

@@ -77,6 +77,11 @@ class LogConfig:
     subspaces: Switch = option(
         "whether the spans of A and B are followed, and the singular values of s·B·A", SWITCH, before=False
     )
+    noise: Switch = option(
+        "whether it is measured how much of a model's gradient is noise of the examples that a step saw",
+        SWITCH,
+        before=False,
+    )
 
 
 @dataclass

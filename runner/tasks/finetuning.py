@@ -44,6 +44,7 @@ class ModelTask(Task):
         self.training, self.held_out = training, held_out.pick(task.eval_sequences)
         self.order = Order([c.seed for c in configs], len(training), task.batch_size)
         self.rates = [c.adapter.dropout for c in configs]  # of dropout
+        self.measures_noise = config.log.noise
         self.step, self.rows = 0, self.order.at(0)
         self.model = bases.load(task, config.bases, self.labels(task), self.base_dtype)
         modules = spec.linear_layers(self.model)
@@ -162,11 +163,14 @@ class ModelTask(Task):
     def accumulated(self, of_part: Callable[..., tuple[Tensor, list[Tensor]]]) -> tuple[Tensor, list[Tensor]]:
         """Losses (K,) and gradients of the step, from those of the parts in which its examples come: `of_part` is given the
         examples, run after run, and what drops of theirs."""
-        losses, gradients = 0.0, None
+        losses, gradients, squares = 0.0, None, []
         for part in range(self.config.accumulation):
             loss, new = of_part(self.seen(part), self.dropout(part))
+            if self.measures_noise:
+                squares.append([g.double().flatten(1).square().sum(1) for g in new])
             gradients = new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
             losses = losses + loss
+        self.part_squares = [sum(of) for of in zip(*squares, strict=True)]
         return losses.to(self.dtype), list(gradients)
 
     def of_part(

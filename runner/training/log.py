@@ -79,6 +79,13 @@ class Log:
         if self.by_layer.shape[1]:
             self.by_layer[row, :, :, runs] = metrics.permute(2, 0, 1)
 
+    def ended(self, column: str, runs: Tensor, values: Tensor) -> None:
+        """Keep what is measured at the end alone (layers, k) of these runs, in the last row."""
+        place = self.columns.index(column)
+        self.metrics[-1, place, runs] = values.mean(0)
+        if self.by_layer.shape[1]:
+            self.by_layer[-1, :, place, runs] = values
+
     def between(self, first: int, ends: Sequence[int]) -> list[pd.DataFrame]:
         """One table per run: `step`, losses and metrics of its rows from step `first` on and before its end."""
         steps = np.array(self.rows)

@@ -10,6 +10,8 @@ from runner.config import Config
 from runner.tasks.base import Task
 from runner.training.engines import Engine
 from runner.training.log import Log
+from runner.training.measure.intruders import COLUMN as INTRUDERS
+from runner.training.measure.intruders import intruders
 from runner.training.measure.layers import Meters
 from runner.training.measure.sharpness import Move, Sharpness
 from runner.training.measure.subspaces import Subspaces
@@ -47,6 +49,7 @@ class Step:
         self.max_norm = clipping(self.options, device)
         self.probe = task.probe(shared.probe.size)
         self.looks = shared.sharpness.every is not None
+        self.parts = shared.task.accumulation if shared.log.noise else None
         self.subspaces = subspaces_of(configs, task, adapters) if shared.log.subspaces else None
         self.followed = {layer: W0.to(device) for layer, W0 in task.layers.items() if shared.log.directions}
         self._train(adapters)
@@ -63,7 +66,7 @@ class Step:
         self.optimizer = optimizers.build(options, self.parameters)
         self.pairs = Pairs(options, adapters, self.trains, self.runs.device)
         layers = [(adapters[layer], self.probe[layer], self.followed.get(layer)) for layer in self.task.layers]
-        self.meters = Meters(layers, self.subspaces)
+        self.meters = Meters(layers, self.subspaces, self.parts)
         self.sharpness = Sharpness(self.parameters) if self.looks else None
 
     def leave_out(self) -> None:
@@ -97,6 +100,7 @@ class Step:
         """Of the runs as they are: losses, evaluations if it `evaluates`, an update unless it is the `last`, and a row of the log
         if it `has_row`, with the sharpness if it `looks`; `first`: for the first time."""
         losses, gradients = engine.loss_and_grad(self.adapters)
+        squares = self.task.part_squares
         self.log.lost(self.now, self.runs, losses)
         self.stability.update(self.now, self.runs, losses)
         if evaluates:
@@ -116,7 +120,14 @@ class Step:
                 move = Move(self.before, used, self.ratios, self.alike, P, lr, by)
                 self.log.sharp(self.row, self.runs, self._look(engine, move, first))
         if has_row:
-            self.log.measured(self.row, self.runs, self.meters.measure(self.before, gradients, self.parameters))
+            metrics = self.meters.measure(self.before, gradients, self.parameters, squares)
+            self.log.measured(self.row, self.runs, metrics)
+
+    def count_intruders(self) -> None:
+        """At the end of training, of the runs that got there; on the CPU."""
+        [alive] = self.stability.alive[self.runs].nonzero(as_tuple=True)
+        counts = [intruders(self.adapters[layer].of(alive), W0) for layer, W0 in self.task.layers.items()]
+        self.log.ended(INTRUDERS, self.runs[alive], torch.stack(counts).to(alive.device))
 
     def _used(self, gradients: list[Tensor]) -> list[Tensor]:
         """Without those of what a run does not train."""

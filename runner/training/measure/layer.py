@@ -12,7 +12,7 @@ from runner.adapters.dora import WeightRows
 from runner.config import Config
 from runner.config.registry import ADAPTERS
 from runner.tasks.base import Probe
-from runner.training.measure import compiled, subspaces, weight
+from runner.training.measure import compiled, noise, subspaces, weight
 from runner.training.measure.frozen import FROZEN, measured
 from runner.training.measure.metrics import METRICS, norm
 from runner.training.measure.rows import CHANGES, moved
@@ -34,10 +34,11 @@ def columns(parameters: Sequence[str], changes: bool) -> list[str]:
 def columns_of(config: Config) -> list[str]:
     """What a run with this configuration measures at every logged step."""
     kind = ADAPTERS[config.adapter.name]
-    if issubclass(kind, Full):
-        return weight.columns(config.log.directions)
-    own = subspaces.columns(config.adapter.rank) if config.log.subspaces else []
-    return [*columns(list(kind.sides), kind.rescales or config.log.directions), *own]
+    parameters, directions = list(kind.sides), config.log.directions
+    whole = issubclass(kind, Full)
+    own = weight.columns(directions) if whole else columns(parameters, kind.rescales or directions)
+    own += subspaces.columns(config.adapter.rank) if config.log.subspaces else []
+    return own + (noise.columns(parameters) if config.log.noise else [])
 
 
 def meter(adapter: Adapter, probe: Probe, W0: Tensor | None = None) -> "LayerMetrics | weight.WeightMetrics":

@@ -9,6 +9,8 @@ from runner.adapters import Adapter
 from runner.tasks.base import Probe
 from runner.training.measure.layer import LayerMetrics, meter, of_factors
 from runner.training.measure.metrics import METRICS, Update
+from runner.training.measure.noise import columns as noise_columns
+from runner.training.measure.noise import noise
 from runner.training.measure.subspaces import Subspaces
 from runner.training.measure.subspaces import columns as subspace_columns
 
@@ -17,15 +19,22 @@ class Meters:
     """Measures K runs, layer by layer; what is not compiled, as on a GPU, of all layers of a shape at once.
 
     `layers`: of each its adapter, its probe, and its weight W0 where it is followed how that moves; `subspaces`: what measures
-    these, where they are followed.
+    these, where they are followed; `parts`: of a batch, where its noise is measured.
     """
 
-    def __init__(self, layers: Sequence[tuple[Adapter, Probe, Tensor | None]], subspaces: Subspaces | None = None):
-        self.meters, self.subspaces = [meter(*of_layer) for of_layer in layers], subspaces
-        own = self.meters[0].columns
-        self.columns = [*own, *subspace_columns(subspaces.rank)] if subspaces else own
-        self.of_layers = len(own)
+    def __init__(
+        self,
+        layers: Sequence[tuple[Adapter, Probe, Tensor | None]],
+        subspaces: Subspaces | None = None,
+        parts: int | None = None,
+    ):
+        self.meters, self.subspaces, self.parts = [meter(*of_layer) for of_layer in layers], subspaces, parts
         adapters = [adapter for adapter, *_ in layers]
+        self.columns = list(self.meters[0].columns)
+        self.of_layers = len(self.columns)
+        self.columns += subspace_columns(subspaces.rank) if subspaces else []
+        self.without_noise = len(self.columns)
+        self.columns += noise_columns(list(adapters[0].parameters)) if parts else []
         p = next(iter(adapters[0].parameters.values()))
         self.out = torch.empty(len(layers), len(self.columns), len(p), dtype=torch.float64, device=p.device)
         starts, at = [], 0
@@ -42,9 +51,15 @@ class Meters:
         ]
 
     @torch.no_grad()
-    def measure(self, before: Sequence[Tensor], gradients: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-        """(layers, columns, K), float64, from the parameters around one update, layer after layer; those of heads come last, and
-        nothing is measured of them. The next call overwrites it."""
+    def measure(
+        self,
+        before: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        after: Sequence[Tensor],
+        squares: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """(layers, columns, K), float64, from the parameters around one update, layer after layer, and the `squares` of
+        `noise`; those of heads come last, and nothing is measured of them. The next call overwrites it."""
         for places, meters, own in self.groups:
             around = ([of[part] for part in own] for of in (before, gradients, after))
             self.out[places, meters[0].by_formula] = _by_formula(meters, *around)
@@ -56,7 +71,12 @@ class Meters:
                 [m.adapter.learned(of[own]) for m, own in zip(self.meters, self.parameters, strict=True)]
                 for of in (before, after)
             )
-            self.out[:, self.of_layers :] = self.subspaces.measure(old, new, [m.scale for m in self.meters])
+            place = slice(self.of_layers, self.without_noise)
+            self.out[:, place] = self.subspaces.measure(old, new, [m.scale for m in self.meters])
+        if self.parts:
+            for own, out in zip(self.parameters, self.out, strict=True):
+                each = zip(squares[own], gradients[own], strict=True)
+                out[self.without_noise :] = torch.stack([noise(square, g, self.parts) for square, g in each])
         return self.out
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from runner.core.exact import sqrt_, total
 from runner.core.gram import eigen, gram, inverse_root, of_eigenvalues, small_product, together
+from runner.training.measure.intruders import COLUMN as INTRUDERS
 
 OVERLAPS = ("subspace/A_start", "subspace/B_start", "subspace/A_step", "subspace/B_step")
 STEP = OVERLAPS[2:]  # of the last update
@@ -14,8 +15,8 @@ Factors = tuple[Tensor, Tensor]  # A (K, r, n_in) and B (K, n_out, r)
 
 
 def columns(rank: int) -> list[str]:
-    """Of layers whose largest singular values, so many, are kept."""
-    return [*OVERLAPS, "spectrum/entropy_rank", *(f"spectrum/{i + 1}" for i in range(rank))]
+    """Of layers whose largest singular values, so many, are kept; the last is counted at the end alone."""
+    return [*OVERLAPS, "spectrum/entropy_rank", *(f"spectrum/{i + 1}" for i in range(rank)), INTRUDERS]
 
 
 class Subspaces:
@@ -37,7 +38,8 @@ class Subspaces:
         moved = [overlap(x, y) for x, y in zip(new, now, strict=True)]
         sizes = singular_values(before, scales)
         rows = zip(turned[::2], turned[1::2], moved[::2], moved[1::2], sizes, strict=True)
-        return torch.stack([torch.stack([*four, entropy_rank(of), *self._largest(of)]) for *four, of in rows])
+        later = torch.full_like(scales[0], torch.nan, dtype=torch.float64)
+        return torch.stack([torch.stack([*four, entropy_rank(of), *self._largest(of), later]) for *four, of in rows])
 
     def _largest(self, values: Tensor) -> Tensor:
         """(rank, K) of (K, r); those that a layer of a smaller rank does not have are zero."""
