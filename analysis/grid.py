@@ -1,7 +1,7 @@
 """A sweep over init × width × lr × seed as arrays, and its best learning rates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -101,8 +101,9 @@ class Grid:
     seeds: np.ndarray
     log_loss: np.ndarray
     columns: Mapping[str, np.ndarray]
-    shared: Samples | None = None
-    number: int = 0
+    # Of a grid whose arrays are replaced they are not those of the sample that it was.
+    shared: Samples | None = field(default=None, init=False, repr=False, compare=False)
+    number: int = field(default=0, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: pd.DataFrame | None = None) -> "Grid":
@@ -148,7 +149,10 @@ class Grid:
 
     def _with(self, seeds: np.ndarray, shared: Samples, number: int) -> "Grid":
         own = self.seeds[seeds], self.log_loss[..., seeds], Drawn(self.columns, seeds)
-        return Grid(self.inits, self.widths, self.lrs, *own, shared, number)
+        sample = Grid(self.inits, self.widths, self.lrs, *own)
+        for name, value in (("shared", shared), ("number", number)):
+            object.__setattr__(sample, name, value)
+        return sample
 
     @cached_property
     def _resamples(self) -> dict[bytes, list["Grid"]]:

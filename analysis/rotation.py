@@ -13,13 +13,15 @@ RANK, INTRUDERS = "spectrum/entropy_rank", "spectrum/intruders"
 
 def rotations(frame: pd.DataFrame) -> Grid:
     """The runs of the families of Init[A] and Init[B], and of each at its end: the share of its start's span that the random
-    factor has left, 1 minus the overlap, the entropy rank of B·A, and the intruder dimensions. Raises NotShown, and Mixture."""
+    factor has left, 1 minus the overlap, the entropy rank of B·A, and the intruder dimensions, nan in records without them.
+    Raises NotShown, and Mixture."""
     side = frame["init.name"].map(theory.FAMILY)
     if not side.notna().any():
         raise NotShown(f"rotation is of {', '.join(theory.FAMILY)}, and there are no runs of these")
     overlap = np.where(side == "A", frame[OVERLAPS["A"]], frame[OVERLAPS["B"]])
     table = frame.assign(left=1 - overlap)[side.notna()]
-    last = table[table["status"] == "finished"].sort_values("step").groupby("run_id")[["left", RANK, INTRUDERS]].last()
+    finished = table[table["status"] == "finished"].sort_values("step")
+    last = finished.reindex(columns=["run_id", "left", RANK, INTRUDERS]).groupby("run_id").last()
     return Grid.of(table, last)
 
 

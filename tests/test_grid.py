@@ -232,4 +232,8 @@ def test_a_resample_holds_the_columns_of_the_same_seeds():
     [drawn] = replace(grid, columns={"c": 10 * grid.log_loss}).resamples(np.array([[2, 0, 2]]))
     assert drawn.seeds.tolist() == [9, 7, 9] and drawn.log_loss[0, 0, 0].tolist() == [2, 0, 2]
     assert drawn.columns["c"][0, 0, 0].tolist() == [20, 0, 20]
+    assert drawn.scores("a", 1.0).tolist() == [4 / 3]
+    assert replace(drawn, log_loss=drawn.log_loss + 1).scores("a", 1.0).tolist() == [
+        7 / 3
+    ]  # not those of the sample it was
     assert (drawn.inits, drawn.widths, drawn.lrs) == (grid.inits, grid.widths, grid.lrs)

@@ -25,6 +25,7 @@ def test_it_is_that_of_the_gradients_of_the_parts(case, tmp_path):
     task, kind, adapter = case
     more = [f"task.accumulation={PARTS}", f"task.batch_size={2 * PARTS}", "log.noise=true"]
     _, task, adapters = stack(tmp_path, task, kind, "all-linear", *more, adapter=adapter)
+    task.measures_noise = True
     _, whole = task.loss_and_grad(adapters)
     parts = [task.of_part(adapters, task.seen(part), task.dropout(part))[1] for part in range(PARTS)]
     layers = sum(len(adapters[name].parameters) for name in task.layers)

@@ -63,7 +63,9 @@ def panels(frame: pd.DataFrame, columns: list[str], axes: np.ndarray, grid: Grid
         row[0].set_ylabel(style.COLUMNS.get(column, column))
 
 
-def at_end(frame: pd.DataFrame, grid: Grid, columns: Mapping[str, str], step: int | None = None) -> str:
+def at_end(
+    frame: pd.DataFrame, grid: Grid, columns: Mapping[str, str], step: int | None = None, last: str = "the last step"
+) -> str:
     """A sentence on the sizes of quantities (name -> column) at a step, or at the end, at the largest width."""
     width = int(grid.widths[-1])
     parts = []
@@ -74,7 +76,7 @@ def at_end(frame: pd.DataFrame, grid: Grid, columns: Mapping[str, str], step: in
         ]
         if len(sizes) == len(columns):
             parts.append(f"{_caption.listed(sizes)} under {style.look(init).label}")
-    when = "the last step" if step is None else f"step {step}"
+    when = last if step is None else f"step {step}"
     if not parts:
         return f"At n = {width} no run has a learning rate at which {_caption.listed(columns)} could be measured."
     return f"At n = {width} and {when}, {_caption.listed(columns)} {_is(columns)} {'; '.join(parts)}, each at its best rate."

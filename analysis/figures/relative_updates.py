@@ -20,7 +20,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, axes = _curves.subplots(grid, len(RATIOS), height=2.0)
     last = [*RATIOS][-1]
     for panel, column, width in _curves.panels(frame, [*RATIOS], axes, grid):
-        panel.set_xscale("log")  # from step 1 on: before, one of the two factors is zero, and the other does not move
+        panel.set_xscale("log")  # from step 1 on: under Init[A] and Init[B] there is no ratio before
         if column == last:
             panel.set_xlabel("step")
             style.legend_below(panel)
@@ -33,9 +33,8 @@ def figure(frame: pd.DataFrame) -> Figure:
 def caption(frame: pd.DataFrame) -> str:
     frame, grid = _with_ratios(frame), Grid.of(frame)
     sizes = {"‖ΔA‖/‖A‖": "relative/A", "‖ΔB‖/‖B‖": "relative/B"}
-    return _caption.lines(
-        _curves.at_end(frame, grid, sizes, step=1), _curves.at_end(frame, grid, sizes), *_curves.explained(frame, grid)
-    )
+    last = _curves.at_end(frame, grid, sizes, last="the last update that is recorded")
+    return _caption.lines(last, *_curves.explained(frame, grid))
 
 
 def _with_ratios(frame: pd.DataFrame) -> pd.DataFrame:

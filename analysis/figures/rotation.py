@@ -14,13 +14,13 @@ from analysis.figures._needs import OFF_THE_EDGE, THREE_WIDTHS
 from analysis.figures._rows import by_task
 from analysis.figures._scaling import against_width
 from analysis.grid import Grid
-from analysis.rotation import INTRUDERS, OVERLAPS, RANK, entropy_rank, intruders, left, predicted, rotations
+from analysis.rotation import OVERLAPS, RANK, entropy_rank, intruders, left, predicted, rotations
 from analysis.scaling import bootstrap
 
 RECORDS = ("rotation",)
 AXES = ("task.name",)
 NEEDS = (THREE_WIDTHS, OFF_THE_EDGE)
-MEASURED = (*OVERLAPS.values(), RANK, INTRUDERS)
+MEASURED = (*OVERLAPS.values(), RANK)
 
 
 def figure(frame: pd.DataFrame) -> Figure:

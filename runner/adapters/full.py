@@ -12,7 +12,7 @@ from runner.config.schema import AdapterOptions, Config
 
 KEPT = 5  # numbers for each entry of W: itself, its gradient, two moments, and W before the update
 PASSING = 1  # for each entry of the largest layer: what an optimizer's step makes on its way
-CLIPPED = 1, 3  # the same two, more, where gradients are clipped: in float64 on the way
+COPIED = 1, 3  # the same two, more, where gradients are clipped, or their noise is measured: in float64 on the way
 
 
 @adapter("full", AdapterOptions)
@@ -33,7 +33,8 @@ class Full(Adapter):
 
     @classmethod
     def numbers(cls, config: Config, shapes: Sequence[Shape]) -> int:
-        kept, passing = (0, 0) if config.optimizer.clip is None else CLIPPED
+        copied = config.optimizer.clip is not None or config.log.noise
+        kept, passing = COPIED if copied else (0, 0)
         return (KEPT + kept) * cls.multiplied(shapes) + (PASSING + passing) * max(
             n_out * n_in for n_out, n_in in shapes
         )

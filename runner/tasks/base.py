@@ -34,9 +34,9 @@ class Task(ABC):
     their shapes (n_out, n_in, whether there is a bias).
     """
 
-    part_squares: list[Tensor] | None = (
-        None  # of each parameter (K,), of a model whose noise is measured: see `measure.noise`
-    )
+    # Whether `loss_and_grad` keeps the squares (K,) of each parameter's gradients of parts, and these: see `measure.noise`.
+    measures_noise: bool = False
+    part_squares: Sequence[Tensor] = ()
     layers: dict[str, Tensor]
     heads: Mapping[str, tuple[int, int, bool]] = MappingProxyType({})
     trains_head: ClassVar[bool] = False  # whether there are any

@@ -44,7 +44,6 @@ class ModelTask(Task):
         self.training, self.held_out = training, held_out.pick(task.eval_sequences)
         self.order = Order([c.seed for c in configs], len(training), task.batch_size)
         self.rates = [c.adapter.dropout for c in configs]  # of dropout
-        self.measures_noise = config.log.noise
         self.step, self.rows = 0, self.order.at(0)
         self.model = bases.load(task, config.bases, self.labels(task), self.base_dtype)
         modules = spec.linear_layers(self.model)

@@ -20,7 +20,7 @@ class Log:
 
     A step has a row if `log.every`, `eval.every` or `sharpness.every` divides it, or if it is the last. Metrics are means over
     the layers; with `log.layers` each layer's are stored too. A column that was not measured in a row (increments in the last
-    one, evaluations and sharpness between their steps) holds nan, which plots as a gap.
+    one, evaluations and sharpness between their steps, intruder dimensions in all but the last) holds nan, which plots as a gap.
     """
 
     def __init__(

@@ -28,8 +28,9 @@ LEFT_OUT = 1 / 8  # share of diverged runs from which a step goes on without the
 class Step:
     """What happens to all runs at a step, in operations on tensors alone.
 
-    Nothing of it waits for the device, and whatever depends on the step is read from tensors that `to` sets: so a GPU can replay
-    it (`recorded`). `runs`: which of the stack's take part; `log` and `stability` are of all of them.
+    Nothing of it waits for the device, but for what is counted at the end, and whatever depends on the step is read from tensors
+    that `to` sets: so a GPU can replay it (`recorded`). `runs`: which of the stack's take part; `log` and `stability` are of all
+    of them.
     """
 
     def __init__(
@@ -99,8 +100,9 @@ class Step:
     ) -> None:
         """Of the runs as they are: losses, evaluations if it `evaluates`, an update unless it is the `last`, and a row of the log
         if it `has_row`, with the sharpness if it `looks`; `first`: for the first time."""
+        self.task.measures_noise = has_row and self.parts is not None
         losses, gradients = engine.loss_and_grad(self.adapters)
-        squares = self.task.part_squares
+        squares, self.task.measures_noise = self.task.part_squares, False
         self.log.lost(self.now, self.runs, losses)
         self.stability.update(self.now, self.runs, losses)
         if evaluates:

@@ -14,10 +14,11 @@ TOP, BELOW = 10, 0.5  # as in PEFT
 def intruders(adapter: Factored, W0: Tensor) -> Tensor:
     """(K,) how many of the TOP left singular vectors of each run's weight have a cosine below BELOW, in magnitude, with each left
     singular vector of W0 (n_out, n_in): the intruder dimensions of Shuttleworth et al. 2024 (arXiv 2410.21228), as PEFT's
-    `reduce_intruder_dimension` counts them. nan where W0 is zero and has no directions.
+    `reduce_intruder_dimension` counts LoRA's (of DoRA it leaves the lengths out). nan where W0 is zero and has no directions.
 
-    In float64. W0 is decomposed once for all runs; of each run's weight, which is W0 + outer·inner with rows scaled by DoRA,
-    products with vectors are enough. Of vectors with one singular value any rotation is as good: there the count is arbitrary.
+    In float64. W0 is decomposed once for the runs of a stack; of each run's weight, which is W0 + outer·inner with rows scaled by
+    DoRA, products with vectors are enough. Of vectors with one singular value any rotation is as good: there the count is
+    arbitrary.
     """
     parameters = [*adapter.parameters.values()]
     inner, outer = adapter.factors(parameters)

@@ -32,7 +32,7 @@ def columns(parameters: Sequence[str], changes: bool) -> list[str]:
 
 
 def columns_of(config: Config) -> list[str]:
-    """What a run with this configuration measures at every logged step."""
+    """What a run with this configuration measures at every logged step, and at the end."""
     kind = ADAPTERS[config.adapter.name]
     parameters, directions = list(kind.sides), config.log.directions
     whole = issubclass(kind, Full)

@@ -56,7 +56,7 @@ class Meters:
         before: Sequence[Tensor],
         gradients: Sequence[Tensor],
         after: Sequence[Tensor],
-        squares: Sequence[Tensor] | None = None,
+        squares: Sequence[Tensor] = (),
     ) -> Tensor:
         """(layers, columns, K), float64, from the parameters around one update, layer after layer, and the `squares` of
         `noise`; those of heads come last, and nothing is measured of them. The next call overwrites it."""
