@@ -20,7 +20,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, axes = _curves.subplots(grid, len(RATIOS), height=2.0)
     last = [*RATIOS][-1]
     for panel, column, width in _curves.panels(frame, [*RATIOS], axes, grid):
-        panel.set_xscale("log")  # from step 1 on: under Init[A] and Init[B] there is no ratio before
+        if panel.get_yscale() == "log":  # something is drawn
+            panel.set_xscale("log")  # from step 1 on: under Init[A] and Init[B] there is no ratio before
         if column == last:
             panel.set_xlabel("step")
             style.legend_below(panel)
