@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from scipy.special import betaincinv
 
 from analysis import critical, theory
 from analysis.claims import DIRECTION, NOT, REPRODUCED, UNKNOWN, Claim, ratio_claim
@@ -47,9 +46,9 @@ def _foretold(name: str, hits: int, misses: int, unknown: int) -> Claim:
 
 def _interval(count: int, cells: int) -> tuple[float, float]:
     """Exact binomial (Clopper, Pearson)."""
-    tail = (1 - LEVEL) / 2
-    low = betaincinv(count, cells - count + 1, tail) if count else 0.0
-    return float(low), float(betaincinv(count + 1, cells - count, 1 - tail) if count < cells else 1.0)
+    from scipy.stats import binomtest  # to load it takes two seconds, and nothing else needs it
+
+    return tuple(binomtest(count, cells).proportion_ci(LEVEL))
 
 
 def _share_verdict(count: int, cells: int) -> str:

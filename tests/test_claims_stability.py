@@ -5,10 +5,8 @@ import pandas as pd
 import pytest
 import synthetic_coordinates
 from conftest import rejects
-from scipy import stats
 from synthetic import SEEDS, sweep
 
-from analysis import claims_stability
 from analysis.claims_bases import exponents, frozen_sizes
 from analysis.claims_stability import stability
 from analysis.critical import cells, first_steps
@@ -167,12 +165,3 @@ def test_whether_frozen_features_keep_their_size(powers, verdict, monkeypatch):
     [claim] = frozen_sizes(layers, sweep(task="language_model"))
     assert (claim.number, claim.verdict) == ("16", verdict)
     assert frozen_sizes(synthetic_coordinates.layers(widths=(128, 256)), sweep(task="language_model")) == []
-
-
-@pytest.mark.parametrize(("count", "cells"), [(0, 7), (7, 7), (3, 7), (36, 40)])
-def test_a_shares_interval_is_clopper_and_pearsons(count, cells):
-    def check(found):
-        np.testing.assert_allclose(found, tuple(stats.binomtest(count, cells).proportion_ci(0.95)), rtol=1e-9)
-
-    check(claims_stability._interval(count, cells))
-    rejects(check, claims_stability._interval(count, cells + 1))
