@@ -13,6 +13,7 @@ rotation,lm_mup,sharpness_vs_lr
 FULL := task.width=128,256,512,1024,2048,4096,8192 outputs=outputs/full \
   optimizer.lr=6.103515625e-05,0.0001220703125,0.000244140625,0.00048828125,0.0009765625,0.001953125,0.00390625,0.0078125,0.015625,0.03125,0.0625,0.125,0.25,0.5
 FULL_MODELS := task.width=32,64,128,256 hydra.sweeper.baselines=null outputs=outputs/full
+FULL_MUP := task.width=64,128,256,512,1024 outputs=outputs/full
 
 .DEFAULT_GOAL := help
 .PHONY: help first reproduce reproduce-all reproduce-full reproduce-real figures verify test lint bench bench-quick clean
@@ -41,9 +42,13 @@ reproduce-all: reproduce  ## also the inits, variants, LoRA+, ranks, numbers of 
 	@$(BIN)/python -m runner experiment=$(REST)
 	@$(BIN)/python -m analysis --publish docs/claims.md
 
-reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (about 35 minutes)
+reproduce-full: $(SETUP)  ## the toy's grid up to width 8192 and language models up to 256, into outputs/full (about 35 minutes); then muP models up to 1024 (hours)
+	@echo "1 of 2: toys to width 8192, language models to 256"
 	@$(BIN)/python -m runner experiment=lr_vs_width $(FULL)
 	@$(BIN)/python -m runner experiment=lm_lr_sensitivity $(FULL_MODELS)
+	@$(BIN)/python -m analysis --outputs outputs/full
+	@echo "2 of 2: muP language models to width 1024; what is above is complete, and these can be stopped and continued"
+	@$(BIN)/python -m runner experiment=lm_mup $(FULL_MUP)
 	@$(BIN)/python -m analysis --outputs outputs/full
 
 reproduce-real: $(SETUP)  ## which init, at which rate, on two real models from pip (about 55 minutes)

@@ -72,7 +72,9 @@ class StackSweeper(Sweeper):
             )
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
-        parse, is_group = cache(parser.parse_override), cache(lambda key: bool(loader.get_group_options(key)))
+        parse = cache(parser.parse_override)
+        # Not of the loader, which copies all that is registered for each question.
+        is_group = cache(lambda key: bool(loader.repository.get_group_options(key)))
         HydraConfig.instance().set_config(self.config)  # for values that refer to `hydra:`
         jobs: list[tuple[list[str], tuple[Axis, ...], bool]] = []
         grids = [

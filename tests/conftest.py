@@ -6,37 +6,29 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import contextlib
-import copy
-import dataclasses
 import gc
 import io
 import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
+import compositions
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig
 from sweeps import RUNS, SWEEP
 
 from runner.config import Config
 from runner.config.compose import CONF, from_hydra, register
-from runner.config.registry import GROUPS
 from runner.store.runs import Store
 from runner.sweeps.cli import main
 from runner.tasks.models import pretraining
 
 register()
+compositions.keep()
 pretraining.THREADS = 1  # for the same reason
 gc.set_threshold(50_000, 20, 20)  # what the libraries hold is walked a tenth as often: it took a tenth of the time
-
-FILES = {*GROUPS, "experiment"}  # what chooses one
 
 
 def pytest_collection_finish() -> None:
@@ -45,48 +37,9 @@ def pytest_collection_finish() -> None:
 
 
 def configure(*overrides: str) -> Config:
-    """The checked configuration that these overrides give on the command line.
-
-    Composing takes Hydra most of a tenth of a second, for the files that are chosen. So it is done once for each choice of
-    them, and values are set in a copy of that, as Hydra sets them: see `test_config`.
-    """
-    parsed = [_parsed(text) for text in overrides]
-    if not all(map(_is_a_choice_or_a_value, parsed)):
-        return composed(*overrides)
-    choices = tuple(each.input_line for each in parsed if each.key_or_group in FILES)
-    known = tuple(kind for parts in GROUPS.values() for kind in parts.options.values())
-    config = copy.deepcopy(_chosen(choices, known))
-    ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o.key_or_group not in FILES], config)
-    return from_hydra(config)
-
-
-def composed(*overrides: str) -> Config:
-    """The same, all of it by Hydra."""
-    return from_hydra(_by_hydra(overrides))
-
-
-def _by_hydra(overrides: tuple[str, ...]) -> DictConfig:
+    """The checked configuration that these overrides give on the command line."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
-
-
-@cache
-def _chosen(choices: tuple[str, ...], known: tuple[type, ...]) -> DictConfig:
-    """What is composed of these choices, while these parts are registered."""
-    return _by_hydra(choices)
-
-
-@cache
-def _parsed(override: str) -> Override:
-    return OverridesParser.create().parse_override(override)
-
-
-def _is_a_choice_or_a_value(override: Override) -> bool:
-    """Of a file, or of a field of a run or a part; none of Hydra's own or with a sign in front."""
-    key = override.key_or_group
-    plain = override.type is OverrideType.CHANGE and override.package is None and not override.is_sweep_override()
-    field = key.partition(".")[0] in {f.name for f in dataclasses.fields(Config)}
-    return plain and field and (key not in FILES or isinstance(override.value(), str))
+        return from_hydra(compose("config", overrides=list(overrides)))
 
 
 def command(*arguments: str) -> None:

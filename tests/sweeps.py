@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import processes
+
 SWEEP = (
     "--multirun task.width=16 task.teacher_width=16 task.train_points=20 steps=20 seed=range(0,5) "
     "init=gaussian_A,gaussian_B optimizer.lr=1e-3,1e-2,1e-1"
@@ -105,14 +107,14 @@ print(json.dumps([(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), out) for 
 def at_once(count: int, *arguments: str) -> list[list]:
     """[exit code, stdout] of so many processes that run the same sweep at once."""
     command = [sys.executable, "-c", TOGETHER, str(count), *arguments]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(processes.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 @contextmanager
 def killable(*arguments: str) -> Iterator[Callable[..., tuple[int, int]]]:
     """`sweep(outputs, fatal, later)` -> (exit code, file operations) of a sweep with these arguments, see SERVER."""
     command = [sys.executable, "-c", SERVER, *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with processes.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 
         def sweep(outputs: Path, fatal: int = 0, later: int = 1) -> tuple[int, int]:
             server.stdin.write(f"{outputs} {fatal} {later}\n")

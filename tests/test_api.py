@@ -1,11 +1,11 @@
 """The Python API: the command line's store, checks and stacks, and the tables of `analysis`."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -121,7 +121,7 @@ def test_a_script_may_sweep_with_workers(outputs):
     script = f"import runner; print(len({call}.runs))"
     (outputs.parent / "script.py").write_text(script)
     command = [sys.executable, str(outputs.parent / "script.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=outputs.parent)
+    done = processes.run(command, capture_output=True, text=True, timeout=120, cwd=outputs.parent)
     assert done.stdout == "2\n", done.stderr
 
 

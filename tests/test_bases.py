@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import configure, rejects
@@ -199,7 +200,7 @@ def test_two_processes_pretrain_it_once(task, tmp_path, capsys):
         f"print(bases.pretrained(configure(*{longer}).task, {str(tmp_path)!r}))"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with processes.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert "pretraining" in process.stderr.readline()
         ours = bases.pretrained(configure(*longer).task, str(tmp_path))
         assert "pretraining" not in capsys.readouterr().err
@@ -212,7 +213,7 @@ def test_one_that_is_killed_holds_up_nobody(task, tmp_path):
         "from conftest import configure\nfrom runner.tasks.models import bases\n"
         f"bases.pretrained(configure(*{TINY}, 'task.pretrain_steps=100000').task, {str(tmp_path)!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    process = processes.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     assert "pretraining" in process.stderr.readline()
     time.sleep(0.5)
     process.kill()

@@ -11,6 +11,7 @@ import termios
 import time
 
 import pandas as pd
+import processes
 import pytest
 from conftest import messages
 
@@ -128,7 +129,7 @@ def test_the_report_has_a_row_an_adapter(cli):
 def test_a_report_that_cannot_be_printed_costs_no_run(tmp_path):
     command = [sys.executable, "-m", "runner", *TINY, f"outputs={tmp_path}"]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = processes.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and messages(done.stderr) == (
         "error: cannot print the report (No space left on device); the runs are stored\n"
     )
@@ -171,7 +172,7 @@ def test_interruption_during_startup_is_no_traceback(outputs):
 def test_interruption_keeps_what_is_finished_and_marks_the_rest(cli, outputs, sent):
     sweep = ["--multirun", *TINY[:3], "steps=500", "seed=0,1,2,3,4,5"]
     command = [sys.executable, "-m", "runner", *sweep, f"outputs={outputs}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = processes.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     while not statuses(outputs) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(sent)
@@ -193,7 +194,7 @@ def test_progress_on_a_terminal(tmp_path):
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
     sweep = ["--multirun", f"outputs={tmp_path}", *TINY[:3], "steps=2500", "seed=0,1", "workers=1"]
-    with subprocess.Popen(
+    with processes.Popen(
         [sys.executable, "-m", "runner", *sweep], stdout=subprocess.DEVNULL, stderr=terminal
     ) as process:
         os.close(terminal)

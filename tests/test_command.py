@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import fuzz
+import processes
 import pytest
 from conftest import configure, rejects
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -41,7 +42,7 @@ def test_a_text_that_no_file_can_bear_is_refused(tmp_path):
 def test_help_that_cannot_be_printed_speaks_of_no_runs():
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "runner", "--help"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = processes.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and done.stderr == "error: cannot print the fields (No space left on device)\n"
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from compiled_stacks import make, stack
@@ -182,7 +183,7 @@ def test_one_process_compiles_while_others_do_not_wait(tmp_path):
         "import sys, time; from pathlib import Path; from runner.tasks.models.kept import once\n"
         "once(Path(sys.argv[1]), lambda new: print('at it', flush=True) or time.sleep(60), 'file', wait=True)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "it")], stdout=subprocess.PIPE) as other:
+    with processes.Popen([sys.executable, "-c", code, str(tmp_path / "it")], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"at it\n"
         with pytest.raises(package.kept.BusyError):
             package.kept.once(tmp_path / "it", lambda new: {}, "file", wait=False)

@@ -4,10 +4,10 @@ that goes on where nothing can be compiled, kept or trusted."""
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from compiled_stacks import make, of_model, stack
@@ -111,7 +111,7 @@ def test_without_a_compiler_autograd_trains(bases, tmp_path):
     command = [sys.executable, "-m", "runner", *of_model(tmp_path / "bases"), "steps=2", f"outputs={outputs}"]
     environment = os.environ | {"PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
     environment.pop("CXX", None)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parent.parent)
+    done = processes.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("cannot be compiled") == 1 and "Traceback" not in done.stderr
     [meta] = outputs.glob("runs/*/*/meta.json")

@@ -2,9 +2,15 @@
 
 import dataclasses
 
+import compositions
 import pytest
-from conftest import composed, configure, rejects
+from conftest import configure, rejects
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
+from runner.config.compose import CONF
 from runner.config.identity import run_id
 
 BAD = {
@@ -157,8 +163,18 @@ def test_an_unwritable_outputs_folder_is_refused(cli, outputs):
     assert code == 2 and f"outputs={outputs}: cannot write there" in err
 
 
+def composed(overrides):
+    """All that Hydra composes, its own settings and what it was asked for, too."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        cfg = hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=False)
+    return OmegaConf.to_container(cfg)
+
+
 def same_as_hydras(overrides, others):
-    assert configure(*overrides) == composed(*others)
+    kept = composed(overrides)
+    with compositions.kept_no_longer():
+        assert kept == composed(others)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +187,7 @@ def same_as_hydras(overrides, others):
         "optimizer=sgd optimizer.momentum=0.5 optimizer.clip=1 tracker=wandb tracker.project=a",
         "init.scale=2 init=kaiming_A experiment=first_step steps=7 outputs='a/b' device=cpu",
         "adapter=full task=feature_regression init=pretrained",
+        "hydra.mode=MULTIRUN seed=0,1 optimizer.lr=1e-3,1e-2 init=gaussian_A,gaussian_B +more=1 steps=7",
     ],
 )
 def test_configurations_of_the_tests_are_hydras(overrides):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 import transformers
@@ -128,7 +129,7 @@ def test_two_processes_convert_it_once_and_one_that_is_killed_holds_up_nobody(sm
 
     def start(more):
         text = code.format(site=str(tmp_path / "site"), package=ENTRY, folder=str(tmp_path / "bases"), more=more)
-        process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True)
+        process = processes.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True)
         assert process.stderr.readline() == "ready\n"
         return process
 

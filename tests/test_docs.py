@@ -5,10 +5,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from models import checkpoint, rows
 
@@ -61,7 +61,7 @@ def run(words: list[str], monkeypatch) -> int:
     if any(word.startswith("hydra/sweeper=") for word in arguments):  # Hydra loads such plugins for the whole process
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", module, *scaled(arguments)]
-        return subprocess.run(command, env=environment, capture_output=True).returncode
+        return processes.run(command, env=environment, capture_output=True).returncode
     monkeypatch.setattr(sys, "argv", ["runner", *scaled(arguments)])
     try:
         runner_main()

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import processes
 import pytest
 from conftest import configure
 
@@ -77,7 +78,7 @@ def test_kernels_that_are_compiled_are_announced(tmp_path):
     )
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, str(tmp_path / "script.py"), "-m", *TINY, "steps=3", "seed=0,1"]
-    subprocess.run([*command, "workers=2", f"outputs={tmp_path}"], check=True, capture_output=True)
+    processes.run([*command, "workers=2", f"outputs={tmp_path}"], check=True, capture_output=True)
 
 
 def test_a_log_that_nobody_reads_costs_no_run(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import messages, rejects
 from sweeps import RUNS, SWEEP, at_once, killable, same_store
@@ -116,7 +117,7 @@ store.Store.write = slow
 cli.main()
 """
     command = [sys.executable, "-c", script, *SWEEP, "seed=0", f"workers={workers}", f"outputs={outputs}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with processes.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
@@ -151,7 +152,7 @@ with Store({str(outputs)!r}) as store:
 """
     arguments = [*SWEEP[1:5], "optimizer.lr=1e-3"]
     command = [sys.executable, "-c", script, *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with processes.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "claimed\n"
         other.stdin.write("go\n")
         other.stdin.flush()

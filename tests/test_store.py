@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import processes
 import pytest
 from conftest import configure
 
@@ -141,7 +142,7 @@ sys.stdin.readline()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert store.claim(config)
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = processes.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout.readline() == "False True\n"
         assert store.claim(config) and not store.claim(other)

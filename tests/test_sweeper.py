@@ -3,9 +3,9 @@
 import json
 import math
 import shutil
-import subprocess
 import sys
 
+import processes
 import pytest
 from conftest import configure, rejects
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -182,7 +182,7 @@ NAMED = {
 def test_hydras_own_sweepers_and_launchers_work_by_name(name, tmp_path):
     """Each trains its runs, leaves the store as ours would, and optuna's is told what to minimize."""
     command = [sys.executable, "-m", "runner", "--multirun", *NAMED[name], *TINY, f"outputs={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = processes.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count("1 runs: 1 finished") == 2, done
     folders = list(tmp_path.glob("runs/scratch/*/summary.json"))
     losses = [json.loads(path.read_text())["final_loss"] for path in folders]

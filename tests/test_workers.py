@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 from sweeps import RUNS, SWEEP, same_store
 
@@ -62,7 +63,7 @@ def test_an_orphaned_worker_stops(tmp_path):
     """Its parent's claims are gone, so it must not go on."""
     arguments = ["task.width=2048", "steps=100000", "seed=0,1", "task.train_points=200"]
     command = [sys.executable, "-m", "runner", "--multirun", *arguments, f"outputs={tmp_path}", "workers=2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+    with processes.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
         deadline = time.monotonic() + 60
         while len(pids := [p for p in children.read_text().split() if "spawn_main" in cmdline(p)]) < 2:

@@ -1,0 +1,126 @@
+"""Processes of Python that start at once: forks of one that has loaded what a sweep loads, which takes seconds.
+
+`run` and `Popen` are subprocess's, for `[sys.executable, "-m" or "-c" or a script, …]`; what they start is a child of the process
+that asks, as any other. Not for what is about a start: encodings of streams, which libraries are loaded, their threads.
+"""
+
+import atexit
+import ctypes
+import gc
+import inspect
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from functools import cache, partial
+from types import ModuleType
+from typing import Any
+
+PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl.h
+LONGEST = 2**17  # bytes of a message: a command and the variables of its environment
+
+
+class Popen(subprocess.Popen):
+    def _execute_child(self, *arguments: Any) -> None:
+        names = inspect.signature(subprocess.Popen._execute_child).bind(self, *arguments).arguments
+        asked = {"command": names["args"][1:], "cwd": os.fspath(names["cwd"] or os.getcwd())}
+        asked["environment"] = dict(os.environ if names["env"] is None else names["env"])
+        given = [names[name] for name in ("p2cread", "c2pwrite", "errwrite")]
+        connection = _server()
+        # The fork's parent ends at once, and it is ours then; not so what others leave behind in the meantime.
+        prctl = partial(ctypes.CDLL(None).prctl, PR_SET_CHILD_SUBREAPER)
+        prctl(1, 0, 0, 0)
+        try:
+            streams = [number if own == -1 else own for number, own in enumerate(given)]
+            socket.send_fds(connection, [json.dumps(asked).encode()], streams)
+            self.pid = int(connection.recv(LONGEST))
+        finally:
+            prctl(0, 0, 0, 0)
+        self._child_created = True
+        pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(names[name] for name in pipes))
+
+
+def run(
+    command: list[str], check: bool = False, timeout: float | None = None, **options: Any
+) -> subprocess.CompletedProcess:
+    """subprocess.run, of such a process."""
+    if options.pop("capture_output", False):
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Popen(command, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(command, process.returncode, out, err)
+    if check:
+        done.check_returncode()
+    return done
+
+
+@cache
+def _server() -> socket.socket:
+    """A connection to this process's server, which ends with it."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    subprocess.Popen(
+        [sys.executable, __file__, str(its.fileno())], pass_fds=[its.fileno()]
+    ).returncode = 0  # nobody waits for it
+    its.close()
+    atexit.register(ours.close)
+    return ours
+
+
+def _serve(connection: socket.socket) -> dict[str, Any]:
+    """Fork for each command that comes; returns in a fork, with its command."""
+    while True:
+        message, streams, *_ = socket.recv_fds(connection, LONGEST, 3)
+        if not message:
+            sys.exit()
+        reading, writing = os.pipe()
+        if not (middle := os.fork()):
+            if child := os.fork():
+                os.write(writing, str(child).encode())
+                os._exit(0)
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+            os.closerange(3, 256)
+            sys.stdin = open(0, closefd=False)
+            sys.stdout = open(1, "w", closefd=False)
+            sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+            return json.loads(message)
+        os.waitpid(middle, 0)
+        connection.send(os.read(reading, 20))
+        for each in (reading, writing, *streams):
+            os.close(each)
+
+
+def _become(command: list[str], cwd: str, environment: dict[str, str]) -> None:
+    """As Python does when it starts."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    kind, *rest = command
+    sys.argv = ["-c", *rest[1:]] if kind == "-c" else rest if kind == "-m" else command
+    folder = {"-c": "", "-m": cwd}.get(kind, os.path.dirname(kind))
+    sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    if kind == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        exec(compile(rest[0], "<string>", "exec"), vars(main))
+    else:
+        runpy.run_path(kind, run_name="__main__")
+
+
+if __name__ == "__main__":
+    server = socket.socket(fileno=int(sys.argv[1]))
+    import numba
+
+    numba.njit(lambda: None)()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.freeze()
+    _become(**_serve(server))
