@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import processes
 import pytest
 import torch
@@ -45,6 +47,25 @@ def test_a_compiled_stack_trains_as_autograd_does_and_each_run_as_it_does_alone(
     rejects(check, compiled[0], by_autograd[1])
     for config, together in zip(stack(bases, tmp_path, looks), compiled, strict=True):
         same([together], train([config]))
+
+
+def test_the_noise_of_compiled_gradients_is_that_of_autograds_and_changes_nothing_else(bases, tmp_path):
+    noisy, plain = (train(stack(bases, tmp_path, f"log.noise={noise}")[:2]) for noise in ("true", "false"))
+    assert [o.engine for o in noisy + plain] == ["compiled"] * 4
+    for ours, others in zip(noisy, plain, strict=True):
+        pd.testing.assert_frame_equal(ours.steps[[*others.steps]], others.steps, check_exact=True)
+
+    def check(ours, theirs):
+        for name in ("noise/A", "noise/B"):
+            assert ours.steps[name].notna().any()
+            np.testing.assert_allclose(
+                ours.steps[name], theirs.steps[name], rtol=1e-6
+            )  # differences of sums of squares
+
+    by_autograd = train(stack(bases, tmp_path, "log.noise=true", "engine=autograd")[:2])
+    for ours, theirs in zip(noisy, by_autograd, strict=True):
+        check(ours, theirs)
+    rejects(check, noisy[0], by_autograd[1])
 
 
 def test_a_killed_stack_under_the_compiled_engine_ends_as_an_undisturbed_one(bases, tmp_path):

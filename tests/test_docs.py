@@ -48,7 +48,8 @@ def scaled(arguments: list[str]) -> list[str]:
     experiment = re.search(r"experiment=(\w+)", text)
     if experiment and experiment[1] in experiment_names():
         small = [*small, "seed=0", *["optimizer.lr=1e-3,1e-2"] * (experiment[1] != "first_step"), "task.width=32"]
-    return arguments + small
+    trials = ["hydra.sweeper.n_trials=2"] * ("hydra/sweeper=optuna" in arguments)
+    return arguments + small + trials
 
 
 def run(words: list[str], monkeypatch) -> int:
