@@ -21,7 +21,8 @@ TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps
 
 
 def statuses(outputs) -> dict[str, int]:
-    metas = [json.loads(path.read_text()) for path in outputs.glob("runs/*/*/meta.json")]
+    """Of runs that are in place: one that is being written has a hidden name."""
+    metas = [json.loads(path.read_text()) for path in outputs.glob("runs/*/[!.]*/meta.json")]
     return pd.Series([meta["status"] for meta in metas], dtype=object).value_counts().to_dict()
 
 

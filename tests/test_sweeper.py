@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 
+import compositions
 import processes
 import pytest
 from conftest import configure, rejects
@@ -85,7 +86,8 @@ def composed(hydra, overrides):
     for grid in grids or [{}]:
         given = [*(f"{key}={value}" for key, value in ((params or {}) | grid).items()), *arguments]
         for job in BasicSweeper.split_arguments(parser.parse_overrides(given), None)[0]:
-            config = hydra.config_loader.load_sweep_config(master, list(job))
+            with compositions.kept_no_longer():
+                config = hydra.config_loader.load_sweep_config(master, list(job))
             with open_dict(config):
                 del config["hydra"]
             theirs.append(from_hydra(config))
