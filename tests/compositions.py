@@ -54,11 +54,12 @@ def _composed(
 ) -> DictConfig:
     parsed = [_parsed(text) for text in overrides]
     swept = [o for o in parsed if o.is_sweep_override()]
-    whole = any(
-        isinstance(o.value(), dict) for o in parsed if o not in swept
-    )  # nodes: what is set later is set in them
-    refused = swept and validate_sweep_overrides and run_mode is RunMode.RUN
-    if whole or refused or not FOLDERS.issuperset(path.path for path in loader.config_search_path.get_path()):
+    refused = swept and (
+        (validate_sweep_overrides and run_mode is RunMode.RUN) or any(o.is_hydra_override() for o in swept)
+    )
+    # A whole node has its place among what is set: fields of it come before or after.
+    nodes = any(isinstance(o.value(), dict) for o in parsed if o not in swept)
+    if refused or nodes or not FOLDERS.issuperset(path.path for path in loader.config_search_path.get_path()):
         return by_hydra(loader, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
     others = [o.input_line for o in parsed if o not in swept and not _is_a_value(o)]
     known = tuple(kind for parts in GROUPS.values() for kind in parts.options.values())

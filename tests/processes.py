@@ -7,6 +7,7 @@ that asks, as any other. Not for what is about a start: encodings of streams, wh
 import atexit
 import ctypes
 import gc
+import importlib
 import inspect
 import json
 import os
@@ -20,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl.h
+LOADED = ("torch.fx.experimental.symbolic_shapes", "runner.sweeps.cli", "runner.training.train")
 LONGEST = 2**17  # bytes of a message: a command and the variables of its environment
 
 
@@ -30,7 +32,7 @@ class Popen(subprocess.Popen):
         asked["environment"] = dict(os.environ if names["env"] is None else names["env"])
         given = [names[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         connection = _server()
-        # The fork's parent ends at once, and it is ours then; not so what others leave behind in the meantime.
+        # The fork's parent ends at once, and the fork is ours then. Only for this moment: orphans of others would be, too.
         prctl = partial(ctypes.CDLL(None).prctl, PR_SET_CHILD_SUBREAPER)
         prctl(1, 0, 0, 0)
         try:
@@ -87,7 +89,9 @@ def _serve(connection: socket.socket) -> dict[str, Any]:
                 os._exit(0)
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
+            connection.detach()
             os.closerange(3, 256)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.stdin = open(0, closefd=False)
             sys.stdout = open(1, "w", closefd=False)
             sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
@@ -116,11 +120,13 @@ def _become(command: list[str], cwd: str, environment: dict[str, str]) -> None:
         runpy.run_path(kind, run_name="__main__")
 
 
+if sys.platform != "linux":  # there is no such way elsewhere
+    Popen, run = subprocess.Popen, subprocess.run
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until it is forked
     server = socket.socket(fileno=int(sys.argv[1]))
-    import numba
-
-    numba.njit(lambda: None)()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in LOADED:
+        importlib.import_module(name)
+    importlib.import_module("numba").njit(lambda: None)()  # what compiling loads
     gc.freeze()
     _become(**_serve(server))

@@ -142,7 +142,7 @@ def test_what_is_kept_are_ratios_of_this_bench(monkeypatch):
     assert ratios.keys() == json.loads(quick.KEPT.read_text()).keys() and set(ratios.values()) == {1.0}
 
 
-@pytest.mark.parametrize("name", [*overhead.SWEEPERS][::2])  # between them the first, with a launcher of `test_sweeper`
+@pytest.mark.parametrize("name", [*overhead.SWEEPERS][::2])  # `test_sweeper` has joblib's launcher
 def test_a_sweep_of_every_kind_can_be_timed(name, tmp_path):
     overrides, _ = overhead.SWEEPERS[name]
     assert overhead.seconds(str(tmp_path), 2, overrides) > 0

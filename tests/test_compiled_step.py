@@ -17,6 +17,7 @@ from conftest import rejects
 from test_checkpoint import Killed, same, trained
 
 from runner.training.compiled import choice, package
+from runner.training.measure.layer import columns_of
 from runner.training.measure.sharpness import COLUMNS
 from runner.training.train import train
 
@@ -50,9 +51,11 @@ def test_a_compiled_stack_trains_as_autograd_does_and_each_run_as_it_does_alone(
 
 
 def test_the_noise_of_compiled_gradients_is_that_of_autograds_and_changes_nothing_else(bases, tmp_path):
-    noisy, plain = (train(stack(bases, tmp_path, f"log.noise={noise}")[:2]) for noise in ("true", "false"))
+    configs = stack(bases, tmp_path, "log.noise=true")[:2]
+    noisy, plain = train(configs), train(stack(bases, tmp_path)[:2])
     assert [o.engine for o in noisy + plain] == ["compiled"] * 4
     for ours, others in zip(noisy, plain, strict=True):
+        assert [*ours.steps][3:] == columns_of(configs[0])
         pd.testing.assert_frame_equal(ours.steps[[*others.steps]], others.steps, check_exact=True)
 
     def check(ours, theirs):

@@ -65,7 +65,7 @@ def many(frame, count):
 
 # Of all inits: `magnitude` is of what controls change, and `rotation` of four. Many are harder than one.
 OF_ANY = [name for name in figures.NAMES if name not in ("magnitude", "rotation")]
-MANY = [(name, 20) for name in OF_ANY[::2]] + [(name, 1) for name in OF_ANY[1::2]]
+MANY = [(name, 20) for name in OF_ANY] + [(name, 1) for name in OF_ANY[::4]]
 
 
 @pytest.mark.parametrize(("name", "count"), MANY)

@@ -64,29 +64,19 @@ def test_an_orphaned_worker_stops(tmp_path):
     arguments = ["task.width=2048", "steps=100000", "seed=0,1", "task.train_points=200"]
     command = [sys.executable, "-m", "runner", "--multirun", *arguments, f"outputs={tmp_path}", "workers=2"]
     with processes.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
         deadline = time.monotonic() + 60
-        while (
-            len(pids := [p for child in children(parent.pid) for p in children(child) if "forkserver" in cmdline(p)])
-            < 2
-        ):
+        while len(pids := [p for p in children.read_text().split() if "spawn_main" in cmdline(p)]) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         time.sleep(3)  # into training
         parent.kill()
-    while any("forkserver" in cmdline(pid) for pid in pids):
+    while any(Path(f"/proc/{pid}").exists() and "spawn_main" in cmdline(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def children(pid: int | str) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-
-
 def cmdline(pid: str) -> str:
-    """Empty of one that has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:

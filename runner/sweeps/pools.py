@@ -32,8 +32,6 @@ MIN_PARALLEL_COST = 1e10  # `cost` from which workers are worth their start: abo
 SHUTDOWN_SECONDS = 5.0  # that an idle worker has to end
 REPORT_EVERY = 0.2  # seconds between reports of a stack's progress
 STREAM_EVERY = 2.0  # seconds between rows for a tracker
-# Workers are forks of a process that has loaded this module, once for all of them, and has done nothing yet.
-START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 class Listener(Protocol):
@@ -213,8 +211,7 @@ class Processes:
 
     def _start(self) -> Worker:
         parent_end, child_end = multiprocessing.Pipe()
-        context = multiprocessing.get_context(START)
-        multiprocessing.set_forkserver_preload([__name__])
+        context = multiprocessing.get_context("spawn")
         process = context.Process(target=_work, args=(child_end, self.threads, self.streams), daemon=True)
         with (
             interruptions_ignored(),
