@@ -33,7 +33,7 @@ first: $(SETUP)  ## a first answer: which init, at which rate? (a minute and a h
 	@$(BIN)/python -m runner experiment=first
 	@$(BIN)/python -m analysis headline --experiment first
 
-reproduce: $(SETUP)  ## the paper: toys and small language models, their figures and claims, the headline first (18 to 26 minutes)
+reproduce: $(SETUP)  ## the paper: toys and small language models, their figures and claims, the headline first (18 to 29 minutes)
 	@echo "1 of 3: the headline's runs" && $(BIN)/python -m runner experiment=lr_vs_width && $(BIN)/python -m analysis headline
 	@echo "2 of 3: all other runs" && $(BIN)/python -m runner experiment=$(PAPER)
 	@echo "3 of 3: figures and claims" && $(BIN)/python -m analysis --publish docs/claims.md

@@ -7,6 +7,7 @@ import argparse
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +64,8 @@ def build(options: argparse.Namespace, console: Console) -> None:
     for name in sorted(options.figures or figures.NAMES, key=figures.sources):
         found = {}
         try:
-            found = gather(name, options.experiment, tables)
+            for source, table in gather(name, options.experiment, tables):
+                found[source] = table  # where another is missing the claims still have it
             draw(name, found, options, console)
         except (MissingRecords, NotShown) as reason:
             if options.figures:
@@ -83,13 +85,11 @@ def get(what: str, experiment: str, source: str, tables: Tables) -> pd.DataFrame
         return tables.get(experiment, source)
 
 
-def gather(name: str, experiment: str | None, tables: Tables) -> dict[str, tuple[str, pd.DataFrame]]:
-    """Source of the figure -> the experiment whose runs stand there, and their table."""
-    found = {}
+def gather(name: str, experiment: str | None, tables: Tables) -> Iterator[tuple[str, tuple[str, pd.DataFrame]]]:
+    """Each source of the figure, with the experiment whose runs stand there and their table."""
     for source in figures.sources(name):
         ours = experiment + LAYERS * source.endswith(LAYERS) if experiment else source
-        found[source] = ours, get(name, ours, source, tables)
-    return found
+        yield source, (ours, get(name, ours, source, tables))
 
 
 def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argparse.Namespace, console: Console) -> None:

@@ -23,6 +23,7 @@ from analysis.claims import Claim
 from analysis.figures import sharpness_vs_lr
 from analysis.grid import Grid, NotShown, split
 from analysis.tables.needs import missing_columns_told
+from analysis.tables.records import LAYERS
 from analysis.tables.settings import without_baseline
 from analysis.tables.where import Condition
 
@@ -72,6 +73,10 @@ def claims_of(
         names = [experiment] if isinstance(experiment, str) else experiment
         of = {id(tables[name]): (name, tables[name]) for name in names if name in tables}  # one may stand for several
         if names[0] not in tables or (key := (evaluate.__name__, *of)) in done:
+            continue
+        if (
+            len(names) > 1 and names[0].removesuffix(LAYERS) not in tables
+        ):  # of layers, which are judged with their runs
             continue
         done.add(key)
         try:

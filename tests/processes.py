@@ -19,15 +19,17 @@ import sys
 from functools import cache, partial
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl.h
 LOADED = ("torch.fx.experimental.symbolic_shapes", "runner.sweeps.cli", "runner.training.train")
 LONGEST = 2**17  # bytes of a message: a command and the variables of its environment
+BY_EXEC = subprocess.Popen
 
 
-class Popen(subprocess.Popen):
+class Popen(BY_EXEC):
     def _execute_child(self, *arguments: Any) -> None:
-        names = inspect.signature(subprocess.Popen._execute_child).bind(self, *arguments).arguments
+        names = inspect.signature(BY_EXEC._execute_child).bind(self, *arguments).arguments
         asked = {"command": names["args"][1:], "cwd": os.fspath(names["cwd"] or os.getcwd())}
         asked["environment"] = dict(os.environ if names["env"] is None else names["env"])
         given = [names[name] for name in ("p2cread", "c2pwrite", "errwrite")]
@@ -46,31 +48,18 @@ class Popen(subprocess.Popen):
         self._close_pipe_fds(*(names[name] for name in pipes))
 
 
-def run(
-    command: list[str], check: bool = False, timeout: float | None = None, **options: Any
-) -> subprocess.CompletedProcess:
+def run(command: list[str], **options: Any) -> subprocess.CompletedProcess:
     """subprocess.run, of such a process."""
-    if options.pop("capture_output", False):
-        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with Popen(command, **options) as process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except BaseException:
-            process.kill()
-            raise
-    done = subprocess.CompletedProcess(command, process.returncode, out, err)
-    if check:
-        done.check_returncode()
-    return done
+    with patch.object(subprocess, "Popen", Popen):
+        return subprocess.run(command, **options)
 
 
 @cache
 def _server() -> socket.socket:
     """A connection to this process's server, which ends with it."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    subprocess.Popen(
-        [sys.executable, __file__, str(its.fileno())], pass_fds=[its.fileno()]
-    ).returncode = 0  # nobody waits for it
+    server = BY_EXEC([sys.executable, __file__, str(its.fileno())], pass_fds=[its.fileno()])
+    server.returncode = 0  # nobody waits for it
     its.close()
     atexit.register(ours.close)
     return ours

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +16,8 @@ from analysis.__main__ import main
 from analysis.tables import load, schema
 from analysis.tables.tables import Tables
 from runner.config.schema import EXPERIMENT
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_record_is_checked_once(tmp_path, monkeypatch):
@@ -46,6 +50,21 @@ def test_an_empty_folder_is_one_line(tmp_path, capsys):
     assert main(["--outputs", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err == f"error: {tmp_path} holds neither runs nor records of any figure\n"
+
+
+def test_records_whose_figure_lacks_others_are_judged_all_the_same(tmp_path, undrawn, capsys):
+    """Those of `lm_mup` stand beside others in its figure; alone their claims are made, of layers only with their runs."""
+    kept = ROOT / "outputs" / "records"
+    (tmp_path / "records").mkdir()
+    for name in ("lm_mup.layers", "lm_mup"):
+        shutil.copy(kept / f"{name}.parquet", tmp_path / "records")
+    assert main(["--outputs", str(tmp_path)]) == 0
+    assert "skipped: no records of the layers of coordinate_check" in capsys.readouterr().out
+    rows = [row.split("|")[1].strip() for row in (tmp_path / "claims.md").read_text().splitlines() if ", mup" in row]
+    assert {"2a", "3a", "3b", "7", "13a", "16"} <= set(rows)
+    (tmp_path / "records" / "lm_mup.parquet").unlink()
+    assert main(["--outputs", str(tmp_path)]) == 0
+    assert "claims:" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "a/b", "/tmp", "-x", "a b", "a" * 101])

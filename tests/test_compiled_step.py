@@ -59,11 +59,10 @@ def test_the_noise_of_compiled_gradients_is_that_of_autograds_and_changes_nothin
         pd.testing.assert_frame_equal(ours.steps[[*others.steps]], others.steps, check_exact=True)
 
     def check(ours, theirs):
+        """To 1e-6: the noise is a difference of sums of squares, which agree to 1e-10."""
         for name in ("noise/A", "noise/B"):
             assert ours.steps[name].notna().any()
-            np.testing.assert_allclose(
-                ours.steps[name], theirs.steps[name], rtol=1e-6
-            )  # differences of sums of squares
+            np.testing.assert_allclose(ours.steps[name], theirs.steps[name], rtol=1e-6)
 
     by_autograd = train(stack(bases, tmp_path, "log.noise=true", "engine=autograd")[:2])
     for ours, theirs in zip(noisy, by_autograd, strict=True):

@@ -171,6 +171,7 @@ def composed(overrides, mode):
 
 
 def same_as_hydras(overrides, others, mode, but=None):
+    """But for what is under one key."""
     kept = composed(overrides, mode)
     with compositions.kept_no_longer():
         its = composed(others, mode)
