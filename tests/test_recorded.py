@@ -13,6 +13,7 @@ from runner.tasks.finetuning import ModelTask
 from runner.tasks.models.hooks import Dropout, DropoutOnDevice
 from runner.tasks.toy import ToyTask
 from runner.training.measure import compiled
+from runner.training.measure.sharpness import Look
 from runner.training.recorded import Recorded
 from runner.training.stability import Stability
 from runner.training.start import build_adapters
@@ -90,9 +91,9 @@ def runs_anywhere(step: Step) -> None:
     with StaysThere():
         for flags in ((True, True, False), *kinds):
             step(step.task, *flags)
-        # a first look is as a later one, and takes many times as long, which is too much of a model
-        for first in {toy, False} if step.sharpness else ():
-            step(step.task, False, True, False, True, first)
+        # a first look is as a later one, and takes longer, which is too much of a model
+        for look in (Look.RATE, Look.ALL, *[Look.FIRST] * toy) if step.sharpness else ():
+            step(step.task, False, True, False, look)
 
 
 @pytest.mark.parametrize("case", TOYS)

@@ -11,11 +11,13 @@ from conftest import configure, rejects
 from runner.config.identity import with_values
 from runner.training.measure import curvature, sharpness
 from runner.training.measure.curvature import critical_multiple, top_eigenvalue, top_of
-from runner.training.measure.sharpness import COLUMNS
+from runner.training.measure.sharpness import COLUMNS, Look
 from runner.training.start import build_adapters
 from runner.training.train import build_task, train
 
 F64 = torch.float64
+PRODUCTS = sharpness.PRODUCTS[Look.ALL]
+LOOKS = ["sharpness.every=4", "sharpness.eigenvalues=2"]
 TINY = ["task.width=6", "task.train_points=30", "task.test_points=4", "adapter.rank=2", "probe.size=4", "dtype=float64"]
 TASKS = {"teacher_student": ["task.teacher_width=16"], "feature_regression": []}
 OPTIMIZERS = {
@@ -92,8 +94,8 @@ def first_rise(change, slope):
 @pytest.fixture
 def thorough(monkeypatch):
     """As many products and passes as give the digits that there are."""
-    monkeypatch.setattr(sharpness, "PRODUCTS", {True: 24, False: 24})
-    monkeypatch.setattr(sharpness, "PASSES", {True: 40, False: 40})
+    monkeypatch.setattr(sharpness, "PRODUCTS", dict.fromkeys(Look, 24))
+    monkeypatch.setattr(sharpness, "PASSES", dict.fromkeys(Look, 40))
     monkeypatch.setattr(curvature, "REACH", 1e-8)
 
 
@@ -102,7 +104,14 @@ def thorough(monkeypatch):
 @pytest.mark.parametrize("task", TASKS)
 def test_it_is_what_dense_hessians_and_a_scan_say(task, optimizer, engine, thorough):
     config = configure(
-        f"task={task}", *TINY, *TASKS[task], *OPTIMIZERS[optimizer], "steps=4", "sharpness.every=1", f"engine={engine}"
+        f"task={task}",
+        *TINY,
+        *TASKS[task],
+        *OPTIMIZERS[optimizer],
+        "steps=4",
+        "sharpness.every=1",
+        "sharpness.eigenvalues=1",
+        f"engine={engine}",
     )
     [outcome] = train([config])
     measured, expected = outcome.steps[list(COLUMNS)].to_numpy(), reference(config)
@@ -194,6 +203,26 @@ def test_later_measurements_go_on_from_the_last_direction():
     assert float(once) < 0.9 * expected  # negative control: one alone is not enough
 
 
+@pytest.mark.parametrize("init", ["gaussian_A", "gaussian_B"])
+def test_later_looks_have_products_enough(init, monkeypatch):
+    """For 2% of what 40 give, in nine of ten; where H and P change as quickly as right after the start."""
+
+    def eigenvalues(products):
+        monkeypatch.setitem(sharpness.PRODUCTS, Look.ALL, products)
+        [outcome] = train(
+            [configure(f"init={init}", "task.width=48", "steps=60", *LOOKS[:1], "sharpness.eigenvalues=1")]
+        )
+        return outcome.steps[list(COLUMNS[1:])].dropna().to_numpy()
+
+    expected = eigenvalues(40)
+
+    def check(values):
+        assert (abs(values / expected - 1) < 0.02).mean() > 0.9
+
+    check(eigenvalues(PRODUCTS))
+    rejects(check, eigenvalues(2))
+
+
 def test_a_direction_that_is_lost_is_looked_for_anew():
     """After gradients that were not finite, or none, at one measurement."""
     M = symmetric(3, 10)
@@ -201,7 +230,7 @@ def test_a_direction_that_is_lost_is_looked_for_anew():
     measured.of_hessian[0], measured.of_hessian[1] = torch.nan, 0
 
     def largest(product):
-        return measured._largest(product, measured.of_hessian, torch.ones(3, 10, dtype=F64), first=True)
+        return measured._largest(product, measured.of_hessian, torch.ones(3, 10, dtype=F64), 12)
 
     def product(v):
         return (M @ v[:, :, None])[:, :, 0]
@@ -238,9 +267,10 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_measuring_changes_nothing_else(kind, tmp_path):
     rest = [f"bases={tmp_path}", "eval.every=5", "log.weights=true"]
-    [plain], [measured] = (train([configure(*KINDS[kind], *rest, *more)]) for more in ([], ["sharpness.every=4"]))
+    [plain], [measured] = (train([configure(*KINDS[kind], *rest, *more)]) for more in ([], LOOKS))
     rows = measured.steps[[*COLUMNS, "step"]]
-    assert set(rows["step"][rows[COLUMNS[1]].notna()]) == set(range(0, plain.steps["step"].max(), 4))
+    assert set(rows["step"][rows[COLUMNS[1]].notna()]) == set(range(0, plain.steps["step"].max(), 8))
+    assert set(rows["step"][rows[COLUMNS[0]].notna()]) <= set(range(0, plain.steps["step"].max(), 4))
 
     def check(other):
         pd.testing.assert_frame_equal(plain.steps, other.drop(columns=list(COLUMNS)), check_exact=True)
@@ -253,7 +283,7 @@ def test_measuring_changes_nothing_else(kind, tmp_path):
 
 
 def test_a_run_that_diverges_has_none_where_it_ends_and_takes_none_of_its_neighbours():
-    config = configure(*TOY, "sharpness.every=1", "engine=fused")
+    config = configure(*TOY, "sharpness.every=1", "sharpness.eigenvalues=1", "engine=fused")
     good, bad = (with_values(config, {"optimizer.lr": lr}) for lr in (0.01, 1e30))
     together, [alone] = train([bad, good]), train([good])
     ended = together[0].steps[list(COLUMNS)]

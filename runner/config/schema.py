@@ -104,9 +104,14 @@ class StabilityConfig:
 @dataclass
 class SharpnessConfig:
     every: int | None = option(
-        "steps between looks at how sharp the loss is, each of which takes as long as 6 to 16 steps; null: none",
+        "steps between looks at how sharp the loss is: at the critical rate, which takes as long as 1.5 steps; null: none",
         AT_LEAST_1,
         before=None,
+    )
+    eigenvalues: int = option(
+        "of so many looks, one is at the two largest eigenvalues, too, which takes as long as 16 steps more",
+        AT_LEAST_1,
+        before=20,
     )
 
 

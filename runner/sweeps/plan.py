@@ -85,8 +85,8 @@ def stacks(configs: Sequence[Config]) -> list[list[Config]]:
 def cost(config: Config) -> float:
     """Relative training time of one run."""
     task, kind = TASKS[config.task.name], ADAPTERS[config.adapter.name]
-    looks = sharpness.STEPS / config.sharpness.every if config.sharpness.every else 0
-    return config.steps * (1 + looks) * task.cost(config.task, kind.multiplied(list(task.shapes(config.task).values())))
+    of_update = task.cost(config.task, kind.multiplied(list(task.shapes(config.task).values())))
+    return config.steps * of_update * (1 + sharpness.cost(config.sharpness))
 
 
 def max_workers(config: Config) -> int:

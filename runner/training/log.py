@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runner.config import Config
 from runner.training.measure.metrics import is_increment
-from runner.training.measure.sharpness import COLUMNS
+from runner.training.measure.sharpness import COLUMNS, Look
 
 
 class Log:
@@ -36,7 +36,7 @@ class Log:
         self.rows = [
             t
             for t in range(shared.steps + 1)
-            if t % shared.log.every == 0 or self.evaluates(shared, t) or self.looks(shared, t) or t == shared.steps
+            if t % shared.log.every == 0 or self.evaluates(shared, t) or self.look(shared, t) or t == shared.steps
         ]
         self.index = {step: row for row, step in enumerate(self.rows)}
         self.losses = torch.full((shared.steps + 1, len(configs)), torch.nan, dtype=torch.float64, device=device)
@@ -52,9 +52,12 @@ class Log:
         return step % config.eval.every == 0 or step == config.steps
 
     @staticmethod
-    def looks(config: Config, step: int) -> bool:
-        """Whether it is measured around this step's update how sharp the loss is."""
-        return config.sharpness.every is not None and step % config.sharpness.every == 0 and step < config.steps
+    def look(config: Config, step: int) -> Look | None:
+        """What is measured around this step's update of how sharp the loss is."""
+        every, eigenvalues = config.sharpness.every, config.sharpness.eigenvalues
+        if every is None or step % every or step == config.steps:
+            return None
+        return Look.RATE if step // every % eigenvalues else Look.ALL if step else Look.FIRST
 
     def has_row(self, step: int) -> bool:
         return step in self.index

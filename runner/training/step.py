@@ -13,7 +13,7 @@ from runner.training.log import Log
 from runner.training.measure.intruders import COLUMN as INTRUDERS
 from runner.training.measure.intruders import intruders
 from runner.training.measure.layers import Meters
-from runner.training.measure.sharpness import Move, Sharpness
+from runner.training.measure.sharpness import Look, Move, Sharpness
 from runner.training.measure.subspaces import Subspaces
 from runner.training.optimizers import base as optimizers
 from runner.training.optimizers.clipping import clip, clipping
@@ -95,11 +95,9 @@ class Step:
         self.now.fill_(step)
         self.row.fill_(self.log.index.get(step, 0))
 
-    def __call__(
-        self, engine: Engine, evaluates: bool, has_row: bool, last: bool, looks: bool = False, first: bool = False
-    ) -> None:
+    def __call__(self, engine: Engine, evaluates: bool, has_row: bool, last: bool, look: Look | None = None) -> None:
         """Of the runs as they are: losses, evaluations if it `evaluates`, an update unless it is the `last`, and a row of the log
-        if it `has_row`, with the sharpness if it `looks`; `first`: for the first time."""
+        if it `has_row`, with what a `look` at the sharpness finds."""
         self.task.measures_noise = has_row and self.parts is not None
         losses, gradients = engine.loss_and_grad(self.adapters)
         squares, self.task.measures_noise = self.task.part_squares, False
@@ -117,10 +115,10 @@ class Step:
             directions = self.pairs.precondition(clipped, self.parameters)
             self.pairs.shrink(self.parameters)
             self.optimizer.step(directions, lr * self.ratios)
-            if looks:
+            if look:
                 P = self.optimizer.preconditioner(clipped)
                 move = Move(self.before, used, self.ratios, self.alike, P, lr, by)
-                self.log.sharp(self.row, self.runs, self._look(engine, move, first))
+                self.log.sharp(self.row, self.runs, self._look(engine, move, look))
         if has_row:
             metrics = self.meters.measure(self.before, gradients, self.parameters, squares)
             self.log.measured(self.row, self.runs, metrics)
@@ -135,13 +133,13 @@ class Step:
         """Without those of what a run does not train."""
         return gradients if self.trains is None else optimizers.mask_frozen(gradients, self.trains)
 
-    def _look(self, engine: Engine, move: Move, first: bool) -> Tensor:
+    def _look(self, engine: Engine, move: Move, look: Look) -> Tensor:
         """How sharp the loss is around the update just made."""
         return self.sharpness.measure(
             move,
             lambda: engine.losses(self.adapters),
             lambda: self._used(engine.loss_and_grad(self.adapters)[1]),
-            first,
+            look,
         )
 
     @property

@@ -65,8 +65,7 @@ def _train(configs: Sequence[Config], device: torch.device, progress: Progress, 
         if checks and checkpoint.engine == "fused":
             step.leave_out()
         step.to(t)
-        looks = step.log.looks(shared, t) and not last
-        do(step.log.evaluates(shared, t), step.log.has_row(t), last, looks, looks and t == 0)
+        do(step.log.evaluates(shared, t), step.log.has_row(t), last, None if last else step.log.look(shared, t))
         if last and step.subspaces and step.stability.any_alive():
             step.count_intruders()
         progress(t, step.log.losses[t], step.log, step.stability)

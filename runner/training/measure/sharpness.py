@@ -5,21 +5,39 @@ Everything is asked of the engine that trains, at parameters that are moved for 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
 
+from runner.config.schema import SharpnessConfig
 from runner.core.exact import sqrt_
 from runner.core.rng import generator, normal
 from runner.training.measure.curvature import Vector, critical_multiple, dot, hessian, length, top_eigenvalue
 from runner.training.optimizers.base import per_run
 
 COLUMNS = ("stability/critical_lr", "stability/sharpness", "stability/preconditioned")
-# By whether it is the first measurement; later ones begin where the last one ended.
-PRODUCTS = {True: 12, False: 2}  # steps of Lanczos
-PASSES = {True: 7, False: 4}  # forward passes of the search along an update, beside one where it begins
-STEPS = 8  # of training that a measurement takes the time of
-VECTORS = 50  # numbers that it holds for each that is trained
+VECTORS = 50  # numbers that a measurement holds for each that is trained
+
+
+class Look(Enum):
+    """What a measurement takes the time for; all but the first begin where the last one ended."""
+
+    FIRST = "all, from nothing"
+    ALL = "all three"
+    RATE = "the critical rate alone"
+
+
+# Forward passes of the search along an update, beside one where it begins, and steps of Lanczos for each eigenvalue.
+PASSES = {Look.FIRST: 7, Look.ALL: 3, Look.RATE: 3}
+PRODUCTS = {Look.FIRST: 12, Look.ALL: 8, Look.RATE: 0}
+
+
+def cost(options: SharpnessConfig) -> float:
+    """Of the looks along a long training, in updates for each update. A forward pass is a third of an update."""
+    if options.every is None:
+        return 0.0
+    return ((1 + PASSES[Look.RATE]) / 3 + 2 * PRODUCTS[Look.ALL] / options.eigenvalues) / options.every
 
 
 @dataclass(frozen=True)
@@ -67,10 +85,10 @@ class Sharpness:
 
     @torch.no_grad()
     def measure(
-        self, move: Move, losses: Callable[[], Tensor], gradients: Callable[[], Sequence[Tensor]], first: bool
+        self, move: Move, losses: Callable[[], Tensor], gradients: Callable[[], Sequence[Tensor]], look: Look
     ) -> Tensor:
-        """(columns, K), float64. `losses` and `gradients` are asked with the parameters moved, which then are put back; `first`:
-        whether these runs have not been measured before."""
+        """(columns, K), float64, nan where this `look` measures nothing. `losses` and `gradients` are asked with the parameters
+        moved, which then are put back."""
         after = [p.clone() for p in self.parameters]
         at, gradient = self.flat(move.before), self.flat(move.gradients)
         update = self.flat(after) - at
@@ -85,24 +103,28 @@ class Sharpness:
                 return self.flat(gradients())
 
         begin = torch.where((self.rate > 0) & self.rate.isfinite(), self.rate / move.lr, 1.0)
-        c, begin = critical_multiple(losses_at, at, update, dot(gradient, update), begin, PASSES[first])
+        c, begin = critical_multiple(losses_at, at, update, dot(gradient, update), begin, PASSES[look])
         self.rate.copy_(begin * move.lr)
-        H, trains = hessian(gradients_at, at, gradient), self.flat(list((move.ratios != 0)[:, :, None]))
-        sharpness = self._largest(H, self.of_hessian, trains, first)
-        preconditioned = sharpness * move.clipped
-        if move.P is not None or not move.alike:  # else that is it
-            root = sqrt_(self.flat(move.D))
-            moves = (root > 0).to(root)
-            preconditioned = self._largest(lambda v: root * H(root * v), self.of_preconditioned, moves, first)
+        sharpness = preconditioned = torch.full_like(c, torch.nan)
+        if PRODUCTS[look]:
+            H, trains = hessian(gradients_at, at, gradient), self.flat(list((move.ratios != 0)[:, :, None]))
+            sharpness = self._largest(H, self.of_hessian, trains, PRODUCTS[look])
+            preconditioned = sharpness * move.clipped
+            if move.P is not None or not move.alike:  # else that is it
+                root = sqrt_(self.flat(move.D))
+                moves = (root > 0).to(root)
+                preconditioned = self._largest(
+                    lambda v: root * H(root * v), self.of_preconditioned, moves, PRODUCTS[look]
+                )
         for p, value in zip(self.parameters, after, strict=True):
             p.copy_(value)
         return torch.stack([c * move.lr, sharpness, preconditioned])
 
-    def _largest(self, product: Callable[[Vector], Vector], carried: Vector, among: Vector, first: bool) -> Tensor:
+    def _largest(self, product: Callable[[Vector], Vector], carried: Vector, among: Vector, products: int) -> Tensor:
         """Eigenvalues (K,), on the entries where `among` is 1, from the directions `carried`, which new ones replace."""
         usable = length(carried * among) > 0  # not where it is nan
         start = torch.where(usable[:, None], carried, self.start) * among
-        largest, direction = top_eigenvalue(product, start, PRODUCTS[first])
+        largest, direction = top_eigenvalue(product, start, products)
         carried.copy_(torch.where((length(direction) > 0)[:, None], direction, self.start))
         return largest
 
