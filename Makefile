@@ -16,7 +16,7 @@ FULL_MODELS := task.width=32,64,128,256 hydra.sweeper.baselines=null outputs=out
 FULL_MUP := task.width=64,128,256,512,1024 outputs=outputs/full
 
 .DEFAULT_GOAL := help
-.PHONY: help first reproduce reproduce-all reproduce-full reproduce-real figures verify test lint bench bench-quick clean
+.PHONY: help first reproduce reproduce-all reproduce-full reproduce-real figures verify test test-clusters lint bench bench-quick clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -63,6 +63,17 @@ verify: $(SETUP)  ## train a random 1% of the recorded runs again and compare th
 
 test: $(SETUP) lint  ## lint, then every test
 	@$(BIN)/pytest
+
+CLUSTERS := .venv/.clusters
+$(CLUSTERS): $(SETUP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray,slurm]'
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		command -v slurmctld > /dev/null || { apt-get update -q && apt-get install -q -y slurm-wlm munge; }; \
+	else echo "left out: Slurm, which takes root on a Debian machine"; fi
+	@touch $@
+
+test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm and a real Ray, started here, with jobs and machines killed (about 5 minutes)
+	@$(BIN)/pytest -n 0 tests/clusters
 
 lint: $(SETUP)  ## check style
 	@$(BIN)/ruff check .

@@ -1,12 +1,10 @@
 """`python -m runner.push EXPERIMENT`: report runs that are done and were never tracked to W&B."""
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
 
-import pandas as pd
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +15,7 @@ from runner.config.options import check_value, described
 from runner.config.registry import GROUPS, TRACKERS
 from runner.core import streams
 from runner.store.files import read_fields, read_file
-from runner.store.runs import CONFIG, DONE, FILES, STEPS, SUMMARY, DamagedRun, Outcome, read_verified
+from runner.store.runs import CONFIG, DONE, DamagedRun, Outcome, read_outcome, read_verified
 from runner.store.trackers.wandb import is_tracked, wandb_id
 
 DAMAGE = (DamagedRun, OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError)
@@ -86,17 +84,16 @@ def push(options: argparse.Namespace) -> int:
 
 def read(run: Path) -> tuple[Config, Outcome] | None:
     """A stored run as it ended; None where it has no result. Raises one of DAMAGE, and OmegaConfBaseException."""
-    meta = json.loads(read_file(run / "meta.json"))
-    if meta["status"] not in DONE:
+    outcome = read_outcome(run)
+    if outcome is None or outcome.status not in DONE:
         return None
-    contents = read_verified(run, meta, FILES)
-    steps = pd.read_parquet(io.BytesIO(contents[STEPS]))
-    outcome = Outcome(meta["status"], steps, json.loads(contents[SUMMARY]))
-    return _configuration(read_fields(contents[CONFIG])), outcome
+    meta = json.loads(read_file(run / "meta.json"))
+    return _configuration(read_fields(read_verified(run, meta, [CONFIG])[CONFIG])), outcome
 
 
 def _configuration(fields: dict) -> Config:
     """The `Config` that these fields were written from."""
+    fields = {"executor": {"name": "local"}} | fields  # which is not kept
     cfg = OmegaConf.structured(Config)
     for group, parts in GROUPS.items():
         cfg[group] = OmegaConf.structured(parts.options[fields[group]["name"]])

@@ -14,7 +14,7 @@ import analysis
 import runner
 from runner.config.compose import CONF
 from runner.sweeps import execute as execute_module
-from runner.sweeps import pools
+from runner.sweeps.executors import base
 
 TINY = {"task": {"width": 16, "teacher_width": 16, "train_points": 20}, "steps": 20}
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -66,14 +66,14 @@ def test_a_bad_value_raises_the_message_of_the_command_line(outputs, overrides, 
 
 
 def test_ctrl_c_keeps_what_is_finished(outputs, monkeypatch):
-    train = pools.train
+    train = base.train
 
     def interrupted(configs, progress, ahead):
         if configs[0].task.width == 16:
             raise KeyboardInterrupt
         return train(configs, progress)
 
-    monkeypatch.setattr(pools, "train", interrupted)
+    monkeypatch.setattr(base, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep(outputs, **{"task.width": [16, 32]}, workers=1)
     metas = [json.loads(path.read_text()) for path in outputs.glob("runs/*/*/meta.json")]

@@ -220,7 +220,7 @@ def test_a_stack_that_fails_is_tried_from_its_checkpoint_and_then_run_by_run(fai
 
         return train(configs, watch)
 
-    monkeypatch.setattr("runner.sweeps.pools.train", failing)
+    monkeypatch.setattr("runner.sweeps.executors.base.train", failing)
     code, out, err = cli("--multirun", *TOY, "engine=fused", "optimizer.lr=1e-3,1e-2", "workers=1")
     assert code == 0 and "2 finished" in out, err
     expected = [(2, 0), (2, 20)] + [(1, 0), (1, 0)] * (failures > 1)

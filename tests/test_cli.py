@@ -15,7 +15,7 @@ import processes
 import pytest
 from conftest import messages
 
-from runner.sweeps import pools
+from runner.sweeps.executors import base
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=2"]
 
@@ -64,14 +64,14 @@ def test_a_diverged_run_is_a_result(cli, outputs):
 
 
 def test_a_failing_stack_costs_only_itself(cli, outputs, monkeypatch):
-    train = pools.train
+    train = base.train
 
     def breaks_at_width_8(configs, progress, ahead):
         if configs[0].task.width == 8:
             raise RuntimeError("no memory for that")
         return train(configs, progress)
 
-    monkeypatch.setattr(pools, "train", breaks_at_width_8)
+    monkeypatch.setattr(base, "train", breaks_at_width_8)
     arguments = ["--multirun", *TINY, "task.width=8,16"]
     code, out, err = cli(*arguments)
     assert (
@@ -81,7 +81,7 @@ def test_a_failing_stack_costs_only_itself(cli, outputs, monkeypatch):
         and "Traceback" not in err
     )
     assert statuses(outputs) == {"finished": 1, "failed": 1}
-    monkeypatch.setattr(pools, "train", train)
+    monkeypatch.setattr(base, "train", train)
     assert "2 runs: 1 finished, 1 skipped" in cli(*arguments)[1]
 
 

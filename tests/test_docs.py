@@ -105,6 +105,14 @@ def test_every_command_of_the_page_runs(page, workplace, monkeypatch, capsys, un
         assert not re.search(r"[1-9]\d* failed", captured.out), (words, captured.out)
 
 
+def test_commands_for_clusters_can_be_asked_for(workplace, monkeypatch, capsys):
+    """As far as a machine without one can tell; `tests/clusters` has real ones."""
+    found = re.findall(r"python -m (runner .*executor=.*?)'?$", PAGES["docs/clusters.md"], re.MULTILINE)
+    assert len(found) >= 3
+    for words in map(shlex.split, found):
+        assert run(["python", "-m", *words, "--dry-run"], monkeypatch) == 0, (words, capsys.readouterr().err)
+
+
 def test_a_command_that_rots_is_found(workplace, monkeypatch, capsys):
     assert run(["python", "-m", "runner", "optimiser.lr=1"], monkeypatch) == 2
     with pytest.raises(SystemExit):

@@ -15,7 +15,7 @@ from runner.config.identity import run_id
 from runner.push import main
 from runner.store.runs import FINISHED, Outcome
 from runner.store.trackers.wandb import WandbTracker, describe
-from runner.sweeps import pools
+from runner.sweeps.executors import base
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=3"]
 
@@ -136,7 +136,7 @@ def test_rows_reach_the_tracker_while_runs_train(cli, outputs, monkeypatch, work
     monkeypatch.setattr(
         WandbTracker, "log", lambda self, config, rows: (arrived.append(len(rows)), log(self, config, rows))
     )
-    monkeypatch.setattr(pools, "STREAM_EVERY", 0.0 if workers == "1" else 0.2)
+    monkeypatch.setattr(base, "STREAM_EVERY", 0.0 if workers == "1" else 0.2)
     steps = "steps=6" if workers == "1" else "steps=5000"
     code, out, err = cli("-m", *TINY[:3], steps, "seed=0,1", "tracker=wandb", f"workers={workers}", "log.every=1")
     assert code == 0, err

@@ -50,7 +50,7 @@ def test_a_result_stays_where_training_it_again_fails(cli, stored, monkeypatch):
     def fails(*_):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("runner.sweeps.pools.train", fails)
+    monkeypatch.setattr("runner.sweeps.executors.base.train", fails)
     code, out, _ = cli(*sweep, "retrain=missing")
     assert code == 1 and "2 failed" in out and columns() == before
     assert "2 skipped" in cli(*sweep)[1]
@@ -66,7 +66,7 @@ def test_results_that_vanish_while_the_sweep_goes_on_are_not_reported_as_done(cl
         calls.append(configs)
         return train(configs, progress)
 
-    monkeypatch.setattr("runner.sweeps.pools.train", removing)
+    monkeypatch.setattr("runner.sweeps.executors.base.train", removing)
     code, out, _ = cli("--multirun", *TOY, "seed=0,1")
     assert code == 1 and "1 finished, 1 failed" in out
     assert f"failed: {outputs}/runs/scratch: runs were removed while the sweep went on" in out

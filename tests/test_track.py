@@ -12,7 +12,7 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from runner.store.trackers.wandb import WandbTracker
-from runner.sweeps import pools
+from runner.sweeps.executors import base
 
 TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=3"]
 
@@ -80,6 +80,6 @@ def test_a_trackers_trouble_costs_no_run(cli, monkeypatch):
 
 def test_a_missing_wandb_is_told_before_training(cli, monkeypatch, outputs):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.setattr(pools, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(base, "train", lambda *_: pytest.fail("trained"))
     code, _, err = cli("tracker=wandb", *TINY)
     assert code == 2 and "wandb is not installed" in err

@@ -12,7 +12,7 @@ import processes
 import pytest
 from sweeps import RUNS, SWEEP, same_store
 
-from runner.sweeps import pools
+from runner.sweeps.executors import base, local
 from runner.training.train import train
 
 
@@ -24,7 +24,7 @@ def test_processes_give_the_records_of_one(undisturbed, cli, outputs):
 
 def test_a_killed_worker_costs_its_stack_a_second_try(undisturbed, cli, outputs, monkeypatch):
     """The process that got the first stack is killed; its runs are trained once more, each alone."""
-    submit, killed = pools.Processes.submit, []
+    submit, killed = local.Processes.submit, []
 
     def kill_the_first(self, stack, ahead):
         submit(self, stack, ahead)
@@ -32,7 +32,7 @@ def test_a_killed_worker_costs_its_stack_a_second_try(undisturbed, cli, outputs,
             killed.extend(stack)
             os.kill(self.workers[-1].process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(pools.Processes, "submit", kill_the_first)
+    monkeypatch.setattr(local.Processes, "submit", kill_the_first)
     code, out, _ = cli(*SWEEP, "workers=2")
     assert code == 0 and f"{RUNS} finished" in out
     sizes = [json.loads(meta.read_text())["stack_size"] for meta in outputs.glob("runs/*/*/meta.json")]
@@ -42,7 +42,7 @@ def test_a_killed_worker_costs_its_stack_a_second_try(undisturbed, cli, outputs,
 
 def test_a_run_that_kills_its_worker_twice_has_failed(cli, outputs, monkeypatch):
     """As one does that needs more memory than there is. Its neighbours are trained."""
-    submit, fatal, attempts = pools.Processes.submit, 1e-2, []
+    submit, fatal, attempts = local.Processes.submit, 1e-2, []
 
     def kill(self, stack, ahead):
         submit(self, stack, ahead)
@@ -50,7 +50,7 @@ def test_a_run_that_kills_its_worker_twice_has_failed(cli, outputs, monkeypatch)
             attempts.append(len(stack))
             os.kill(next(w for w in self.workers if w.stack is stack).process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(pools.Processes, "submit", kill)
+    monkeypatch.setattr(local.Processes, "submit", kill)
     arguments = ["--multirun", *SWEEP[1:5], "optimizer.lr=1e-3,1e-2,1e-1"]
     code, out, err = cli(*arguments, "workers=2")
     assert code == 1 and "2 finished, 1 failed" in out and "killed by SIGKILL" in out and "Traceback" not in err
@@ -93,6 +93,6 @@ def test_a_failure_is_tried_once_more_alone(cli, outputs, monkeypatch):
             raise MemoryError("no room")
         return train(configs, progress)
 
-    monkeypatch.setattr(pools, "train", no_memory_for_two)
+    monkeypatch.setattr(base, "train", no_memory_for_two)
     code, out, _ = cli(*SWEEP[:5], "optimizer.lr=1e-3,1e-2", "workers=1")
     assert code == 0 and "2 finished" in out and sizes == [2, 1, 1]

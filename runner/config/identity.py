@@ -12,7 +12,18 @@ from runner.config.schema import Config
 
 IDENTITY_VERSION = 6  # raise it when the same configuration would produce other numbers than before
 # Where and how a run is kept, not what is computed.
-NOT_IDENTITY = ("experiment", "outputs", "bases", "tracker", "stack", "workers", "retrain", "checkpoint", "search")
+NOT_IDENTITY = (
+    "experiment",
+    "outputs",
+    "bases",
+    "tracker",
+    "executor",
+    "stack",
+    "workers",
+    "retrain",
+    "checkpoint",
+    "search",
+)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -26,9 +37,11 @@ def as_known(config: Config) -> Config:
 
 
 def as_kept(config: Config) -> dict[str, Any]:
-    """All fields as a run keeps them: those that came later where they say something, so that old and new runs compare."""
+    """All fields as a run keeps them: those that came later where they say something, so that old and new runs compare; not where
+    it was trained, for it is the same run everywhere."""
     config = as_known(config)
     fields = as_dict(config)
+    del fields["executor"]
     for path, value, field in described(config):
         if "before" in field.metadata and value == field.metadata["before"]:
             group, _, name = path.rpartition(".")

@@ -1,4 +1,4 @@
-"""The parts that can be chosen: tasks, adapters, inits, optimizers, trackers.
+"""The parts that can be chosen: tasks, adapters, inits, optimizers, trackers, executors.
 
 Each is declared in a module of its package, under its name and with the dataclass of its options. A package is loaded when
 something in it is looked up for the first time; a new part is a new module there, and a YAML file in `conf/<group>`.
@@ -51,5 +51,13 @@ ADAPTERS = Registry("runner.adapters")
 INITS = Registry("runner.inits")
 OPTIMIZERS = Registry("runner.training.optimizers")
 TRACKERS = Registry("runner.store.trackers")
+EXECUTORS = Registry("runner.sweeps.executors")
 # Groups of conf/, each a field of the configuration.
-GROUPS = {"task": TASKS, "adapter": ADAPTERS, "init": INITS, "optimizer": OPTIMIZERS, "tracker": TRACKERS}
+GROUPS = {
+    "task": TASKS,
+    "adapter": ADAPTERS,
+    "init": INITS,
+    "optimizer": OPTIMIZERS,
+    "tracker": TRACKERS,
+    "executor": EXECUTORS,
+}

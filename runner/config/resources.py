@@ -19,10 +19,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_of(config: Config) -> torch.device:
+    """The kind of device that a run will be trained on, which may be another machine's. Raises ConfigError."""
+    if config.executor.gpus is None:
+        return resolve_device(config.device)
+    kind = config.device.partition(":")[0]
+    if kind == "cuda" and not config.executor.gpus:
+        raise ConfigError(
+            f"device={config.device}: executor.gpus=0 asks for no GPU there; use executor.gpus=1 or device=auto"
+        )
+    return torch.device("cuda" if config.executor.gpus and kind != "cpu" else "cpu")
+
+
 def refusals(config: Config) -> dict[str, str | None]:
     """Engine -> why it cannot train a run, None where it can."""
     task, adapter = TASKS[config.task.name], ADAPTERS[config.adapter.name]
-    if resolve_device(config.device).type != "cpu":
+    if device_of(config).type != "cpu":
         reason = f"it runs on the CPU, not on device={config.device}"
         return {"autograd": None, "compiled": reason, "fused": reason}
     compiled = None if task.compiles else f"it is for models, not for task={config.task.name}"
@@ -34,7 +46,7 @@ def refusals(config: Config) -> dict[str, str | None]:
 
 def check_tf32(config: Config) -> None:
     """Raise ConfigError where it is asked for and cannot be had."""
-    if config.tf32 and resolve_device(config.device).type != "cuda":
+    if config.tf32 and device_of(config).type != "cuda":
         raise ConfigError(f"tf32=true: is of NVIDIA's GPUs; device={config.device} is none here, and takes false")
 
 

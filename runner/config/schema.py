@@ -17,6 +17,7 @@ from runner.config.options import (
     Allowed,
     Switch,
     choices,
+    integers,
     option,
 )
 
@@ -61,6 +62,23 @@ class OptimizerOptions(Choice):
 @dataclass
 class TrackerOptions(Choice):
     pass
+
+
+@dataclass
+class ExecutorOptions(Choice):
+    """Of one that trains on this machine."""
+
+    gpus: ClassVar[int | None] = None  # of a stack elsewhere
+    memory: ClassVar[float | None] = None
+
+
+@dataclass
+class RemoteOptions(ExecutorOptions):
+    """Of one that trains elsewhere: what a stack gets there."""
+
+    cpus: int = option("cores of a stack", AT_LEAST_1)
+    gpus: int = option("GPUs of a stack, 0 or 1", integers(0, 1))
+    memory: float = option("GiB of memory of a stack; with a GPU, of the GPU's, too", POSITIVE)
 
 
 @dataclass
@@ -163,6 +181,7 @@ class Config:
     init: InitOptions = field(default_factory=InitOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     tracker: TrackerOptions = field(default_factory=TrackerOptions)
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     steps: int = option("updates", SIZE)
     seed: int = option("draws base, data and adapter, each from its own stream", AT_LEAST_0)
     dtype: str = option("of what trains, and of the base where task.base_dtype does not say", choices(*DTYPES))
@@ -178,7 +197,8 @@ class Config:
         choices("auto", "autograd", "compiled", "fused"),
     )
     workers: int | str = option(
-        "processes that train side by side, with the threads divided among them; 1 trains in the command's own",
+        "processes that train side by side, with the threads and GPUs divided among them; 1 trains in the command's own; with "
+        "executor=slurm or ray, stacks that train at the same time",
         PROCESSES,
     )
     retrain: str | None = option(

@@ -133,6 +133,18 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRun(f"{path}: {type(error).__name__}: {error}") from error
 
+    def outcome(self, config: Config) -> Outcome | None:
+        """How a run ended that is stored as finished, diverged or failed; None where it is not, or cannot be trusted."""
+        try:
+            return read_outcome(self.path(config))
+        except (DamagedRun, OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def discard(self, config: Config) -> None:
+        """Remove what an earlier attempt left without a result. The caller has claimed the run."""
+        if not self.holds(config):
+            shutil.rmtree(self.path(config), ignore_errors=True)
+
     def holds(self, config: Config) -> bool:
         """Whether there is a result of the run that can be trusted."""
         try:
@@ -172,6 +184,19 @@ class Store:
         finally:
             shutil.rmtree(new, ignore_errors=True)
         return path
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """How the run ended whose directory this is, as far as its curves and summary go; None where it was interrupted, or is not
+    there. Raises DamagedRun, OSError, ValueError, KeyError and TypeError."""
+    if not path.exists():
+        return None
+    meta = json.loads(read_file(path / "meta.json"))
+    if meta["status"] not in DONE:
+        return Outcome(FAILED, error=meta["error"]) if meta["status"] == FAILED else None
+    contents = read_verified(path, meta, (STEPS, SUMMARY))
+    steps = pd.read_parquet(io.BytesIO(contents[STEPS]))
+    return Outcome(meta["status"], steps, json.loads(contents[SUMMARY]))
 
 
 def read_verified(run: Path, meta: dict[str, Any], names: Iterable[str]) -> dict[str, bytes]:

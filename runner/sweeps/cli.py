@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import hydra
 from omegaconf import DictConfig
 
+from runner import status
 from runner.config.command import read
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.errors import explain, is_about_input
@@ -51,6 +52,8 @@ def train(request: Request) -> float | None:
 
 def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we format the message
+    if sys.argv[1:2] == ["status"]:
+        sys.exit(status.main(sys.argv[2:]))
     register()
     with clear_errors():
         command = read(sys.argv[1:])

@@ -10,14 +10,14 @@ from typing import Any
 from runner.config import Config, ConfigError
 from runner.config.experiments import new_name
 from runner.config.identity import as_dict
-from runner.config.registry import TASKS, TRACKERS
+from runner.config.registry import EXECUTORS, TASKS, TRACKERS
 from runner.core.machine import interruptions_ignored, interruptions_wait, termination_interrupts
 from runner.core.messages import listening, say
 from runner.store.runs import DONE, FAILED, FILES, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.store.trackers import Tracker
+from runner.sweeps.executors.base import StackResult, run_context
 from runner.sweeps.memory import check_fits
 from runner.sweeps.plan import Plan, arrange, cost, done, plan
-from runner.sweeps.pools import InProcess, Processes, StackResult, pool_for, run_context
 from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
 from runner.sweeps.search import Request, Search, rounds
@@ -26,6 +26,7 @@ from runner.training.stack import stack_key
 
 _sweeping = threading.Lock()
 POLL_EVERY = 0.2  # seconds, while other processes train what is left
+MOST_LOST = 3  # times that a stack is begun whose process or machine is lost each time
 
 
 def execute(configs: Sequence[Config], searches: Sequence[Search] = ()) -> Results:
@@ -66,10 +67,10 @@ def _execute(request: Request) -> Results:
 
 
 def check_shared(configs: Sequence[Config]) -> None:
-    """Raise ConfigError unless one command can train them: it has one store, one tracker and one set of workers."""
+    """Raise ConfigError unless one command can train them: it has one store, one tracker and one executor."""
     if not configs:
         raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
-    for name in ("outputs", "bases", "tracker", "workers", "retrain", "stack", "device", "search"):
+    for name in ("outputs", "bases", "tracker", "executor", "workers", "retrain", "stack", "device", "search"):
         if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
             raise ConfigError(f"{name}: must be the same for all runs of a sweep; run one command for each")
 
@@ -77,9 +78,10 @@ def check_shared(configs: Sequence[Config]) -> None:
 class Sweep:
     """The stacks of one command on their way to the store, planned once or, where it searches, round by round.
 
-    A run is claimed before it is trained. Runs that another process has claimed wait until it gives them up, with or
-    without a result. If a stack fails, it is tried once more from its checkpoint, if it has one; then each of its runs, alone.
-    What fails alone has failed, and so has what a ConfigError forbids.
+    A run is claimed before it is trained, here or, if the executor stores what it trains, there. Runs that another process has
+    claimed wait until it gives them up, with or without a result. If a stack fails, it is tried once more from its checkpoint,
+    if it has one; then each of its runs, alone. What fails alone has failed, and so has what a ConfigError forbids. A stack whose
+    machine is lost is tried again as it is.
     """
 
     def __init__(self, store: Store, tracker: Tracker, results: Results):
@@ -89,6 +91,7 @@ class Sweep:
         self.training: list[list[Config]] = []
         self.ahead: Counter[str] = Counter()  # steps of all runs that are to come, by what they share
         self.last_try: set[int] = set()  # ids of the configurations
+        self.lost: Counter[int] = Counter()  # how often the machine of such a configuration was lost
         self.said_waiting = False
         self.untracked = ""  # the first error of the tracker
         self.resumed: set[Path] = set()  # checkpoints from which a stack that failed was tried again
@@ -102,8 +105,6 @@ class Sweep:
         todo = [config for stack in planned.stacks for config in stack]
         if todo:
             with Progress(planned.stacks, cost) as progress, listening(progress.waits):
-                for config in {str(as_dict(stack[0].task)): stack[0] for stack in planned.stacks}.values():
-                    TASKS[config.task.name].prepare(config)
                 self._train(planned.stacks, todo, progress)
 
     def close(self) -> None:
@@ -119,33 +120,36 @@ class Sweep:
         self.ahead = Counter()
         for stack in stacks:
             self.ahead[stack_key(stack[0])] += sum(config.steps for config in stack)
-        pool = pool_for(stacks, self.tracker.streams)
+        self.executor = EXECUTORS[stacks[0][0].executor.name](stacks, self.tracker.streams)
         try:
+            if not self.executor.stores:  # else that is done where they train
+                for config in {str(as_dict(stack[0].task)): stack[0] for stack in stacks}.values():
+                    TASKS[config.task.name].prepare(config)
             while self.queue or self.training or self.elsewhere:
-                self._submit(pool)
+                self._submit()
                 if not self.training:
                     self._wait_for_others()
                     continue
-                ended = pool.ended(progress, self._stream)
+                ended = self.executor.ended(progress, self._stream)
                 with interruptions_wait():  # what is trained is stored first
                     for each in ended:
                         self.training.remove(each.stack)
-                    self._submit(pool)  # what is free works on while we store
+                    self._submit()  # what is free works on while we store
                     for each in ended:
                         progress.finish(each.stack, self._store_results(each))
         except KeyboardInterrupt:
             with interruptions_ignored():  # a second one must not leave runs unmarked
-                pool.close()
+                self.results.note(self.executor.close())
                 self._mark_interrupted(todo)
         finally:
-            pool.close()
+            self.executor.close()
 
-    def _submit(self, pool: InProcess | Processes) -> None:
-        while self.queue and pool.has_room():
+    def _submit(self) -> None:
+        while self.queue and self.executor.has_room():
             if stack := self._claimed(self.queue.popleft()):
                 self.training.append(stack)
                 key = stack_key(stack[0])
-                pool.submit(stack, self.ahead[key])
+                self.executor.submit(stack, self.ahead[key])
                 self.ahead[key] -= sum(config.steps for config in stack)
 
     def _claimed(self, stack: Iterable[Config]) -> list[Config]:
@@ -153,12 +157,17 @@ class Sweep:
         ours = []
         for config in stack:
             if not self.store.claim(config):
-                self.elsewhere.append(config)
-            elif summary := self._summary(config):
-                self.store.release(config)
+                # Where runs are stored where they train, that may be by a job of an earlier command, which is waited for.
+                (ours if self.executor.stores else self.elsewhere).append(config)
+                continue
+            if summary := self._summary(config):
                 self.results.add(config, SKIPPED, summary)
             else:
                 ours.append(config)
+            if self.executor.stores:
+                self.store.discard(config)
+            if summary or self.executor.stores:
+                self.store.release(config)
         return ours
 
     def _wait_for_others(self) -> None:
@@ -173,6 +182,8 @@ class Sweep:
 
     def _store_results(self, ended: StackResult) -> list[Config]:
         """Store, report and release the runs of a stack; those that need no second try."""
+        if self.executor.stores:
+            return self._collect(ended)
         checkpoint = Checkpoint(ended.stack)
         if self._tries_again(ended, checkpoint):
             return []
@@ -193,8 +204,32 @@ class Sweep:
             checkpoint.remove()
         return ended.stack
 
+    def _collect(self, ended: StackResult) -> list[Config]:
+        """Report the runs of a stack that were stored where they were trained; those that need no second try. The others were
+        lost with their machine."""
+        self.lost.update(map(id, ended.stack))
+        done, left = [], []
+        for config in ended.stack:
+            outcome = self.store.outcome(config)
+            if outcome and outcome.status in DONE and self._summary(config) is None:
+                outcome = None  # of an earlier sweep, without what is measured now
+            if outcome is None and self.lost[id(config)] < MOST_LOST:
+                left.append(config)
+                continue
+            done.append(config)
+            outcome = outcome or Outcome(FAILED, error=ended.error)
+            self.results.add(config, outcome.status, outcome.summary, outcome.error)
+            self._track(lambda config=config, outcome=outcome: self.tracker.finish(config, outcome))
+        if left:
+            self.queue.append(left)
+        return done
+
     def _tries_again(self, ended: StackResult, checkpoint: Checkpoint) -> bool:
         """Queue a stack that failed for a second try: from its checkpoint, or else run by run."""
+        self.lost.update(map(id, ended.stack) if ended.lost else ())
+        if ended.lost and self.lost[id(ended.stack[0])] < MOST_LOST:
+            self.queue.append(ended.stack)
+            return True
         if not ended.error or ended.forbidden or self.last_try.issuperset(map(id, ended.stack)):
             return False
         if checkpoint.path.exists() and checkpoint.path not in self.resumed:
@@ -235,7 +270,7 @@ class Sweep:
     def _mark_interrupted(self, configs: list[Config]) -> None:
         """Mark every run that has no row in the results, unless it is stored already or another process has it."""
         for config in self.results.missing(configs):
-            if not self.store.claim(config):
+            if self.executor.stores or not self.store.claim(config):
                 self.results.add(config, INTERRUPTED)
             elif summary := self._summary(config):
                 self.results.add(config, summary["status"], summary)

@@ -11,7 +11,7 @@ from runner.config import Config, ConfigError
 from runner.config.identity import with_values
 from runner.config.options import described, shown
 from runner.config.registry import TASKS
-from runner.config.resources import resolve_device
+from runner.config.resources import device_of
 from runner.sweeps.plan import ITEM_SIZE, bytes_per_run, numbers
 
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # a number, or `max`
@@ -22,11 +22,12 @@ OR_NO_BASELINE = "; where it is an experiment's baseline, hydra.sweeper.baseline
 def check_fits(stacks: Iterable[Sequence[Config]]) -> None:
     """Raise ConfigError for the first stack of which even one run takes more than all memory of its device."""
     for config, *_ in stacks:
-        device, needed = resolve_device(config.device), bytes_of_run(config)
-        if needed > (there := memory(device)):
+        device, needed, own = device_of(config), bytes_of_run(config), config.executor.memory
+        if needed > (there := memory(device) if own is None else own * GIB):
             field, value = _largest(config)
+            whose = f"the memory of {device}" if own is None else "executor.memory"
             raise ConfigError(
-                f"{field}={shown(value)}: a run takes about {needed / GIB:,.1f} GiB, mostly for this, and the memory of {device} "
+                f"{field}={shown(value)}: a run takes about {needed / GIB:,.1f} GiB, mostly for this, and {whose} "
                 f"is {there / GIB:,.1f} GiB; choose a smaller one{OR_NO_BASELINE * (config.adapter.name == 'full')}"
             )
 

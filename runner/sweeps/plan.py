@@ -10,7 +10,7 @@ import torch
 from runner.config import Config
 from runner.config.identity import run_id
 from runner.config.registry import ADAPTERS, TASKS
-from runner.config.resources import resolve_device, resolve_engine
+from runner.config.resources import device_of, resolve_engine
 from runner.store.runs import DamagedRun, Store
 from runner.tasks.toy import ToyTask
 from runner.training.checkpoint import forget, resumable
@@ -90,19 +90,30 @@ def cost(config: Config) -> float:
 
 
 def max_workers(config: Config) -> int:
-    """Processes that may train at the same time: `workers`; auto is one a thread on the CPU, and one on a GPU."""
+    """Processes that may train at the same time here: `workers`; auto is one a thread on the CPU, or one a GPU."""
     if config.workers != "auto":
         return config.workers
-    return torch.get_num_threads() if resolve_device(config.device).type == "cpu" else 1
+    return torch.get_num_threads() if device_of(config).type == "cpu" else max(1, gpus(config))
+
+
+def gpus(config: Config) -> int:
+    """How many GPUs of this machine are divided among workers; 0 where one is chosen, or none."""
+    device = device_of(config)
+    return torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
 
 
 def memory_budget(config: Config) -> int:
-    """Bytes that a stack may take: `stack.max_bytes`, or the worker's share in a quarter of the device's free memory."""
+    """Bytes that a stack may take: `stack.max_bytes`, or the worker's share in a quarter of the device's free memory; elsewhere a
+    quarter of what it gets there."""
     if config.stack.max_bytes is not None:
         return config.stack.max_bytes
-    device = resolve_device(config.device)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return free // (4 * max_workers(config))
+    if config.executor.memory is not None:
+        return int(config.executor.memory * 2**30) // 4
+    device, several = device_of(config), gpus(config)
+    if device.type == "cpu":
+        return psutil.virtual_memory().available // (4 * max_workers(config))
+    free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in (range(several) if several else [device]))
+    return free // (4 * -(-max_workers(config) // max(1, several)))
 
 
 def numbers(config: Config, shapes: Sequence[tuple[int, int]]) -> int:
@@ -132,7 +143,7 @@ def _split(group: list[Config], budget: int) -> list[list[Config]]:
     """
     config, task = group[0], TASKS[group[0].task.name]
     most = max(1, budget // bytes_per_run(config))
-    if resolve_device(config.device).type == "cpu":
+    if device_of(config).type == "cpu":
         most = min(most, task.max_stack_size)
         if issubclass(task, ToyTask) and resolve_engine(config) == "autograd":
             most = min(most, max(1, int(CACHE / (task.cost(config.task) * ITEM_SIZE[config.dtype]))))

@@ -8,6 +8,7 @@ has a state to keep. Whoever trains a stack has claimed its runs, and with them 
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +23,18 @@ from torch import Tensor
 from runner.config import Config
 from runner.config.identity import run_id
 from runner.core.messages import say
+
+_leaving = threading.Event()
+
+
+def leave() -> None:
+    """Let this process save what it trains after the step that it is at, and end training as Ctrl-C does."""
+    _leaving.set()
+
+
+def leaves() -> bool:
+    """Whether it has been told to."""
+    return _leaving.is_set()
 
 
 class Checkpoint:
@@ -43,7 +56,7 @@ class Checkpoint:
         return header.engine if header else None
 
     def due(self) -> bool:
-        return time.monotonic() - self.last >= self.seconds
+        return leaves() or time.monotonic() - self.last >= self.seconds
 
     def save(self, step: int, state: dict[str, Tensor]) -> None:
         """Keep the state in which `step` comes next. A disk that is full costs the checkpoint, not the training."""

@@ -14,7 +14,7 @@ from runner.core.machine import matmul_precision
 from runner.core.messages import announce
 from runner.store.runs import DIVERGED, FINISHED, Outcome
 from runner.tasks.base import Task
-from runner.training.checkpoint import Checkpoint
+from runner.training.checkpoint import Checkpoint, leaves
 from runner.training.engines import build_engine
 from runner.training.log import Log, summarise
 from runner.training.measure import compiled
@@ -73,6 +73,8 @@ def _train(configs: Sequence[Config], device: torch.device, progress: Progress, 
             break
         if checkpoint.due():
             checkpoint.save(t + 1, step.state)
+            if leaves():
+                raise KeyboardInterrupt
     exported = task.exports and bool(ADAPTERS[shared.adapter.name].peft)
     keeps = exported if shared.log.weights is None else shared.log.weights
     return _outcomes(step, count(adapters), keeps, checkpoint.engine)

@@ -1,117 +1,28 @@
-"""Where stacks are trained: in this process, or side by side in processes of their own with the threads divided among them.
-
-Both kinds of pool take a stack (`submit`), train it, and say how it ended (`ended`). The store is the caller's.
-"""
+"""On this machine: in the command's own process, or side by side in others with the threads, and the GPUs, divided among them."""
 
 import multiprocessing
 import signal
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
 
-import pandas as pd
 import torch
 
-from runner.config import Config, ConfigError
-from runner.config.resources import resolve_device
+from runner.config import Config
 from runner.core.machine import interruptions_ignored, keep_freed_memory, use_threads
 from runner.core.messages import listening
-from runner.store.runs import Outcome
-from runner.sweeps.plan import cost, max_workers
-from runner.training.log import Log
-from runner.training.stability import Stability
-from runner.training.train import train
+from runner.sweeps.executors.base import Executor, Listener, StackResult, Stream, dispatch, executor, train_stack
+from runner.sweeps.plan import cost, gpus, max_workers
 
 MIN_PARALLEL_COST = 1e10  # `cost` from which workers are worth their start: about ten seconds of training
 SHUTDOWN_SECONDS = 5.0  # that an idle worker has to end
-REPORT_EVERY = 0.2  # seconds between reports of a stack's progress
-STREAM_EVERY = 2.0  # seconds between rows for a tracker
 
 
-class Listener(Protocol):
-    """Is told how training goes."""
-
-    def step(self, stack: Sequence[Config], steps: float, loss: float) -> None: ...
-
-    def waits(self, activity: str) -> None: ...
-
-
-Stream = Callable[[list[Config], list[pd.DataFrame]], None]  # new rows of each run of a stack
-
-
-@dataclass
-class StackResult:
-    """How a stack ended: an outcome for each of its runs, or the error that stopped them all."""
-
-    stack: list[Config]
-    outcomes: list[Outcome] = field(default_factory=list)
-    context: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    forbidden: bool = False  # by a ConfigError, which no other try would change
-
-
-def train_stack(stack: list[Config], ahead: int, report: Callable[[Any], None], streams: bool) -> StackResult:
-    """Train a stack; what is reported is (step, loss), or the list of new rows of each run where it streams. `ahead`: steps of
-    these and all further runs like them."""
-    result, started = StackResult(stack, context=run_context(stack)), time.perf_counter()
-    try:
-        result.outcomes = train(stack, _reporter(report, streams), ahead)
-    except ConfigError as error:
-        result.error, result.forbidden = str(error), True
-    except Exception as error:  # out of memory, or a bug in a task: it must not cost the other stacks
-        result.error = f"{type(error).__name__}: {error}"
-        result.context["traceback"] = traceback.format_exc()
-    result.context["seconds"] = round((time.perf_counter() - started) / len(stack), 4)
-    return result
-
-
-def run_context(stack: Sequence[Config]) -> dict[str, Any]:
-    """When and on what a stack is trained, for meta.json."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": str(resolve_device(stack[0].device)),
-        "threads": torch.get_num_threads(),
-        "stack_size": len(stack),
-    }
-
-
-def _reporter(report: Callable[[Any], None], streams: bool) -> Callable[..., None]:
-    """Reports of `train`'s progress now and then: reading a loss waits for the device."""
-    reported = streamed = time.monotonic()
-    first = 0  # step of the next row to stream
-
-    def progress(step: int, losses: torch.Tensor, log: Log, stability: Stability) -> None:
-        nonlocal reported, streamed, first
-        now = time.monotonic()
-        if now - reported > REPORT_EVERY:
-            reported = now
-            report((step, losses[losses.isfinite()].median().item()))
-        if streams and now - streamed > STREAM_EVERY:
-            streamed = now
-            report(log.between(first, stability.ends.clamp(max=step).tolist()))
-            first = step
-
-    return progress
-
-
-def _dispatch(news: Any, stack: list[Config], listener: Listener, stream: Stream) -> None:
-    """Give a report to whom it is for."""
-    if isinstance(news, str):
-        listener.waits(news)
-    elif isinstance(news, list):
-        stream(stack, news)
-    else:
-        listener.step(stack, *news)
-
-
-def pool_for(stacks: list[list[Config]], streams: bool) -> "InProcess | Processes":
-    """`workers` processes with the threads divided among them; `auto` is one a core where that pays.
+@executor("local")
+def local(stacks: Sequence[list[Config]], streams: bool) -> Executor:
+    """`workers` processes with the threads divided among them; `auto` is one a core where that pays, or one a GPU.
 
     One thread a stack measures best on few cores: nothing waits for the other half of a step. A process takes seconds to
     start, which a short sweep does not.
@@ -125,10 +36,10 @@ def pool_for(stacks: list[list[Config]], streams: bool) -> "InProcess | Processe
         use_threads(threads)
         keep_freed_memory()
         return InProcess(streams)
-    return Processes(count, max(1, threads // count), streams)
+    return Processes(count, max(1, threads // count), streams, gpus(config))
 
 
-class InProcess:
+class InProcess(Executor):
     """One stack at a time, here, with all threads."""
 
     def __init__(self, streams: bool):
@@ -145,7 +56,7 @@ class InProcess:
         """Train what was submitted."""
         jobs, self.jobs = self.jobs, []
         return [
-            train_stack(stack, ahead, lambda news, stack=stack: _dispatch(news, stack, listener, stream), self.streams)
+            train_stack(stack, ahead, lambda news, stack=stack: dispatch(news, stack, listener, stream), self.streams)
             for stack, ahead in jobs
         ]
 
@@ -157,14 +68,16 @@ class InProcess:
 class Worker:
     process: multiprocessing.process.BaseProcess
     connection: Connection
+    gpu: int | None  # that is its own, where there are several
     stack: list[Config] | None = None
 
 
-class Processes:
+class Processes(Executor):
     """Up to `count` stacks at a time. A process that dies costs its stack; another takes its place."""
 
-    def __init__(self, count: int, threads: int, streams: bool):
+    def __init__(self, count: int, threads: int, streams: bool, gpus: int):
         self.count, self.threads, self.streams = count, threads, streams
+        self.gpus = gpus
         self.workers: list[Worker] = []
 
     def has_room(self) -> bool:
@@ -194,7 +107,7 @@ class Processes:
                 news.stack, worker.stack = worker.stack, None  # the same objects as were submitted
                 ended.append(news)
             else:
-                _dispatch(news, worker.stack, listener, stream)
+                dispatch(news, worker.stack, listener, stream)
         return ended
 
     def close(self) -> None:
@@ -212,14 +125,16 @@ class Processes:
     def _start(self) -> Worker:
         parent_end, child_end = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        process = context.Process(target=_work, args=(child_end, self.threads, self.streams), daemon=True)
+        taken = [worker.gpu for worker in self.workers]
+        gpu = min(range(self.gpus), key=taken.count, default=None)
+        process = context.Process(target=_work, args=(child_end, self.threads, gpu, self.streams), daemon=True)
         with (
             interruptions_ignored(),
             _without_main_module(),
         ):  # signals: by the child too, the parent decides when it stops
             process.start()
         child_end.close()  # so that the pipe ends when the process does
-        self.workers.append(Worker(process, parent_end))
+        self.workers.append(Worker(process, parent_end, gpu))
         return self.workers[-1]
 
 
@@ -245,7 +160,7 @@ def _reason(exitcode: int | None) -> str:
     return f"its process ended with exit code {exitcode}"
 
 
-def _work(connection: Connection, threads: int, streams: bool) -> None:
+def _work(connection: Connection, threads: int, gpu: int | None, streams: bool) -> None:
     """A worker process: train the stacks that come, until the pipe or the process at its other end is gone."""
     for interrupting in (
         signal.SIGINT,
@@ -254,6 +169,8 @@ def _work(connection: Connection, threads: int, streams: bool) -> None:
         signal.signal(interrupting, signal.SIG_IGN)
     use_threads(threads)
     keep_freed_memory()
+    if gpu is not None:
+        torch.cuda.set_device(gpu)  # which `device=auto` and `device=cuda` then mean
     try:
         with listening(connection.send):
             while True:

@@ -1,0 +1,52 @@
+"""`python -m runner status EXPERIMENT`: how many of its runs are stored, and what is in Slurm's queue, on which machine."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner.config import ConfigError
+from runner.config.compose import CONF
+from runner.store.files import read_file
+from runner.sweeps.executors.slurm import jobs_of, squeue
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0, or 2 where there is no such experiment."""
+    parser = argparse.ArgumentParser(prog="python -m runner status", description=__doc__.split(": ", 1)[1])
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="a folder of OUTPUTS/runs")
+    parser.add_argument("--outputs", default="outputs", help="root of runs and records (default: outputs)")
+    options = parser.parse_args(arguments)
+    try:
+        for line in lines(options.experiment, Path(options.outputs)):
+            print(line)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def lines(experiment: str, outputs: Path) -> Iterator[str]:
+    """What there is to say. Raises ConfigError."""
+    runs, slurm = outputs / "runs" / experiment, outputs / "slurm"
+    jobs = {job: [r for r in theirs if r.startswith(f"{experiment}/")] for job, theirs in jobs_of(slurm).items()}
+    jobs = {job: theirs for job, theirs in jobs.items() if theirs}
+    if not runs.is_dir() and not jobs:
+        known = (CONF / "experiment" / f"{experiment}.yaml").is_file()
+        hint = f"; python -m runner experiment={experiment} trains it" if known else ""
+        raise ConfigError(f"EXPERIMENT={experiment!r}: nothing of it is in {outputs}{hint}")
+    stored = Counter(_status(path) for path in runs.glob("*/meta.json"))
+    yield f"stored: {', '.join(f'{n} {status}' for status, n in stored.most_common()) or 'none'}"
+    states = squeue() or {} if jobs else {}
+    for job, theirs in jobs.items():
+        state, machine = states.get(job, ("ended", ""))
+        yield f"job {job}: {state.lower()}{f' on {machine}' if machine else ''}, {len(theirs)} runs"
+
+
+def _status(meta: Path) -> str:
+    try:
+        return json.loads(read_file(meta))["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "damaged"

@@ -1,0 +1,1 @@
+"""Where stacks are trained. One module an executor: this machine, jobs of Slurm, tasks of Ray."""
