@@ -5,16 +5,17 @@ from threading import Thread
 from typing import Any
 
 from runner.config import Config
+from runner.core.machine import use_threads
 from runner.training import checkpoint
 
 SAVING_SECONDS = 60  # before the time limit, by which training has been told to save its state and end
 
 
 class Job:
-    """Trains these runs, those that are not done yet, in one process."""
+    """Trains these runs, those that are not done yet, in one process with so many threads."""
 
-    def __init__(self, configs: Sequence[Config]):
-        self.configs = configs
+    def __init__(self, configs: Sequence[Config], threads: int):
+        self.configs, self.threads = configs, threads
         self.error: BaseException | None = None
 
     def __call__(self) -> None:
@@ -31,11 +32,12 @@ class Job:
 
         checkpoint.leave()
         self.thread.join(SAVING_SECONDS / 2)
-        return DelayedSubmission(Job(self.configs))
+        return DelayedSubmission(Job(self.configs, self.threads))
 
     def _train(self) -> None:
         from runner.sweeps.execute import execute
 
+        use_threads(self.threads)  # of this thread's
         try:
             execute(self.configs)
         except BaseException as error:

@@ -135,11 +135,11 @@ def _reason(error: Exception) -> str:
 def _train(folder: str, threads: int, stack: list[Config], ahead: int, streams: bool) -> Iterator[Any]:
     """On a machine of the cluster: what `train_stack` reports, and how the stack ended."""
     os.chdir(folder)  # which names of folders start from
-    use_threads(threads)
     keep_freed_memory()
     news: SimpleQueue[Any] = SimpleQueue()
 
     def work() -> None:
+        use_threads(threads)  # of this thread's
         with listening(news.put):
             news.put(train_stack(stack, ahead, news.put, streams))
 

@@ -151,7 +151,7 @@ class Slurm(Executor):
             "workers": 1,
             "stack.max_bytes": self.max_bytes,
         }
-        return Job([with_values(config, there) for stack in stacks for config in stack])
+        return Job([with_values(config, there) for stack in stacks for config in stack], self.options.cpus)
 
     def _sbatch(self, jobs: Sequence[Job]) -> list[str]:
         """Their names. Raises ConfigError."""
