@@ -10,7 +10,7 @@ from pathlib import Path
 from runner.config import ConfigError
 from runner.config.compose import CONF
 from runner.store.files import read_file
-from runner.sweeps.executors.slurm import jobs_of, squeue
+from runner.sweeps.executors.slurm_queue import NO_ANSWER, folder_of, jobs_of, squeue
 
 
 def main(arguments: list[str]) -> int:
@@ -30,19 +30,24 @@ def main(arguments: list[str]) -> int:
 
 def lines(experiment: str, outputs: Path) -> Iterator[str]:
     """What there is to say. Raises ConfigError."""
-    runs, slurm = outputs / "runs" / experiment, outputs / "slurm"
-    jobs = {job: [r for r in theirs if r.startswith(f"{experiment}/")] for job, theirs in jobs_of(slurm).items()}
+    runs, submitted = outputs / "runs" / experiment, {}
+    if (outputs / "slurm").is_dir():
+        submitted = jobs_of(folder_of(outputs))
+    jobs = {job: [r for r in theirs if r.startswith(f"{experiment}/")] for job, theirs in submitted.items()}
     jobs = {job: theirs for job, theirs in jobs.items() if theirs}
     if not runs.is_dir() and not jobs:
         known = (CONF / "experiment" / f"{experiment}.yaml").is_file()
         hint = f"; python -m runner experiment={experiment} trains it" if known else ""
         raise ConfigError(f"EXPERIMENT={experiment!r}: nothing of it is in {outputs}{hint}")
-    stored = Counter(_status(path) for path in runs.glob("*/meta.json"))
+    stored = Counter(_status(path) for path in runs.glob("[!.]*/meta.json"))
     yield f"stored: {', '.join(f'{n} {status}' for status, n in stored.most_common()) or 'none'}"
-    states = squeue() or {} if jobs else {}
+    states = squeue() if jobs else {}
+    if states is None:
+        raise ConfigError(f"executor=slurm: {NO_ANSWER} (squeue); try again once it does")
     for job, theirs in jobs.items():
-        state, machine = states.get(job, ("ended", ""))
-        yield f"job {job}: {state.lower()}{f' on {machine}' if machine else ''}, {len(theirs)} runs"
+        state, where = states.get(job, ("ended", ""))
+        more = f" on {where}" if state == "RUNNING" else f" ({where})" if where else ""
+        yield f"job {job}: {state.lower()}{more}, {len(theirs)} runs"
 
 
 def _status(meta: Path) -> str:

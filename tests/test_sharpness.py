@@ -16,7 +16,7 @@ from runner.training.start import build_adapters
 from runner.training.train import build_task, train
 
 F64 = torch.float64
-PRODUCTS = sharpness.PRODUCTS[Look.ALL]
+PRODUCTS, PASSES = sharpness.PRODUCTS[Look.ALL], dict(sharpness.PASSES)
 LOOKS = ["sharpness.every=4", "sharpness.eigenvalues=2"]
 TINY = ["task.width=6", "task.train_points=30", "task.test_points=4", "adapter.rank=2", "probe.size=4", "dtype=float64"]
 TASKS = {"teacher_student": ["task.teacher_width=16"], "feature_regression": []}
@@ -221,6 +221,29 @@ def test_later_looks_have_products_enough(init, monkeypatch):
 
     check(eigenvalues(PRODUCTS))
     rejects(check, eigenvalues(2))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_early_looks_have_passes_enough(task, monkeypatch):
+    """For 5% of what 40 give, in three of four: under Init[A] the critical rate falls by far with the first update."""
+
+    def rates(passes):
+        for look, number in passes.items():
+            monkeypatch.setitem(sharpness.PASSES, look, number)
+        widths, found = (64, 256), []
+        for n in widths:
+            config = configure(f"task={task}", f"task.width={n}", "optimizer.lr=1e-5", "steps=5", "sharpness.every=1")
+            found.append(train([config])[0].steps[COLUMNS[0]].to_numpy()[1:-1])
+        return np.concatenate(found)
+
+    expected = rates(dict.fromkeys(Look, 40))
+
+    def check(values):
+        assert (abs(values / expected - 1) < 0.05).mean() >= 0.75
+        assert (abs(values / expected - 1) < 0.2).all()
+
+    check(rates(PASSES))
+    rejects(check, rates(PASSES | {Look.EARLY: 3}))
 
 
 def test_a_direction_that_is_lost_is_looked_for_anew():

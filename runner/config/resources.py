@@ -23,7 +23,9 @@ def device_of(config: Config) -> torch.device:
     """The kind of device that a run will be trained on, which may be another machine's. Raises ConfigError."""
     if config.executor.gpus is None:
         return resolve_device(config.device)
-    kind = config.device.partition(":")[0]
+    kind, _, index = config.device.partition(":")
+    if index:
+        raise ConfigError(f"device={config.device}: which GPU a stack gets there is not chosen here; use device=auto")
     if kind == "cuda" and not config.executor.gpus:
         raise ConfigError(
             f"device={config.device}: executor.gpus=0 asks for no GPU there; use executor.gpus=1 or device=auto"

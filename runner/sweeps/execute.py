@@ -1,5 +1,6 @@
 """Carry out a list of runs: plan, train stack by stack, store, track; whatever happens, keep what is finished."""
 
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -142,7 +143,7 @@ class Sweep:
                 self.results.note(self.executor.close())
                 self._mark_interrupted(todo)
         finally:
-            self.executor.close()
+            self.results.note(self.executor.close())
 
     def _submit(self) -> None:
         while self.queue and self.executor.has_room():
@@ -209,6 +210,9 @@ class Sweep:
         lost with their machine."""
         self.lost.update(map(id, ended.stack))
         done, left = [], []
+        for folder in {self.store.path(config).parent for config in ended.stack}:
+            if folder.is_dir():
+                os.listdir(folder)  # else a file system may say for a while that what is new is not there
         for config in ended.stack:
             outcome = self.store.outcome(config)
             if outcome and outcome.status in DONE and self._summary(config) is None:
@@ -220,8 +224,10 @@ class Sweep:
             outcome = outcome or Outcome(FAILED, error=ended.error)
             self.results.add(config, outcome.status, outcome.summary, outcome.error)
             self._track(lambda config=config, outcome=outcome: self.tracker.finish(config, outcome))
-        if left:
+        if left and self.lost[id(left[0])] < MOST_LOST - 1:
             self.queue.append(left)
+        else:
+            self.queue.extend([config] for config in left)  # one of them may be what loses it
         return done
 
     def _tries_again(self, ended: StackResult, checkpoint: Checkpoint) -> bool:
@@ -270,10 +276,12 @@ class Sweep:
     def _mark_interrupted(self, configs: list[Config]) -> None:
         """Mark every run that has no row in the results, unless it is stored already or another process has it."""
         for config in self.results.missing(configs):
-            if self.executor.stores or not self.store.claim(config):
+            if not self.executor.stores and not self.store.claim(config):
                 self.results.add(config, INTERRUPTED)
             elif summary := self._summary(config):
                 self.results.add(config, summary["status"], summary)
+            elif self.executor.stores:
+                self.results.add(config, INTERRUPTED)
             else:
                 outcome = Outcome(INTERRUPTED, error="interrupted before it was finished")
                 self.store.write(config, outcome, run_context([config]))

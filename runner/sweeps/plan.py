@@ -109,7 +109,7 @@ def memory_budget(config: Config) -> int:
         return config.stack.max_bytes
     if config.executor.memory is not None:
         return int(config.executor.memory * 2**30) // 4
-    device, several = device_of(config), gpus(config)
+    device, several = device_of(config), gpus(config) if max_workers(config) > 1 else 0
     if device.type == "cpu":
         return psutil.virtual_memory().available // (4 * max_workers(config))
     free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in (range(several) if several else [device]))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runner.config import Config
 from runner.training.measure.metrics import is_increment
-from runner.training.measure.sharpness import COLUMNS, Look
+from runner.training.measure.sharpness import COLUMNS, EARLY, Look
 
 
 class Log:
@@ -57,7 +57,10 @@ class Log:
         every, eigenvalues = config.sharpness.every, config.sharpness.eigenvalues
         if every is None or step % every or step == config.steps:
             return None
-        return Look.RATE if step // every % eigenvalues else Look.ALL if step else Look.FIRST
+        look = step // every
+        if look % eigenvalues == 0:
+            return Look.ALL if look else Look.FIRST
+        return Look.EARLY if look < EARLY else Look.RATE
 
     def has_row(self, step: int) -> bool:
         return step in self.index

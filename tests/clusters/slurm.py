@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("slurm-wlm", "munge")
 NODES = {"node1": 17011, "node2": 17012}  # and their ports
 CONF = """
 ClusterName=test

@@ -1,7 +1,7 @@
 """Sweeps by way of Ray: a cluster of two nodes, one of which dies; the store is what one process leaves, to the bit."""
 
 import pytest
-from conftest import ends_well, same, training
+from conftest import checkpoints, ends_well, same, training
 from slurm import until
 
 ray = pytest.importorskip("ray")
@@ -24,9 +24,10 @@ def nodes(monkeypatch):
 def test_a_sweep_on_two_nodes_of_which_one_dies(nodes, start, alone, tmp_path):
     command = start("executor=ray", "executor.memory=1.5", f"executor.address={nodes.address}")
     training(tmp_path)
-    until(lambda: len(list(tmp_path.glob("runs/*/.checkpoints/*.safetensors"))) == 2, "both nodes train", 60)
+    until(lambda: len(checkpoints(tmp_path)) == 2, "both nodes train", 60)
     [other] = nodes.worker_nodes
     nodes.remove_node(other, allow_graceful=False)
+    assert len(checkpoints(tmp_path)) == 2  # it was in the midst of a stack
     ends_well(command)
     same(tmp_path, alone)
 

@@ -3,13 +3,14 @@
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import psutil
 import pytest
 from conftest import RUNS, STACKS, ends_well, metas, same, training
 from slurm import until
 
-from runner.sweeps.executors.slurm import jobs_of, squeue
+from runner.sweeps.executors.slurm_queue import folder_of, jobs_of, squeue
 
 SLURM = ("executor=slurm", "executor.memory=1.5")
 
@@ -29,7 +30,7 @@ def running() -> list[str]:
 def test_a_command_that_is_killed_finds_its_jobs_again(cluster, start, alone, tmp_path):
     command = start(*SLURM)
     training(tmp_path)
-    jobs = jobs_of(tmp_path / "slurm")
+    jobs = jobs_of(folder_of(tmp_path))
     assert len(jobs) == STACKS and sum(map(len, jobs.values())) == RUNS
     status = [sys.executable, "-m", "runner", "status", "some", f"--outputs={tmp_path}"]
     told = subprocess.run(status, capture_output=True, text=True, check=True).stdout
@@ -37,11 +38,11 @@ def test_a_command_that_is_killed_finds_its_jobs_again(cluster, start, alone, tm
     command.kill()
     command.wait()
     again = start(*SLURM)
-    until(lambda: len(jobs_of(tmp_path / "slurm")) < STACKS, "a job has ended", 90)
-    assert jobs_of(tmp_path / "slurm").keys() <= jobs.keys()
+    until(lambda: len(jobs_of(folder_of(tmp_path))) < STACKS, "a job has ended", 90)
+    assert jobs_of(folder_of(tmp_path)).keys() <= jobs.keys()
     ends_well(again)
     same(tmp_path, alone)
-    assert not list((tmp_path / "slurm").iterdir())
+    assert not list(folder_of(tmp_path).iterdir())
 
 
 def test_jobs_that_are_told_to_save_and_go_or_are_cancelled_or_find_their_machine_drained(
@@ -68,16 +69,22 @@ def test_a_machine_that_dies_costs_no_run(cluster, start, alone, tmp_path):
     command = start(*SLURM)
     training(tmp_path)
     until(lambda: any(machine == "node2" for _, machine in squeue().values()), "node2 works", 60)
+    [lost] = [job for job, (_, machine) in squeue().items() if machine == "node2"]
     cluster.daemons["node2"].kill()
     cluster.daemons["node2"].wait()
+    killed = 0
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.Error):
             if process.environ().get("SLURMD_NODENAME") == "node2":
                 process.kill()
-        except psutil.Error:
-            pass
+                killed += 1
+    assert killed
     cluster.start("node2", "slurmd", "-D", "-N", "node2")  # it comes back, and knows nothing of its job
     ends_well(command)
+    told = cluster.call("scontrol", "show", "job", lost)
+    assert (
+        "Restarts=1" in told or "JobState=COMPLETED" not in told
+    )  # it was queued again, or its runs are another job's
     same(tmp_path, alone)
 
 

@@ -1,5 +1,7 @@
 """What trains the stacks of a sweep, and how a stack is trained wherever that is."""
 
+import os
+import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,7 +14,7 @@ import torch
 
 from runner.config import Config, ConfigError
 from runner.config.registry import EXECUTORS
-from runner.config.resources import resolve_device
+from runner.config.resources import device_of
 from runner.config.schema import ExecutorOptions
 from runner.store.runs import Outcome
 from runner.training.log import Log
@@ -82,11 +84,21 @@ def executor(
     return declare
 
 
+def use_own_gpu(gpus: int, device: str) -> None:
+    """On a machine elsewhere: see no GPU where none was asked for, for others have them. Raises RuntimeError where one was and is
+    not there."""
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif device != "cpu" and not torch.cuda.is_available():
+        raise RuntimeError(f"executor.gpus={gpus}: torch finds no GPU on {platform.node()}")
+
+
 def train_stack(stack: list[Config], ahead: int, report: Callable[[Any], None], streams: bool) -> StackResult:
     """Train a stack; what is reported is (step, loss), or the list of new rows of each run where it streams. `ahead`: steps of
     these and all further runs like them."""
-    result, started = StackResult(stack, context=run_context(stack)), time.perf_counter()
+    result, started = StackResult(stack), time.perf_counter()
     try:
+        result.context = run_context(stack)
         result.outcomes = train(stack, _reporter(report, streams), ahead)
     except ConfigError as error:
         result.error, result.forbidden = str(error), True
@@ -101,7 +113,7 @@ def run_context(stack: Sequence[Config]) -> dict[str, Any]:
     """When and on what a stack is trained, for meta.json."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": str(resolve_device(stack[0].device)),
+        "device": str(device_of(stack[0])),
         "threads": torch.get_num_threads(),
         "stack_size": len(stack),
     }

@@ -4,18 +4,26 @@ from collections.abc import Sequence
 from threading import Thread
 from typing import Any
 
-from runner.config import Config
+from runner.config import Config, ConfigError
+from runner.config.identity import as_dict
+from runner.config.schema import RemoteOptions
 from runner.core.machine import use_threads
+from runner.store.runs import FAILED, Outcome, Store
+from runner.sweeps.executors.base import run_context, use_own_gpu
 from runner.training import checkpoint
 
 SAVING_SECONDS = 60  # before the time limit, by which training has been told to save its state and end
+MOST_UNSAVED = 3  # times in a row that a job goes on in the queue though it was at nothing that could be saved
 
 
 class Job:
-    """Trains these runs, those that are not done yet, in one process with so many threads."""
+    """Trains these runs, those that are not done yet, in one process with what these options ask for.
 
-    def __init__(self, configs: Sequence[Config], threads: int):
-        self.configs, self.threads = configs, threads
+    `unsaved`: how often in a row it came to its time limit without a state that could be saved, as while a base is pretrained.
+    """
+
+    def __init__(self, configs: Sequence[Config], options: RemoteOptions, unsaved: int = 0):
+        self.configs, self.options, self.unsaved = configs, options, unsaved
         self.error: BaseException | None = None
 
     def __call__(self) -> None:
@@ -32,13 +40,34 @@ class Job:
 
         checkpoint.leave()
         self.thread.join(SAVING_SECONDS / 2)
-        return DelayedSubmission(Job(self.configs, self.threads))
+        unsaved = self.unsaved + 1 if self.thread.is_alive() else 0
+        return DelayedSubmission(Job(self.configs, self.options, unsaved)) if unsaved < MOST_UNSAVED else None
 
     def _train(self) -> None:
         from runner.sweeps.execute import execute
 
-        use_threads(self.threads)  # of this thread's
         try:
-            execute(self.configs)
+            use_own_gpu(self.options.gpus, self.configs[0].device)
+            use_threads(self.options.cpus)  # of this thread's
+            for configs in _by_task(self.configs):
+                try:
+                    execute(configs)
+                except ConfigError as error:  # of a base or text, of which no other try knows better
+                    _fail(configs, error)
         except BaseException as error:
             self.error = error
+
+
+def _by_task(configs: Sequence[Config]) -> list[list[Config]]:
+    groups: dict[str, list[Config]] = {}
+    for config in configs:
+        groups.setdefault(str(as_dict(config.task)), []).append(config)
+    return list(groups.values())
+
+
+def _fail(configs: Sequence[Config], error: ConfigError) -> None:
+    """Store what forbids these runs, but for those that have a result."""
+    with Store(configs[0].outputs) as store:
+        for config in configs:
+            if store.claim(config):
+                store.write(config, Outcome(FAILED, error=str(error)), run_context([config]))

@@ -1,6 +1,7 @@
 """Ray: a stack is a task of a cluster, or of one started here for the sweep. Claims and the store stay with the command."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,22 @@ from runner.config.options import Allowed, option
 from runner.config.schema import ExecutorOptions, RemoteOptions
 from runner.core.machine import keep_freed_memory, use_threads
 from runner.core.messages import listening
-from runner.sweeps.executors.base import Executor, Listener, StackResult, Stream, dispatch, executor, train_stack
+from runner.sweeps.executors.base import (
+    Executor,
+    Listener,
+    StackResult,
+    Stream,
+    dispatch,
+    executor,
+    train_stack,
+    use_own_gpu,
+)
 from runner.sweeps.memory import GIB, bytes_of_stack
 
 PROCESS = GIB  # bytes of memory that a task takes before it trains, for what it loads
 AHEAD = 2  # tasks beyond what there is room for, which start as others end
 POLL_SECONDS = 1.0
-ADDRESS = Allowed("auto | <host>:<port> | ray://<host>:<port>", lambda x: x == "auto" or ":" in x)
+ADDRESS = Allowed("auto | <host>:<port>", lambda x: x == "auto" or re.fullmatch(r"[^/]+:\d+", x) is not None)
 
 
 @dataclass
@@ -88,10 +98,12 @@ class Ray(Executor):
         )
         here = ExecutorOptions(name="local")
         sent = [with_values(config, {"executor": here}) for config in stack]
-        self.training[task.remote(os.getcwd(), self.options.cpus, sent, ahead, self.streams)] = stack
+        self.training[task.remote(os.getcwd(), self.options, sent, ahead, self.streams)] = stack
 
     def ended(self, listener: Listener, stream: Stream) -> list[StackResult]:
-        ready, _ = self.ray.wait(list(self.training), timeout=POLL_SECONDS)
+        streams = list(self.training)
+        self.ray.wait(streams, timeout=POLL_SECONDS)
+        ready, _ = self.ray.wait(streams, num_returns=len(streams), timeout=0)
         ended = []
         for reports in ready:
             stack = self.training[reports]
@@ -122,7 +134,7 @@ class Ray(Executor):
 
 def _check_answers(address: str) -> None:
     """Raises OSError or ValueError where nothing is at an address that names a machine."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if host:
         socket.create_connection((host, int(port)), timeout=10).close()
 
@@ -132,16 +144,20 @@ def _reason(error: Exception) -> str:
     return f"its task was lost: {type(error).__name__}{': ' * bool(first)}{first}"
 
 
-def _train(folder: str, threads: int, stack: list[Config], ahead: int, streams: bool) -> Iterator[Any]:
+def _train(folder: str, options: RayOptions, stack: list[Config], ahead: int, streams: bool) -> Iterator[Any]:
     """On a machine of the cluster: what `train_stack` reports, and how the stack ended."""
     os.chdir(folder)  # which names of folders start from
+    use_own_gpu(options.gpus, stack[0].device)
     keep_freed_memory()
     news: SimpleQueue[Any] = SimpleQueue()
 
     def work() -> None:
-        use_threads(threads)  # of this thread's
-        with listening(news.put):
-            news.put(train_stack(stack, ahead, news.put, streams))
+        try:
+            use_threads(options.cpus)  # of this thread's
+            with listening(news.put):
+                news.put(train_stack(stack, ahead, news.put, streams))
+        except BaseException as error:
+            news.put(StackResult(stack, error=f"{type(error).__name__}: {error}"))
 
     Thread(target=work, daemon=True).start()
     while not isinstance(each := news.get(), StackResult):

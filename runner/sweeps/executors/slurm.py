@@ -1,36 +1,43 @@
 """Slurm: stacks are jobs of an array, submitted through submitit. Jobs claim and store their runs themselves, so that the command
 may be closed and called again: it then waits for what is in the queue.
-
-`outputs/slurm` holds, by job, what is submitted, which runs that is (`<job>.runs.json`), and a log (`<job>_0_log.err`), kept
-where a job failed. What jobs do is asked of `squeue`: `sacct` knows nothing where accounting is off.
 """
 
-import json
 import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config import Config, ConfigError
-from runner.config.identity import run_id, with_values
-from runner.config.options import Allowed, choices, option
+from runner.config.identity import with_values
+from runner.config.options import Allowed, choices, integers, option
 from runner.config.schema import ExecutorOptions, RemoteOptions, TrackerOptions
-from runner.store.files import read_file
+from runner.core.machine import interruptions_wait
 from runner.sweeps.executors.base import Executor, Listener, StackResult, Stream, executor
 from runner.sweeps.executors.job import SAVING_SECONDS, Job
+from runner.sweeps.executors.slurm_queue import (
+    COMPLETED,
+    NO_ANSWER,
+    folder_of,
+    forget,
+    how_it_ended,
+    jobs_of,
+    keep,
+    name,
+    squeue,
+    told,
+)
 from runner.sweeps.plan import cost, memory_budget
 
 POLL_SECONDS = 2.0
+RETRY_SECONDS = 60.0  # after which jobs that were refused are submitted again
 JOB_COST = 5e9  # `cost` up to which stacks share a job: some 20 seconds of training, against half as many of a start
 MOST_IN_ARRAY = 1000  # jobs; clusters allow 1001 and more
 MOST_REQUEUED = 1_000_000  # times that a job goes on after its time limit
-KNOWN = "*.runs.json"
 
 NAME = Allowed("a name without spaces", lambda x: bool(x) and not any(c.isspace() for c in x))
-MINUTES = Allowed("an integer from 2 to 525600", lambda x: 2 <= x <= 525600)
+MINUTES = integers(5, 525600)
 FLAGS = Allowed(
     "options of sbatch as name=value, such as [qos=high,constraint=a100]", lambda xs: all("=" in x for x in xs)
 )
@@ -57,8 +64,11 @@ class Slurm(Executor):
     def __init__(self, stacks: Sequence[list[Config]], streams: bool):
         config = stacks[0][0]
         self.submitit, self.options, self.workers = _submitit(), config.executor, config.workers
-        self.folder = (Path(config.outputs) / "slurm").absolute()
+        self.folder = folder_of(Path(config.outputs))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.retrains = config.retrain is not None
+        self.next_submission = 0.0
+        self.begun: set[int] = set()  # ids of configurations that have been submitted
         self.max_bytes = memory_budget(config)
         self.waiting: list[tuple[list[Config], set[str]]] = []  # stacks, and the jobs that have their runs
         self.to_submit: list[tuple[list[Config], set[str]]] = []  # what of them has none yet
@@ -77,19 +87,21 @@ class Slurm(Executor):
             self.to_submit.append((left, jobs))
 
     def ended(self, listener: Listener, stream: Stream) -> list[StackResult]:
-        if self.to_submit:
-            self._submit_all()
+        if self.to_submit and time.monotonic() >= self.next_submission:
+            self._submit_or_wait(listener)
         time.sleep(POLL_SECONDS)
         if (states := squeue()) is None:
-            listener.waits("Slurm's controller does not answer")
+            listener.waits(NO_ANSWER)
             return []
         listener.waits(told([states[job] for job in self.jobs & states.keys()]))
-        over = {job: _how_it_ended(job) for job in self.jobs - states.keys()}
+        over = {job: how_it_ended(job) for job in self.jobs - states.keys()}
         for job in over:
-            self.earlier.pop(job, None)
-            _forget(self.folder, job, keep_log=over[job] != COMPLETED)
-        ended = [(stack, jobs) for stack, jobs in self.waiting if not jobs & states.keys()]
-        self.waiting = [(stack, jobs) for stack, jobs in self.waiting if jobs & states.keys()]
+            self.earlier.pop(job, None)  # its runs may come again
+            forget(self.folder, job, keep_log=over[job] != COMPLETED or self.retrains)
+        unsubmitted = {id(jobs) for _, jobs in self.to_submit}
+        waits = [bool(jobs & states.keys()) or id(jobs) in unsubmitted for _, jobs in self.waiting]
+        ended = [each for each, still in zip(self.waiting, waits, strict=True) if not still]
+        self.waiting = [each for each, still in zip(self.waiting, waits, strict=True) if still]
         return [StackResult(stack, error=self._why(jobs, over)) for stack, jobs in ended]
 
     def close(self) -> str | None:
@@ -99,7 +111,9 @@ class Slurm(Executor):
             return None
         if self.options.on_interrupt == "leave":
             return f"{len(left)} jobs are left in the queue; the same command waits for them, and `scancel` ends them"
-        subprocess.run(["scancel", *left], capture_output=True)
+        refused = subprocess.run(["scancel", *left], capture_output=True, text=True)
+        if refused.returncode:
+            return f"not all of {len(left)} jobs were cancelled: {refused.stderr.strip()}"
         return f"{len(left)} jobs were cancelled; the same command goes on"
 
     @property
@@ -109,39 +123,56 @@ class Slurm(Executor):
 
     def _why(self, jobs: set[str], over: dict[str, str]) -> str:
         """What to say of a run that these jobs, the last of which are just over, did not store."""
-        last = max(jobs & over.keys())
+        last = max(jobs & over.keys(), key=lambda job: [int(part) for part in job.split("_")])
         return f"its job {last} ended without it ({over[last]}); see {self.folder / f'{last}_0_log.err'}"
 
     def _in_queue(self) -> dict[str, set[str]]:
         """The jobs of earlier commands, with the names of their runs; what is there of those that have ended is removed."""
         jobs = jobs_of(self.folder)
         if jobs and (states := squeue()) is None:
-            raise ConfigError("executor=slurm: Slurm's controller does not answer (squeue); try again once it does")
+            raise ConfigError(f"executor=slurm: {NO_ANSWER} (squeue); try again once it does")
         for job in jobs:
             if job not in states:
-                _forget(self.folder, job, keep_log=_how_it_ended(job) != COMPLETED)
+                forget(self.folder, job, keep_log=how_it_ended(job) != COMPLETED)
         return {job: runs for job, runs in jobs.items() if job in states}
 
+    def _submit_or_wait(self, listener: Listener) -> None:
+        """What is refused while other jobs are in the queue, as for a limit of their number, is submitted later."""
+        try:
+            with interruptions_wait():  # a job that nobody knows of would train beside the next command's
+                self._submit_all()
+        except ConfigError as error:
+            if not self.jobs:
+                raise
+            listener.waits(str(error))
+            self.next_submission = time.monotonic() + RETRY_SECONDS
+
     def _submit_all(self) -> None:
-        """As arrays of jobs, each with stacks enough to be worth its start."""
-        packed: list[list[tuple[list[Config], set[str]]]] = []
-        room = 0.0
-        for each in self.to_submit:
-            needed = sum(map(cost, each[0]))
-            if needed > room:
-                packed.append([])
-                room = JOB_COST
-            packed[-1].append(each)
-            room -= needed
-        self.to_submit = []
+        """As arrays of jobs."""
+        packed = self._packed()
         for first in range(0, len(packed), MOST_IN_ARRAY):
             array = packed[first : first + MOST_IN_ARRAY]
             submitted = self._sbatch([self._job([stack for stack, _ in each]) for each in array])
             for each, job in zip(array, submitted, strict=True):
-                runs = sorted(name(config) for stack, _ in each for config in stack)
-                (self.folder / KNOWN.replace("*", job)).write_text(json.dumps(runs))
-                for _, jobs in each:
+                keep(self.folder, job, (name(config) for stack, _ in each for config in stack))
+                for stack, jobs in each:
                     jobs.add(job)
+                    self.begun.update(map(id, stack))
+            there = {id(each) for several in array for each in several}
+            self.to_submit = [each for each in self.to_submit if id(each) not in there]
+
+    def _packed(self) -> list[list[tuple[list[Config], set[str]]]]:
+        """What is to be submitted, by job: stacks enough to be worth a start. One that was lost before has a job to itself."""
+        packed: list[list[tuple[list[Config], set[str]]]] = []
+        room = 0.0
+        for each in self.to_submit:
+            needed, again = sum(map(cost, each[0])), not self.begun.isdisjoint(map(id, each[0]))
+            if needed > room or again:
+                packed.append([])
+                room = 0.0 if again else JOB_COST
+            packed[-1].append(each)
+            room -= needed
+        return packed
 
     def _job(self, stacks: Sequence[list[Config]]) -> Job:
         """What is trained there, in stacks as they are here."""
@@ -151,7 +182,7 @@ class Slurm(Executor):
             "workers": 1,
             "stack.max_bytes": self.max_bytes,
         }
-        return Job([with_values(config, there) for stack in stacks for config in stack], self.options.cpus)
+        return Job([with_values(config, there) for stack in stacks for config in stack], self.options)
 
     def _sbatch(self, jobs: Sequence[Job]) -> list[str]:
         """Their names. Raises ConfigError."""
@@ -160,11 +191,12 @@ class Slurm(Executor):
         wanted = {"partition": own.partition, "account": own.account, "setup": own.setup or None}
         wanted |= {"gpus_per_node": own.gpus or None}
         slurm.update_parameters(
-            job_name=self.folder.parent.name[:50] or "runner",
+            job_name=self.folder.parent.parent.name[:50],  # that of `outputs`
             time=own.minutes,
             cpus_per_task=own.cpus,
             mem=f"{int(own.memory * 1024)}MB",
             signal_delay_s=SAVING_SECONDS,
+            srun_args=[f"--cpus-per-task={own.cpus}"],  # which srun does not take from its job
             array_parallelism=len(jobs) if self.workers == "auto" else self.workers,
             additional_parameters={"requeue": True} | dict(flag.split("=", 1) for flag in own.sbatch),
             **{name: value for name, value in wanted.items() if value is not None},
@@ -175,65 +207,6 @@ class Slurm(Executor):
         except Exception as error:  # what sbatch says, in an exception of submitit's
             raise ConfigError(f"executor=slurm: sbatch refused the jobs: {_last_line(error)}") from error
         return [job.job_id for job in submitted]
-
-
-COMPLETED = "COMPLETED"
-
-
-def name(config: Config) -> str:
-    """A run's, among all of a store."""
-    return f"{config.experiment}/{run_id(config)}"
-
-
-def jobs_of(folder: Path) -> dict[str, set[str]]:
-    """The jobs that commands have submitted and not seen end, and the names of their runs."""
-    jobs = {}
-    for path in sorted(folder.glob(KNOWN)):
-        with suppress(OSError, ValueError):
-            jobs[path.name.removesuffix(KNOWN[1:])] = set(json.loads(read_file(path)))
-    return jobs
-
-
-def squeue() -> dict[str, tuple[str, str]] | None:
-    """State and machine of each job of this user that has not ended, by name; None where the controller does not answer."""
-    answer = _asked("--me", "--array", "--format=%i|%T|%N")
-    rows = (line.split("|") for line in (answer or "").split() if line.count("|") == 2)
-    return None if answer is None else {job: (state, machine) for job, state, machine in rows}
-
-
-def _asked(*options: str) -> str | None:
-    """What squeue says; None where it says nothing."""
-    try:
-        answer = subprocess.run(["squeue", "--noheader", *options], capture_output=True, text=True)
-    except OSError:  # Slurm is not here
-        return None
-    return None if answer.returncode else answer.stdout
-
-
-def told(jobs: Sequence[tuple[str, str]]) -> str:
-    """How many of these jobs are queued, and where the others run."""
-    machines = sorted({machine for state, machine in jobs if state == "RUNNING"})
-    running = sum(state == "RUNNING" for state, _ in jobs)
-    shown = ", ".join(machines[:4]) + ", …" * (len(machines) > 4)
-    parts = [f"{len(jobs) - running} jobs queued"] * (running < len(jobs))
-    parts += [f"{running} running on {shown}"] * bool(running)
-    return ", ".join(parts)
-
-
-def _how_it_ended(job: str) -> str:
-    """Its last state, as far as the controller still knows it."""
-    return (_asked("--states=all", "--format=%T", f"--jobs={job}") or "").strip() or "the controller has forgotten how"
-
-
-def _forget(folder: Path, job: str, keep_log: bool) -> None:
-    """Remove what is kept of a job that has ended."""
-    for path in folder.glob(f"{job}_*"):
-        if path.suffix == ".pkl" or path.suffix == ".sh" or not keep_log:
-            path.unlink(missing_ok=True)
-    (folder / KNOWN.replace("*", job)).unlink(missing_ok=True)
-    if not any(folder.glob(KNOWN)):
-        for path in (*folder.glob(".submission_file_*"), *folder.glob("*_submission.sh")):
-            path.unlink(missing_ok=True)
 
 
 def _submitit() -> object:

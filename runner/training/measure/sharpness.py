@@ -25,19 +25,23 @@ class Look(Enum):
 
     FIRST = "all, from nothing"
     ALL = "all three"
+    EARLY = "the critical rate, which may be another by far than at the last look"
     RATE = "the critical rate alone"
 
 
 # Forward passes of the search along an update, beside one where it begins, and steps of Lanczos for each eigenvalue.
-PASSES = {Look.FIRST: 7, Look.ALL: 3, Look.RATE: 3}
-PRODUCTS = {Look.FIRST: 12, Look.ALL: 8, Look.RATE: 0}
+PASSES = {Look.FIRST: 7, Look.ALL: 7, Look.EARLY: 7, Look.RATE: 3}
+PRODUCTS = {Look.FIRST: 12, Look.ALL: 8, Look.EARLY: 0, Look.RATE: 0}
+EARLY = 5  # looks: under Init[A] the critical rate falls to a tenth with the first update
 
 
 def cost(options: SharpnessConfig) -> float:
     """Of the looks along a long training, in updates for each update. A forward pass is a third of an update."""
     if options.every is None:
         return 0.0
-    return ((1 + PASSES[Look.RATE]) / 3 + 2 * PRODUCTS[Look.ALL] / options.eigenvalues) / options.every
+    passes, others = PASSES[Look.ALL] + 1, PASSES[Look.RATE] + 1
+    all_three, rate = passes / 3 + 2 * PRODUCTS[Look.ALL], others / 3
+    return (rate + (all_three - rate) / options.eigenvalues) / options.every
 
 
 @dataclass(frozen=True)
