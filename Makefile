@@ -67,12 +67,13 @@ test: $(SETUP) lint  ## lint, then every test
 CLUSTERS := .venv/.clusters
 $(CLUSTERS): $(SETUP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray,slurm]'
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-		command -v slurmctld > /dev/null || { apt-get update -q && apt-get install -q -y slurm-wlm munge; }; \
-	else echo "left out: Slurm, which takes root on a Debian machine"; fi
 	@touch $@
 
 test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm and a real Ray, started here, with jobs and machines killed (about 5 minutes)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		command -v slurmctld > /dev/null && command -v munged > /dev/null \
+			|| { apt-get update -q && apt-get install -q -y slurm-wlm munge; }; \
+	else echo "left out: Slurm, which takes root on a Debian machine"; fi
 	@$(BIN)/pytest -n 0 tests/clusters
 
 lint: $(SETUP)  ## check style
@@ -86,5 +87,5 @@ bench-quick: $(SETUP)  ## a few ratios of that beside those that were kept, to s
 	@$(BIN)/python -m bench --quick
 
 clean:  ## remove runs, caches and the virtual environment; records and figures stay
-	rm -rf .venv outputs/runs outputs/bases outputs/full/runs outputs/hydra outputs/wandb .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv outputs/runs outputs/bases outputs/full/runs outputs/hydra outputs/wandb outputs/slurm outputs/full/slurm .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -136,9 +136,13 @@ def _group(row: pd.Series, group: str, known: Mapping[str, type], listed: bool) 
 
 
 def _cell(row: pd.Series, name: str, field: Field, listed: bool) -> Any:
-    """What a record has for a field; of one that came later, what all runs before it had, where it has nothing."""
-    if "before" in field.metadata and (name not in row or pd.isna(row[name])):
-        return field.metadata["before"]
+    """What a record has for a field; where it has nothing, what all runs had before the field was there, or what says nothing
+    without another field."""
+    if name not in row or pd.isna(row[name]):
+        if "before" in field.metadata:
+            return field.metadata["before"]
+        if field.metadata.get("only_with"):
+            return field.default
     return _value(row[name], field.type, listed)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from runner.config import ConfigError
 from runner.config.compose import CONF
 from runner.store.files import read_file
-from runner.sweeps.executors.slurm_queue import NO_ANSWER, folder_of, jobs_of, squeue
+from runner.sweeps.executors.slurm_queue import KNOWN, NO_ANSWER, folder_of, jobs_of, squeue
 
 
 def main(arguments: list[str]) -> int:
@@ -30,9 +30,8 @@ def main(arguments: list[str]) -> int:
 
 def lines(experiment: str, outputs: Path) -> Iterator[str]:
     """What there is to say. Raises ConfigError."""
-    runs, submitted = outputs / "runs" / experiment, {}
-    if (outputs / "slurm").is_dir():
-        submitted = jobs_of(folder_of(outputs))
+    runs = outputs / "runs" / experiment
+    submitted = jobs_of(folder_of(outputs)) if any((outputs / "slurm").glob(f"*/{KNOWN}")) else {}
     jobs = {job: [r for r in theirs if r.startswith(f"{experiment}/")] for job, theirs in submitted.items()}
     jobs = {job: theirs for job, theirs in jobs.items() if theirs}
     if not runs.is_dir() and not jobs:

@@ -108,8 +108,9 @@ def test_every_command_of_the_page_runs(page, workplace, monkeypatch, capsys, un
 def test_commands_for_clusters_can_be_asked_for(workplace, monkeypatch, capsys):
     """As far as a machine without one can tell; `tests/clusters` has real ones."""
     found = re.findall(r"python -m (runner .*executor=.*?)'?$", PAGES["docs/clusters.md"], re.MULTILINE)
-    assert len(found) >= 3
-    for words in map(shlex.split, found):
+    fields = re.findall(r"`(\"executor\.\w+=.*?)`", PAGES["docs/clusters.md"])
+    assert len(found) >= 3 and len(fields) >= 2
+    for words in map(shlex.split, [*found, *(f"runner steps=2 executor=slurm {field}" for field in fields)]):
         assert run(["python", "-m", *words, "--dry-run"], monkeypatch) == 0, (words, capsys.readouterr().err)
 
 

@@ -141,10 +141,12 @@ def test_training_that_is_told_to_leave_saves_its_state_and_goes_on_from_there(t
         if step == 10:
             checkpoint.leave()
 
-    with pytest.raises(KeyboardInterrupt):
-        train([config], leave)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train([config], leave)
+    finally:
+        checkpoint.stay()
     assert checkpoint.Checkpoint([config]).path.exists()
-    checkpoint._leaving.clear()
     steps = []
     [outcome] = train([config], lambda step, *rest: steps.append(step))
     assert steps == list(range(11, 31))

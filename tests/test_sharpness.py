@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import configure, rejects
 
-from runner.config.identity import with_values
+from runner.config.identity import as_kept, run_id, with_values
 from runner.training.measure import curvature, sharpness
 from runner.training.measure.curvature import critical_multiple, top_eigenvalue, top_of
 from runner.training.measure.sharpness import COLUMNS, Look
@@ -124,6 +124,14 @@ def test_it_is_what_dense_hessians_and_a_scan_say(task, optimizer, engine, thoro
     rejects(check, expected * [1.001, 1, 1])
     rejects(check, expected * [1, 1.001, 1])
     rejects(check, expected * [1, 1, 1.001])
+
+
+def test_runs_from_before_eigenvalues_had_a_field_are_others():
+    """They have fewer digits. Without looks the field says nothing."""
+    assert run_id(configure()) == run_id(configure("sharpness.eigenvalues=5"))
+    looks = configure("sharpness.every=10")
+    assert as_kept(looks)["sharpness"] == {"every": 10, "eigenvalues": 20}
+    assert run_id(looks) != run_id(configure("sharpness.every=10", "sharpness.eigenvalues=5"))
 
 
 def test_the_critical_multiple_of_a_quadratic_loss_is_twice_slope_over_curvature():

@@ -37,15 +37,17 @@ def as_known(config: Config) -> Config:
 
 
 def as_kept(config: Config) -> dict[str, Any]:
-    """All fields as a run keeps them: those that came later where they say something, so that old and new runs compare; not where
-    it was trained, for it is the same run everywhere."""
+    """All fields as a run keeps them: those that came later, or depend on another, where they say something, so that old and new
+    runs compare; not where it was trained, for it is the same run everywhere."""
     config = as_known(config)
     fields = as_dict(config)
-    del fields["executor"]
     for path, value, field in described(config):
-        if "before" in field.metadata and value == field.metadata["before"]:
-            group, _, name = path.rpartition(".")
-            del (fields[group] if group else fields)[name]
+        group, _, name = path.rpartition(".")
+        own, other = fields[group] if group else fields, field.metadata.get("only_with")
+        as_before = "before" in field.metadata and value == field.metadata["before"]
+        if as_before or (other and own.get(other) is None):
+            del own[name]
+    del fields["executor"]
     return {name: value for name, value in fields.items() if value != {}}
 
 

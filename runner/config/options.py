@@ -67,11 +67,17 @@ SIZE = integers(1, LARGEST)
 
 
 def option(
-    help: str, allowed: Allowed | None = None, *, default: Any = MISSING, per_run: bool = False, before: Any = MISSING
+    help: str,
+    allowed: Allowed | None = None,
+    *,
+    default: Any = MISSING,
+    per_run: bool = False,
+    before: Any = MISSING,
+    only_with: str | None = None,
 ) -> Any:
     """A dataclass field. `per_run`: runs that differ in it can be trained in one stack. `before`: what it is of runs from before
-    it was there."""
-    metadata = {"help": help, "allowed": allowed, "per_run": per_run}
+    it was there. `only_with`: a field of the same group without which it says nothing."""
+    metadata = {"help": help, "allowed": allowed, "per_run": per_run, "only_with": only_with}
     if before is not MISSING:
         default, metadata["before"] = before, before
     return dataclasses.field(default=default, metadata=metadata)

@@ -129,7 +129,8 @@ class SharpnessConfig:
     eigenvalues: int = option(
         "of so many looks, one is at the two largest eigenvalues, too, which takes as long as 16 steps more",
         AT_LEAST_1,
-        before=20,
+        default=20,
+        only_with="every",
     )
 
 

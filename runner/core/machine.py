@@ -65,10 +65,12 @@ def interruptions_wait() -> Iterator[None]:
     By handlers: a mask would hold for one thread, and the system hands the signal to another.
     """
     came: list[int] = []
-    with _handlers(lambda signum, frame: came.append(signum)):
-        yield
-    if came:
-        raise KeyboardInterrupt
+    try:
+        with _handlers(lambda signum, frame: came.append(signum)):
+            yield
+    finally:
+        if came:  # also where it went wrong, for what is within may have been interrupted itself
+            raise KeyboardInterrupt
 
 
 def interruptions_ignored() -> AbstractContextManager[None]:
@@ -79,6 +81,18 @@ def interruptions_ignored() -> AbstractContextManager[None]:
 def termination_interrupts() -> AbstractContextManager[None]:
     """Within, a polite kill (SIGTERM) is a KeyboardInterrupt, as Ctrl-C is."""
     return _handlers(signal.default_int_handler)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """What is within may set handlers of its own for Ctrl-C and SIGTERM; afterwards they are what they were."""
+    kept = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for which, handler in kept.items():
+                signal.signal(which, handler)
 
 
 @contextmanager

@@ -53,7 +53,9 @@ def train(request: Request) -> float | None:
 def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we format the message
     if sys.argv[1:2] == ["status"]:
-        sys.exit(status.main(sys.argv[2:]))
+        with printing("the status"):
+            code = status.main(sys.argv[2:])
+        sys.exit(code)
     register()
     with clear_errors():
         command = read(sys.argv[1:])

@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from runner.config import Config, ConfigError
@@ -16,18 +15,18 @@ from runner.core.machine import interruptions_ignored, interruptions_wait, termi
 from runner.core.messages import listening, say
 from runner.store.runs import DONE, FAILED, FILES, INTERRUPTED, DamagedRun, Outcome, Store
 from runner.store.trackers import Tracker
+from runner.sweeps.attempts import Attempts
 from runner.sweeps.executors.base import StackResult, run_context
 from runner.sweeps.memory import check_fits
 from runner.sweeps.plan import Plan, arrange, cost, done, plan
 from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
 from runner.sweeps.search import Request, Search, rounds
-from runner.training.checkpoint import Checkpoint
+from runner.training.checkpoint import Checkpoint, leaves
 from runner.training.stack import stack_key
 
 _sweeping = threading.Lock()
 POLL_EVERY = 0.2  # seconds, while other processes train what is left
-MOST_LOST = 3  # times that a stack is begun whose process or machine is lost each time
 
 
 def execute(configs: Sequence[Config], searches: Sequence[Search] = ()) -> Results:
@@ -80,9 +79,7 @@ class Sweep:
     """The stacks of one command on their way to the store, planned once or, where it searches, round by round.
 
     A run is claimed before it is trained, here or, if the executor stores what it trains, there. Runs that another process has
-    claimed wait until it gives them up, with or without a result. If a stack fails, it is tried once more from its checkpoint,
-    if it has one; then each of its runs, alone. What fails alone has failed, and so has what a ConfigError forbids. A stack whose
-    machine is lost is tried again as it is.
+    claimed wait until it gives them up, with or without a result. What fails is tried again, see `Attempts`.
     """
 
     def __init__(self, store: Store, tracker: Tracker, results: Results):
@@ -91,11 +88,9 @@ class Sweep:
         self.elsewhere: list[Config] = []  # claimed by other processes
         self.training: list[list[Config]] = []
         self.ahead: Counter[str] = Counter()  # steps of all runs that are to come, by what they share
-        self.last_try: set[int] = set()  # ids of the configurations
-        self.lost: Counter[int] = Counter()  # how often the machine of such a configuration was lost
+        self.attempts = Attempts()
         self.said_waiting = False
         self.untracked = ""  # the first error of the tracker
-        self.resumed: set[Path] = set()  # checkpoints from which a stack that failed was tried again
 
     def run(self, planned: Plan) -> None:
         """Train and store what is planned, or, on Ctrl-C, mark what is left."""
@@ -177,6 +172,8 @@ class Sweep:
             if not self.said_waiting:
                 say(f"waiting for {len(self.elsewhere)} runs that another process is training")
             self.said_waiting = True
+            if leaves():
+                raise KeyboardInterrupt
             time.sleep(POLL_EVERY)
         waiting, self.elsewhere = self.elsewhere, []
         self.queue.extend(arrange(self._claimed(waiting)))  # claiming twice is no harm
@@ -186,7 +183,8 @@ class Sweep:
         if self.executor.stores:
             return self._collect(ended)
         checkpoint = Checkpoint(ended.stack)
-        if self._tries_again(ended, checkpoint):
+        if again := self.attempts.after(ended, checkpoint):
+            self.queue.extend(again)
             return []
         failed = Outcome(FAILED, error=ended.error)
         not_stored: ConfigError | None = None
@@ -196,8 +194,7 @@ class Sweep:
             except ConfigError as error:  # what keeps one run from being stored may spare its neighbours
                 not_stored = error
                 continue
-            self.results.add(config, outcome.status, outcome.summary, outcome.error)
-            self._track(lambda config=config, outcome=outcome: self.tracker.finish(config, outcome))
+            self._report(config, outcome)
             self.store.release(config)
         if not_stored:
             raise not_stored
@@ -208,44 +205,26 @@ class Sweep:
     def _collect(self, ended: StackResult) -> list[Config]:
         """Report the runs of a stack that were stored where they were trained; those that need no second try. The others were
         lost with their machine."""
-        self.lost.update(map(id, ended.stack))
-        done, left = [], []
         for folder in {self.store.path(config).parent for config in ended.stack}:
             if folder.is_dir():
                 os.listdir(folder)  # else a file system may say for a while that what is new is not there
-        for config in ended.stack:
-            outcome = self.store.outcome(config)
-            if outcome and outcome.status in DONE and self._summary(config) is None:
-                outcome = None  # of an earlier sweep, without what is measured now
-            if outcome is None and self.lost[id(config)] < MOST_LOST:
-                left.append(config)
-                continue
-            done.append(config)
-            outcome = outcome or Outcome(FAILED, error=ended.error)
-            self.results.add(config, outcome.status, outcome.summary, outcome.error)
-            self._track(lambda config=config, outcome=outcome: self.tracker.finish(config, outcome))
-        if left and self.lost[id(left[0])] < MOST_LOST - 1:
-            self.queue.append(left)
-        else:
-            self.queue.extend([config] for config in left)  # one of them may be what loses it
-        return done
+        outcomes = [(config, self._outcome(config)) for config in ended.stack]
+        again = self.attempts.after_loss([config for config, outcome in outcomes if outcome is None])
+        self.queue.extend(again)
+        left = {id(config) for stack in again for config in stack}
+        done = [(config, outcome) for config, outcome in outcomes if id(config) not in left]
+        for config, outcome in done:
+            self._report(config, outcome or Outcome(FAILED, error=ended.error))
+        return [config for config, _ in done]
 
-    def _tries_again(self, ended: StackResult, checkpoint: Checkpoint) -> bool:
-        """Queue a stack that failed for a second try: from its checkpoint, or else run by run."""
-        self.lost.update(map(id, ended.stack) if ended.lost else ())
-        if ended.lost and self.lost[id(ended.stack[0])] < MOST_LOST:
-            self.queue.append(ended.stack)
-            return True
-        if not ended.error or ended.forbidden or self.last_try.issuperset(map(id, ended.stack)):
-            return False
-        if checkpoint.path.exists() and checkpoint.path not in self.resumed:
-            self.resumed.add(checkpoint.path)
-            self.queue.append(ended.stack)
-        else:
-            checkpoint.remove()
-            self.last_try.update(map(id, ended.stack))
-            self.queue.extend([config] for config in ended.stack)
-        return True
+    def _outcome(self, config: Config) -> Outcome | None:
+        """How a run has ended that was trained elsewhere; None where it has not, or lacks what is measured now."""
+        outcome = self.store.outcome(config)
+        return None if outcome and outcome.status in DONE and self._summary(config) is None else outcome
+
+    def _report(self, config: Config, outcome: Outcome) -> None:
+        self.results.add(config, outcome.status, outcome.summary, outcome.error)
+        self._track(lambda: self.tracker.finish(config, outcome))
 
     def _stream(self, stack: list[Config], tables: list[Any]) -> None:
         """Rows of the runs of a stack in training, for the tracker."""

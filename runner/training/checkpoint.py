@@ -32,6 +32,11 @@ def leave() -> None:
     _leaving.set()
 
 
+def stay() -> None:
+    """Let it train on, until it is told to leave again."""
+    _leaving.clear()
+
+
 def leaves() -> bool:
     """Whether it has been told to."""
     return _leaving.is_set()

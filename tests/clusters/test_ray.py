@@ -48,3 +48,12 @@ def test_what_cannot_be_had_is_one_message(nodes, start):
     command = start("executor=ray", "executor.address=127.0.0.1:1")
     output, _ = command.communicate(timeout=120)
     assert command.returncode == 2 and "no cluster answers there" in output and "Traceback" not in output, output
+
+
+def test_a_polite_kill_ends_the_sweep_as_ctrl_c_does(start, tmp_path):
+    """Though Ray has handlers of its own."""
+    command = start("executor=ray", "executor.memory=1.5")
+    training(tmp_path)
+    command.terminate()
+    output, _ = command.communicate(timeout=60)
+    assert command.returncode == 130 and "interrupted" in output and "Traceback" not in output, output

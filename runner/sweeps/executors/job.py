@@ -28,6 +28,7 @@ class Job:
 
     def __call__(self) -> None:
         """Training is in a thread of its own, so that it goes on to its next step while `checkpoint` waits for it."""
+        checkpoint.stay()
         self.thread = Thread(target=self._train, daemon=True)
         self.thread.start()
         self.thread.join()
@@ -54,6 +55,8 @@ class Job:
                     execute(configs)
                 except ConfigError as error:  # of a base or text, of which no other try knows better
                     _fail(configs, error)
+                if checkpoint.leaves():
+                    break
         except BaseException as error:
             self.error = error
 

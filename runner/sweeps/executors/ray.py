@@ -13,7 +13,7 @@ from runner.config import Config, ConfigError
 from runner.config.identity import with_values
 from runner.config.options import Allowed, option
 from runner.config.schema import ExecutorOptions, RemoteOptions
-from runner.core.machine import keep_freed_memory, use_threads
+from runner.core.machine import handlers_kept, keep_freed_memory, use_threads
 from runner.core.messages import listening
 from runner.sweeps.executors.base import (
     Executor,
@@ -66,15 +66,15 @@ class Ray(Executor):
                 address, more = "local", {"include_dashboard": False}
             try:
                 _check_answers(address)  # Ray would try for minutes
-                self.ray.init(address, log_to_driver=False, logging_level="ERROR", **more)
+                with handlers_kept():
+                    self.ray.init(address, log_to_driver=False, logging_level="ERROR", **more)
             except (OSError, RuntimeError, ValueError) as error:
                 raise ConfigError(
                     f"executor.address={self.options.address}: no cluster answers there ({error})"
                 ) from error
-        wanted = {"CPU": self.options.cpus, "GPU": self.options.gpus, "memory": self.options.memory * GIB}
-        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        if not any(all(there.get(name, 0) >= much for name, much in wanted.items()) for there in machines):
-            most = {name: max(there.get(name, 0) for there in machines) for name in wanted}
+        if not self._can_take_a_stack():
+            machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+            most = {name: max(there.get(name, 0) for there in machines) for name in ("CPU", "GPU", "memory")}
             self.close()
             raise ConfigError(
                 f"executor.cpus={self.options.cpus}, gpus={self.options.gpus}, memory={self.options.memory:g}: no machine of the "
@@ -104,6 +104,8 @@ class Ray(Executor):
         streams = list(self.training)
         self.ray.wait(streams, timeout=POLL_SECONDS)
         ready, _ = self.ray.wait(streams, num_returns=len(streams), timeout=0)
+        if not ready and not self._can_take_a_stack():
+            listener.waits("no machine of the cluster can take a stack now")
         ended = []
         for reports in ready:
             stack = self.training[reports]
@@ -126,6 +128,12 @@ class Ray(Executor):
         if self.began:
             self.ray.shutdown()
 
+    def _can_take_a_stack(self) -> bool:
+        """Whether a machine of the cluster could, if it did nothing else."""
+        wanted = {"CPU": self.options.cpus, "GPU": self.options.gpus, "memory": self.options.memory * GIB}
+        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        return any(all(there.get(name, 0) >= much for name, much in wanted.items()) for there in machines)
+
     def _is_lost(self, error: Exception) -> bool:
         """Whether a task ended with its worker or machine, and not for what it did."""
         errors = self.ray.exceptions
@@ -140,6 +148,8 @@ def _check_answers(address: str) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if cause := getattr(error, "cause", None):
+        return f"its task failed: {type(cause).__name__}: {cause}"
     first, *_ = str(error).strip().splitlines() or [""]
     return f"its task was lost: {type(error).__name__}{': ' * bool(first)}{first}"
 

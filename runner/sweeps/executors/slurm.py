@@ -39,7 +39,7 @@ MOST_REQUEUED = 1_000_000  # times that a job goes on after its time limit
 NAME = Allowed("a name without spaces", lambda x: bool(x) and not any(c.isspace() for c in x))
 MINUTES = integers(5, 525600)
 FLAGS = Allowed(
-    "options of sbatch as name=value, such as [qos=high,constraint=a100]", lambda xs: all("=" in x for x in xs)
+    "options of sbatch as name=value, each in quotes, such as ['qos=high']", lambda xs: all("=" in x for x in xs)
 )
 
 
@@ -48,8 +48,8 @@ class SlurmOptions(RemoteOptions):
     partition: str | None = option("null: the cluster's default", NAME)
     account: str | None = option("null: your default", NAME)
     minutes: int = option("time limit of a job, which saves its state before, and goes on in the queue", MINUTES)
-    setup: list[str] = option("lines of shell that a job begins with, such as [module load cuda]")
-    sbatch: list[str] = option("further options of sbatch, such as [qos=high]", FLAGS)
+    setup: list[str] = option("lines of shell that a job begins with, such as ['module load cuda']")
+    sbatch: list[str] = option("further options of sbatch, such as ['qos=high']", FLAGS)
     on_interrupt: str = option(
         "what Ctrl-C does with jobs: leave them in the queue, or cancel them", choices("leave", "cancel")
     )
@@ -201,10 +201,13 @@ class Slurm(Executor):
             additional_parameters={"requeue": True} | dict(flag.split("=", 1) for flag in own.sbatch),
             **{name: value for name, value in wanted.items() if value is not None},
         )
+        before = set(self.folder.iterdir())
         try:
             with slurm.batch():
                 submitted = [slurm.submit(job) for job in jobs]
         except Exception as error:  # what sbatch says, in an exception of submitit's
+            for path in set(self.folder.iterdir()) - before:
+                path.unlink(missing_ok=True)
             raise ConfigError(f"executor=slurm: sbatch refused the jobs: {_last_line(error)}") from error
         return [job.job_id for job in submitted]
 
