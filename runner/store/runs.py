@@ -208,10 +208,14 @@ def read_verified(run: Path, meta: dict[str, Any], names: Iterable[str]) -> dict
     return contents
 
 
+def run_name(config: Config) -> str:
+    """A run's, among all of a store."""
+    return f"{config.experiment}/{run_id(config)}"
+
+
 def _place(config: Config) -> int:
     """A byte offset for a run, below 2^62."""
-    name = f"{config.experiment}/{run_id(config)}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 2
+    return int.from_bytes(hashlib.sha256(run_name(config).encode()).digest()[:8], "big") >> 2
 
 
 def _contents(config: Config, outcome: Outcome, context: dict[str, Any]) -> dict[str, bytes]:

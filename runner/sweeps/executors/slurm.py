@@ -14,6 +14,7 @@ from runner.config.identity import with_values
 from runner.config.options import Allowed, choices, integers, option
 from runner.config.schema import ExecutorOptions, RemoteOptions, TrackerOptions
 from runner.core.machine import interruptions_wait
+from runner.store.runs import run_name
 from runner.sweeps.executors.base import Executor, Listener, StackResult, Stream, executor
 from runner.sweeps.executors.job import SAVING_SECONDS, Job
 from runner.sweeps.executors.slurm_queue import (
@@ -24,7 +25,6 @@ from runner.sweeps.executors.slurm_queue import (
     how_it_ended,
     jobs_of,
     keep,
-    name,
     squeue,
     told,
 )
@@ -79,11 +79,11 @@ class Slurm(Executor):
 
     def submit(self, stack: list[Config], ahead: int) -> None:
         """Those that a job of an earlier command has are waited for."""
-        names = {name(config) for config in stack}
+        names = {run_name(config) for config in stack}
         jobs = {job for job, runs in self.earlier.items() if runs & names}
         self.waiting.append((stack, jobs))
         theirs = set().union(*(self.earlier[job] for job in jobs))
-        if left := [config for config in stack if name(config) not in theirs]:
+        if left := [config for config in stack if run_name(config) not in theirs]:
             self.to_submit.append((left, jobs))
 
     def ended(self, listener: Listener, stream: Stream) -> list[StackResult]:
@@ -154,7 +154,7 @@ class Slurm(Executor):
             array = packed[first : first + MOST_IN_ARRAY]
             submitted = self._sbatch([self._job([stack for stack, _ in each]) for each in array])
             for each, job in zip(array, submitted, strict=True):
-                keep(self.folder, job, (name(config) for stack, _ in each for config in stack))
+                keep(self.folder, job, (run_name(config) for stack, _ in each for config in stack))
                 for stack, jobs in each:
                     jobs.add(job)
                     self.begun.update(map(id, stack))

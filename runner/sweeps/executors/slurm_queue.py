@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from runner.config import Config, ConfigError
-from runner.config.identity import run_id
+from runner.config import ConfigError
 from runner.store.files import read_file
 
 NO_ANSWER = "Slurm's controller does not answer"
@@ -30,11 +29,6 @@ def folder_of(outputs: Path) -> Path:
     if not (cluster := re.search(r"^ClusterName\s*=\s*(\S+)", said, re.MULTILINE)):
         raise ConfigError(f"executor=slurm: {NO_ANSWER} (scontrol); try again once it does")
     return (outputs / "slurm" / f"{cluster[1]}-{getpass.getuser()}").absolute()
-
-
-def name(config: Config) -> str:
-    """A run's, among all of a store."""
-    return f"{config.experiment}/{run_id(config)}"
 
 
 def jobs_of(folder: Path) -> dict[str, set[str]]:
