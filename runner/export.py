@@ -27,8 +27,9 @@ from runner.config.registry import ADAPTERS, GROUPS, INITS, TASKS
 from runner.core import streams
 from runner.core.messages import first_line
 from runner.inits import Layer
-from runner.store.files import read_fields, read_file
-from runner.store.runs import CONFIG, WEIGHTS, DamagedRun, read_verified
+from runner.store import packs
+from runner.store.files import read_fields
+from runner.store.outcome import CONFIG, META, WEIGHTS, DamagedRun, read_verified
 from runner.tasks.models import bases, library, peft, spec
 from runner.tasks.models.options import ModelOptions
 from runner.tasks.models.text import Source
@@ -151,7 +152,7 @@ def _of_lora(own: dict[str, Any], ranks: dict[str, int], pairs: int) -> dict[str
 def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A finished run's configuration, and what it trained; both as the run's checksums say."""
     try:
-        meta = json.loads(read_file(run / "meta.json"))
+        meta = json.loads(packs.read(run, META))
         versions, status = dict(meta["versions"]), meta["status"]
         contents = read_verified(run, meta, [name for name in (CONFIG, WEIGHTS) if name in meta["sha256"]])
         config = read_fields(contents[CONFIG])

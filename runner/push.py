@@ -14,8 +14,9 @@ from runner.config.compose import CONF
 from runner.config.options import check_value, described
 from runner.config.registry import GROUPS, TRACKERS
 from runner.core import streams
-from runner.store.files import read_fields, read_file
-from runner.store.runs import CONFIG, DONE, DamagedRun, Outcome, read_outcome, read_verified
+from runner.store import packs
+from runner.store.files import read_fields
+from runner.store.outcome import CONFIG, DONE, META, DamagedRun, Outcome, read_outcome, read_verified
 from runner.store.trackers.wandb import is_tracked, wandb_id
 
 DAMAGE = (DamagedRun, OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError)
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="offline needs no network")
     try:
         return push(parser.parse_args(arguments))
-    except ConfigError as error:
+    except (ConfigError, packs.Damaged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -49,7 +50,7 @@ def push(options: argparse.Namespace) -> int:
     for field, value, declared in described(choice):
         check_value(f"--{field}", value, declared)
     tracker, before, failed, unfinished = None, 0, 0, 0
-    for run in sorted(path.parent for path in folder.glob("*/meta.json")):
+    for run in packs.runs_of(folder):
         try:
             if (stored := read(run)) is None:
                 unfinished += 1
@@ -87,13 +88,13 @@ def read(run: Path) -> tuple[Config, Outcome] | None:
     outcome = read_outcome(run)
     if outcome is None or outcome.status not in DONE:
         return None
-    meta = json.loads(read_file(run / "meta.json"))
+    meta = json.loads(packs.read(run, META))
     return _configuration(read_fields(read_verified(run, meta, [CONFIG])[CONFIG])), outcome
 
 
 def _configuration(fields: dict) -> Config:
     """The `Config` that these fields were written from."""
-    fields = {"executor": {"name": "local"}} | fields  # which is not kept
+    fields = {"executor": {"name": "local"}, "store": {"claims": "lock"}} | fields  # which are not kept
     cfg = OmegaConf.structured(Config)
     for group, parts in GROUPS.items():
         cfg[group] = OmegaConf.structured(parts.options[fields[group]["name"]])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from runner.config import ConfigError
 from runner.config.compose import CONF
-from runner.store.files import read_file
+from runner.store import packs
+from runner.store.outcome import META
 from runner.sweeps.executors.slurm_queue import KNOWN, NO_ANSWER, folder_of, jobs_of, squeue
 
 
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> int:
     try:
         for line in lines(options.experiment, Path(options.outputs)):
             print(line)
-    except ConfigError as error:
+    except (ConfigError, packs.Damaged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -38,7 +39,7 @@ def lines(experiment: str, outputs: Path) -> Iterator[str]:
         known = (CONF / "experiment" / f"{experiment}.yaml").is_file()
         hint = f"; python -m runner experiment={experiment} trains it" if known else ""
         raise ConfigError(f"EXPERIMENT={experiment!r}: nothing of it is in {outputs}{hint}")
-    stored = Counter(_status(path) for path in runs.glob("[!.]*/meta.json"))
+    stored = Counter(map(_status, packs.runs_of(runs)))
     yield f"stored: {', '.join(f'{n} {status}' for status, n in stored.most_common()) or 'none'}"
     states = squeue() if jobs else {}
     if states is None:
@@ -49,8 +50,8 @@ def lines(experiment: str, outputs: Path) -> Iterator[str]:
         yield f"job {job}: {state.lower()}{more}, {len(theirs)} runs"
 
 
-def _status(meta: Path) -> str:
+def _status(run: Path) -> str:
     try:
-        return json.loads(read_file(meta))["status"]
+        return json.loads(packs.read(run, META))["status"]
     except (OSError, ValueError, KeyError, TypeError):
         return "damaged"

@@ -13,7 +13,7 @@ from test_track import records, values
 
 from runner.config.identity import run_id
 from runner.push import main
-from runner.store.runs import FINISHED, Outcome
+from runner.store.outcome import FINISHED, Outcome
 from runner.store.trackers.wandb import WandbTracker, describe
 from runner.sweeps.executors import base
 

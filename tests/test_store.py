@@ -16,7 +16,8 @@ from conftest import configure
 
 from runner.config import ConfigError
 from runner.config.identity import run_id
-from runner.store.runs import DamagedRun, Outcome, Store
+from runner.store.outcome import DamagedRun, Outcome
+from runner.store.runs import Store
 from runner.sweeps.plan import plan
 
 

@@ -20,6 +20,7 @@ import yaml
 
 from analysis.tables import blocks, schema
 from runner.config.options import LARGEST_INTEGER
+from runner.store import packs
 from runner.store.files import read_file
 
 STEPS, LAYERS = "steps.parquet", "layers.parquet"
@@ -122,20 +123,32 @@ def _read_all(path: Path, with_steps: bool) -> tuple[pd.DataFrame, list[pa.Table
 
 def _run_folders(path: Path) -> list[Path]:
     """Folders of runs, damaged or not. Raises FileNotFoundError, also for a folder of such folders."""
-    if (path / "meta.json").exists() and (path / "config.yaml").exists():
+    if packs.has(path, "meta.json") and packs.has(path, "config.yaml"):
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"no such folder or record: {path}")
     items = [item for item in path.iterdir() if not item.name.startswith(".")]
     folders = sorted(item for item in items if item.is_dir() or item.is_symlink())
-    if any((folder / name).exists() for folder in folders for name in ("meta.json", "config.yaml", STEPS)):
-        return folders
-    if experiments := [folder.name for folder in folders if next(folder.glob("*/meta.json"), None)]:
+    packed = _packed(path)
+    if packed or any((folder / name).exists() for folder in folders for name in ("meta.json", "config.yaml", STEPS)):
+        return sorted({*folders, *packed})
+    if experiments := [
+        folder.name for folder in folders if next(folder.glob("*/meta.json"), None) or (folder / packs.NAME).exists()
+    ]:
         more = f" and {len(experiments) - NAMED} more" if len(experiments) > NAMED else ""
         raise FileNotFoundError(
             f"{path} holds folders of runs, and no runs itself; name one of them: {', '.join(experiments[:NAMED])}{more}"
         )
     return []
+
+
+def _packed(path: Path) -> list[Path]:
+    """Runs that have no directory; none, with a warning, where what they are in is damaged."""
+    try:
+        return packs.packed(path)
+    except OSError as error:
+        _skipped(path / packs.NAME, error)
+        return []
 
 
 def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | None:
@@ -150,8 +163,8 @@ def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | N
         config = blocks.parse(_checked(folder, "config.yaml", meta))
         steps = _table(_checked(folder, STEPS, meta)) if with_steps else pa.table({})
         summary = json.loads(_checked(folder, "summary.json", meta))
-        if not with_steps:
-            (folder / STEPS).stat()
+        if not with_steps and not packs.has(folder, STEPS):
+            raise ValueError(f"{STEPS} is missing")
         identity = {"run_id": meta["run_id"], "status": meta["status"]}
         row = identity | _flatten(config) | _flatten(summary, "summary.") | identity
         schema.check_run(row, (*schema.NEEDED, *schema.IN_A_FOLDER, schema.RESULT))
@@ -175,7 +188,7 @@ def _reason(error: Exception) -> str:
 
 def _meta(folder: Path) -> dict[str, Any]:
     """A run's meta.json. Raises ValueError where it is another run's."""
-    meta = json.loads(read_file(folder / "meta.json"))
+    meta = json.loads(packs.read(folder, "meta.json"))
     if meta["run_id"] != folder.name:
         raise ValueError(f"holds run {meta['run_id']}")
     return meta
@@ -183,7 +196,7 @@ def _meta(folder: Path) -> dict[str, Any]:
 
 def _checked(folder: Path, name: str, meta: dict[str, Any]) -> bytes:
     """A file's contents. Raises ValueError where they differ from the checksum in meta.json."""
-    contents = read_file(folder / name)
+    contents = packs.read(folder, name)
     if hashlib.sha256(contents).hexdigest() != meta["sha256"][name]:
         raise ValueError(f"{name} differs from its checksum")
     return contents

@@ -23,7 +23,12 @@ NOT_IDENTITY = (
     "retrain",
     "checkpoint",
     "search",
+    "store",
 )
+NOT_KEPT = (
+    "executor",
+    "store",
+)  # where it was trained, and with whom the folder was shared: it is the same run everywhere
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -38,7 +43,7 @@ def as_known(config: Config) -> Config:
 
 def as_kept(config: Config) -> dict[str, Any]:
     """All fields as a run keeps them: those that came later, or depend on another, where they say something, so that old and new
-    runs compare; not where it was trained, for it is the same run everywhere."""
+    runs compare, but for those NOT_KEPT."""
     config = as_known(config)
     fields = as_dict(config)
     for path, value, field in described(config):
@@ -47,8 +52,7 @@ def as_kept(config: Config) -> dict[str, Any]:
         as_before = "before" in field.metadata and value == field.metadata["before"]
         if as_before or (other and own.get(other) is None):
             del own[name]
-    del fields["executor"]
-    return {name: value for name, value in fields.items() if value != {}}
+    return {name: value for name, value in fields.items() if value != {} and name not in NOT_KEPT}
 
 
 def defining(config: Config) -> Iterator[tuple[str, Any, dataclasses.Field]]:

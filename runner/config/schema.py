@@ -135,6 +135,15 @@ class SharpnessConfig:
 
 
 @dataclass
+class StoreConfig:
+    claims: str = option(
+        "how processes that share outputs keep from training the same run: by locks of the file system, or by files, where "
+        "machines do not see each other's locks",
+        choices("lock", "lease"),
+    )
+
+
+@dataclass
 class StackConfig:
     max_bytes: int | None = option(
         "a stack stays within this many bytes; null: a quarter of what is free, shared by the workers", AT_LEAST_1
@@ -216,3 +225,4 @@ class Config:
     stack: StackConfig = field(default_factory=StackConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)

@@ -83,6 +83,11 @@ def termination_interrupts() -> AbstractContextManager[None]:
     return _handlers(signal.default_int_handler)
 
 
+def interrupt() -> None:
+    """Raise KeyboardInterrupt in the main thread, from another one, also where it waits for something."""
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
 @contextmanager
 def handlers_kept() -> Iterator[None]:
     """What is within may set handlers of its own for Ctrl-C and SIGTERM; afterwards they are what they were."""

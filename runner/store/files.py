@@ -21,10 +21,14 @@ def read_file(path: Path) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is no regular file", str(path))
-        most = MOST.get(path.suffix, status.st_size)
-        if status.st_size > most:
-            raise OSError(errno.EFBIG, f"has {status.st_size} bytes, more than {most}", str(path))
-        return file.read(most)
+        check_size(path, status.st_size)
+        return file.read(MOST.get(path.suffix, status.st_size))
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raises OSError where a file of this name has more bytes than can be meant."""
+    if size > (most := MOST.get(path.suffix, size)):
+        raise OSError(errno.EFBIG, f"has {size} bytes, more than {most}", str(path))
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import hydra
 from omegaconf import DictConfig
 
-from runner import status
+from runner import pack, status
 from runner.config.command import read
 from runner.config.compose import CONF, from_hydra, register
 from runner.config.errors import explain, is_about_input
@@ -21,6 +21,8 @@ from runner.sweeps.execute import execute
 from runner.sweeps.forecast import forecast
 from runner.sweeps.report import print_report
 from runner.sweeps.search import Request
+
+OTHERS = {"pack": pack.main, "status": status.main}  # than to train: `python -m runner status …`
 
 
 def run(asked: DictConfig | Request, dry: bool = False) -> float:
@@ -52,9 +54,9 @@ def train(request: Request) -> float | None:
 
 def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we format the message
-    if sys.argv[1:2] == ["status"]:
-        with printing("the status"):
-            code = status.main(sys.argv[2:])
+    if other := OTHERS.get(sys.argv[1] if sys.argv[1:] else ""):
+        with printing("the answer"):
+            code = other(sys.argv[2:])
         sys.exit(code)
     register()
     with clear_errors():

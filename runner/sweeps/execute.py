@@ -5,15 +5,18 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from runner.config import Config, ConfigError
 from runner.config.experiments import new_name
 from runner.config.identity import as_dict
 from runner.config.registry import EXECUTORS, TASKS, TRACKERS
-from runner.core.machine import interruptions_ignored, interruptions_wait, termination_interrupts
+from runner.core.machine import interrupt, interruptions_ignored, interruptions_wait, termination_interrupts
 from runner.core.messages import listening, say
-from runner.store.runs import DONE, FAILED, FILES, INTERRUPTED, DamagedRun, Outcome, Store
+from runner.store.claims import UNHEARD
+from runner.store.outcome import DONE, FAILED, INTERRUPTED, DamagedRun, Outcome
+from runner.store.runs import Store
 from runner.store.trackers import Tracker
 from runner.sweeps.attempts import Attempts
 from runner.sweeps.executors.base import StackResult, run_context
@@ -22,11 +25,10 @@ from runner.sweeps.plan import Plan, arrange, cost, done, plan
 from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
 from runner.sweeps.search import Request, Search, rounds
-from runner.training.checkpoint import Checkpoint, leaves
+from runner.training.checkpoint import Checkpoint, leave, leaves
 from runner.training.stack import stack_key
 
 _sweeping = threading.Lock()
-POLL_EVERY = 0.2  # seconds, while other processes train what is left
 
 
 def execute(configs: Sequence[Config], searches: Sequence[Search] = ()) -> Results:
@@ -43,7 +45,8 @@ def execute(configs: Sequence[Config], searches: Sequence[Search] = ()) -> Resul
 
 def _execute(request: Request) -> Results:
     first, *_ = request.configs
-    with termination_interrupts(), Store(first.outputs) as store:
+    parted = partial(_parted, threading.current_thread())
+    with termination_interrupts(), Store(first.outputs, first.store.claims, parted) as store:
         names = dict.fromkeys(map(new_name, request.configs))
         results = Results()
         sweep: Sweep | None = None
@@ -66,11 +69,23 @@ def _execute(request: Request) -> Results:
     return results
 
 
+def _parted(sweeping: threading.Thread) -> None:
+    """The folder has not answered for so long that others may train what is ours: end as Ctrl-C does."""
+    say(
+        f"outputs did not answer for {UNHEARD:g} seconds, after which others may train what was claimed here; the sweep "
+        "ends, and the same command goes on with it"
+    )
+    if sweeping is threading.main_thread():
+        interrupt()
+    else:  # of a job
+        leave()
+
+
 def check_shared(configs: Sequence[Config]) -> None:
     """Raise ConfigError unless one command can train them: it has one store, one tracker and one executor."""
     if not configs:
         raise ConfigError("the sweep has no runs: one of its axes has no values; give it at least one")
-    for name in ("outputs", "bases", "tracker", "executor", "workers", "retrain", "stack", "device", "search"):
+    for name in ("outputs", "bases", "store", "tracker", "executor", "workers", "retrain", "stack", "device", "search"):
         if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
             raise ConfigError(f"{name}: must be the same for all runs of a sweep; run one command for each")
 
@@ -174,7 +189,7 @@ class Sweep:
             self.said_waiting = True
             if leaves():
                 raise KeyboardInterrupt
-            time.sleep(POLL_EVERY)
+            time.sleep(self.store.claims.wait)
         waiting, self.elsewhere = self.elsewhere, []
         self.queue.extend(arrange(self._claimed(waiting)))  # claiming twice is no harm
 
@@ -188,7 +203,11 @@ class Sweep:
             return []
         failed = Outcome(FAILED, error=ended.error)
         not_stored: ConfigError | None = None
+        stored = []
         for config, outcome in zip(ended.stack, ended.outcomes or [failed] * len(ended.stack), strict=True):
+            if not self.store.claim(config):  # no longer, after a break in the network: whoever has it stores the same
+                self.elsewhere.append(config)
+                continue
             try:
                 self.store.write(config, outcome, ended.context)
             except ConfigError as error:  # what keeps one run from being stored may spare its neighbours
@@ -196,11 +215,12 @@ class Sweep:
                 continue
             self._report(config, outcome)
             self.store.release(config)
+            stored.append(config)
         if not_stored:
             raise not_stored
         if not ended.error:
             checkpoint.remove()
-        return ended.stack
+        return stored
 
     def _collect(self, ended: StackResult) -> list[Config]:
         """Report the runs of a stack that were stored where they were trained; those that need no second try. The others were
@@ -241,9 +261,9 @@ class Sweep:
     def _check_stored(self) -> None:
         """What was there and is no longer, because somebody removed the folder meanwhile, is not reported as done."""
         for row in self.results.rows:
-            path = self.store.path(row["config"])
-            if row["status"] in (*DONE, SKIPPED) and not all((path / name).is_file() for name in FILES):
-                error = f"{path.parent}: runs were removed while the sweep went on; the same command trains them again"
+            if row["status"] in (*DONE, SKIPPED) and not self.store.has_files(row["config"]):
+                folder = self.store.path(row["config"]).parent
+                error = f"{folder}: runs were removed while the sweep went on; the same command trains them again"
                 row |= {"status": FAILED, "error": error, "loss": None}
 
     def _summary(self, config: Config) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@ from runner.config import Config
 from runner.config.identity import run_id
 from runner.config.registry import ADAPTERS, TASKS
 from runner.config.resources import device_of, resolve_engine
-from runner.store.runs import DamagedRun, Store
+from runner.store.outcome import DamagedRun
+from runner.store.runs import Store
 from runner.tasks.toy import ToyTask
 from runner.training.checkpoint import forget, resumable
 from runner.training.log import count_rows

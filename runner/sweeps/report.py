@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runner.config import Config
 from runner.config.experiments import experiment_names
-from runner.store.runs import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from runner.store.outcome import DIVERGED, FAILED, FINISHED, INTERRUPTED
 from runner.sweeps.api import SweepResult
 from runner.sweeps.best import best_learning_rates, is_held_out
 from runner.sweeps.results import SKIPPED, Results

@@ -7,7 +7,7 @@ from typing import Any
 from runner.config import Config
 from runner.config.identity import run_id
 from runner.config.registry import TASKS
-from runner.store.runs import FAILED, INTERRUPTED
+from runner.store.outcome import FAILED, INTERRUPTED
 
 SKIPPED = "skipped"
 

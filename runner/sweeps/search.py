@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from runner.config import Config, ConfigError
 from runner.config.identity import run_id, with_values
 from runner.core.optimum import logs
-from runner.store.runs import FAILED, INTERRUPTED
+from runner.store.outcome import FAILED, INTERRUPTED
 from runner.sweeps.plan import cost
 from runner.sweeps.rates import Point, RateSearch, rate
 from runner.sweeps.results import SKIPPED, Results

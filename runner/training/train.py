@@ -12,7 +12,7 @@ from runner.config.registry import ADAPTERS, TASKS
 from runner.config.resources import resolve_device
 from runner.core.machine import matmul_precision
 from runner.core.messages import announce
-from runner.store.runs import DIVERGED, FINISHED, Outcome
+from runner.store.outcome import DIVERGED, FINISHED, Outcome
 from runner.tasks.base import Task
 from runner.training.checkpoint import Checkpoint, leaves
 from runner.training.engines import build_engine

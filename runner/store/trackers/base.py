@@ -8,7 +8,7 @@ import pandas as pd
 from runner.config import Config
 from runner.config.registry import TRACKERS
 from runner.config.schema import TrackerOptions
-from runner.store.runs import Outcome
+from runner.store.outcome import Outcome
 
 
 class Tracker:

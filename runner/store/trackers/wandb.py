@@ -15,8 +15,8 @@ from runner.config import Config, ConfigError
 from runner.config.identity import as_dict, run_id
 from runner.config.options import Allowed, choices, option
 from runner.config.schema import TrackerOptions
-from runner.store.runs import DONE as WITH_RESULT
-from runner.store.runs import Outcome
+from runner.store.outcome import DONE as WITH_RESULT
+from runner.store.outcome import Outcome
 from runner.store.trackers.base import Tracker, tracker
 
 DONE = "reported-whole"  # name of a file

@@ -16,7 +16,7 @@ from runner.config import Config, ConfigError
 from runner.config.registry import EXECUTORS
 from runner.config.resources import device_of
 from runner.config.schema import ExecutorOptions
-from runner.store.runs import Outcome
+from runner.store.outcome import Outcome
 from runner.training.log import Log
 from runner.training.stability import Stability
 from runner.training.train import train

@@ -8,7 +8,8 @@ from runner.config import Config, ConfigError
 from runner.config.identity import as_dict
 from runner.config.schema import RemoteOptions
 from runner.core.machine import use_threads
-from runner.store.runs import FAILED, Outcome, Store
+from runner.store.outcome import FAILED, Outcome
+from runner.store.runs import Store
 from runner.sweeps.executors.base import run_context, use_own_gpu
 from runner.training import checkpoint
 
@@ -70,7 +71,7 @@ def _by_task(configs: Sequence[Config]) -> list[list[Config]]:
 
 def _fail(configs: Sequence[Config], error: ConfigError) -> None:
     """Store what forbids these runs, but for those that have a result."""
-    with Store(configs[0].outputs) as store:
+    with Store(configs[0].outputs, configs[0].store.claims) as store:
         for config in configs:
             if store.claim(config):
                 store.write(config, Outcome(FAILED, error=str(error)), run_context([config]))

@@ -1,0 +1,167 @@
+"""Claims by files, for file systems on which machines do not see each other's locks.
+
+    .leases/<owner>.alive    one of each process: on which machine it is, and a number that it raises every few seconds
+    .leases/<run>            names the owner of a claim; created by one process alone
+    .leases/<run>~<owner>    names who takes over the claim of an owner that is dead
+
+An owner is dead whose number has stood still for EXPIRES seconds, on the clock of the process that waits for it: clocks of two
+machines are never compared, so one that is wrong or set meanwhile does no harm. On its own machine it is dead once it has ended.
+It takes a file system that creates a file for one process alone (O_EXCL), renames at once, and shows what another machine has
+written when a file is opened: NFS, Lustre, SMB, GlusterFS and sshfs do.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from runner.config import ConfigError
+from runner.store.claims import EXPIRES, Claims, Connection, steady
+
+ALIVE = ".alive"
+
+
+class Leases(Claims):
+    mark = ".leases"
+    wait = 2.0  # each look opens three files
+
+    def __init__(self, folder: Path, lost: Callable[[], None]):
+        self.folder = folder / self.mark
+        self.owner = secrets.token_hex(8)
+        self.alive, self.shown = self.folder / f"{self.owner}{ALIVE}", 0
+        self.ours: set[Path] = set()
+        self.seen: dict[str, tuple[bytes | None, float]] = {}  # of other owners: what they show, and since when
+        self.folder.mkdir(exist_ok=True)
+        self._show()
+        self.connection = Connection(self._show, lost)
+
+    def take(self, name: str) -> bool:
+        if self.connection.lost:
+            return False
+        path = self._path(name)
+        try:
+            taken = self._take(path)
+        except OSError as error:
+            raise ConfigError(
+                f"outputs={self.folder.parent.parent}: cannot claim runs there ({error.strerror}); choose a folder elsewhere"
+            ) from error
+        (self.ours.add if taken else self.ours.discard)(path)
+        return taken
+
+    def give_back(self, name: str) -> None:
+        self._remove(self._path(name))
+
+    def close(self) -> None:
+        self.connection.close()
+        for path in list(self.ours):
+            self._remove(path)
+        with suppress(OSError):
+            self.alive.unlink()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    def _take(self, path: Path) -> bool:
+        """Whether this claim is ours now. One that a dead owner left is replaced by whoever claims to be its successor."""
+        if path not in self.ours and _created(path, self.owner):
+            return True
+        owner = _read(path)
+        if owner == self.owner.encode():
+            return True
+        if owner is None or not self._is_dead(name := owner.decode(errors="replace")):
+            return False
+        successor = path.with_name(f"{path.name}~{hashlib.sha256(name.encode()).hexdigest()[:16]}")
+        if not self._take(successor):
+            return False
+        if _read(path) != owner:  # another has succeeded before us
+            successor.unlink()
+            return False
+        successor.rename(path)
+        return True
+
+    def _remove(self, path: Path) -> None:
+        """A claim that is still ours: others may have taken what a process lost that was parted from the store."""
+        self.ours.discard(path)
+        with suppress(OSError):
+            if not self.connection.lost and _read(path) == self.owner.encode():
+                path.unlink()
+
+    def _is_dead(self, owner: str) -> bool:
+        shows = _read(self.folder / f"{owner}{ALIVE}") if owner.isalnum() else None
+        if shows and _has_ended_here(shows):
+            return True
+        now = steady()
+        before, since = self.seen.get(owner, (b"", now))
+        if owner not in self.seen or before != shows:
+            self.seen[owner] = shows, now
+            return False
+        return now - since > EXPIRES
+
+    def _show(self) -> None:
+        self.shown += 1
+        self.alive.write_text(json.dumps({**_here(), "shown": self.shown}))
+
+
+def _created(path: Path, owner: str) -> bool:
+    """Whether this process has created the file."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        os.write(file, owner.encode())
+    finally:
+        os.close(file)
+    return True
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _here() -> dict[str, str | int | None]:
+    """This process, among all of all machines that have /proc: machine since it started, container, number, start."""
+    return {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _has_ended_here(shows: bytes) -> bool:
+    """Whether that is a process of this machine that is no more."""
+    try:
+        told = json.loads(shows)
+        return (
+            _machine() is not None and told["machine"] == _machine() and _has_ended(int(told["pid"]), told["started"])
+        )
+    except (ValueError, KeyError, TypeError):  # as while it is written
+        return False
+
+
+def _has_ended(pid: int, started: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's, of which it may not be seen when it started
+        return False
+    return _started(pid) != started
+
+
+def _machine() -> str | None:
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _started(pid: int) -> int | None:
+    """When a process started, in ticks since its machine did; None where there is none, or it has ended and nobody asked how."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
