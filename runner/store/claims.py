@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -79,12 +80,14 @@ class Locks(Claims):
         return True
 
     def give_back(self, name: str) -> None:
-        fcntl.lockf(self.file, fcntl.LOCK_UN, 1, place(name))
+        with suppress(OSError):  # it is lost already
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, place(name))
 
     def close(self) -> None:
         if self.connection:
             self.connection.close()
-        os.close(self.file)
+        with suppress(OSError):  # as when it was lost with the connection
+            os.close(self.file)
 
     def _show(self) -> None:
         """What the server hears of: data that it has to take, not only this machine's memory."""
