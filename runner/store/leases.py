@@ -33,7 +33,7 @@ class Leases(Claims):
         self.owner = secrets.token_hex(8)
         self.alive, self.shown = self.folder / f"{self.owner}{ALIVE}", 0
         self.ours: set[Path] = set()
-        self.seen: dict[str, tuple[bytes | None, float]] = {}  # of other owners: what they show, and since when
+        self.seen: dict[Path, tuple[bytes | None, float]] = {}  # what other owners show, and since when
         self.folder.mkdir(exist_ok=True)
         self._show()
         self.connection = Connection(self._show, lost)
@@ -71,9 +71,9 @@ class Leases(Claims):
         owner = _read(path)
         if owner == self.owner.encode():
             return True
-        if owner is None or not self._is_dead(name := owner.decode(errors="replace")):
+        if owner is None or not self._is_dead(owner.decode(errors="replace"), path):
             return False
-        successor = path.with_name(f"{path.name}~{hashlib.sha256(name.encode()).hexdigest()[:16]}")
+        successor = path.with_name(f"{path.name}~{hashlib.sha256(owner).hexdigest()[:16]}")
         if not self._take(successor):
             return False
         if _read(path) != owner:  # another has succeeded before us
@@ -89,16 +89,16 @@ class Leases(Claims):
             if not self.connection.lost and _read(path) == self.owner.encode():
                 path.unlink()
 
-    def _is_dead(self, owner: str) -> bool:
-        shows = _read(self.folder / f"{owner}{ALIVE}") if owner.isalnum() else None
+    def _is_dead(self, owner: str, claim: Path) -> bool:
+        """Whether the owner of the claim is; of one that its owner has not written yet, whether it never will."""
+        alive = self.folder / f"{owner}{ALIVE}" if owner.isalnum() else claim
+        shows, now = _read(alive), steady()
         if shows and _has_ended_here(shows):
             return True
-        now = steady()
-        before, since = self.seen.get(owner, (b"", now))
-        if owner not in self.seen or before != shows:
-            self.seen[owner] = shows, now
-            return False
-        return now - since > EXPIRES
+        before, since = self.seen.setdefault(alive, (shows, now))
+        if shows != before:
+            self.seen[alive] = shows, now
+        return shows == before and now - since > EXPIRES
 
     def _show(self) -> None:
         self.shown += 1

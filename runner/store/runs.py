@@ -98,9 +98,9 @@ class Store:
         Raises DamagedRun where the directory exists but a file is missing or differs from its recorded checksum.
         """
         path = self.path(config)
-        if not packs.holds(path):
-            return None
         try:
+            if not packs.holds(path):
+                return None
             meta = json.loads(packs.read(path, META))
             if meta["run_id"] != path.name:
                 raise DamagedRun(f"{path}: holds run {meta['run_id']}")
@@ -141,7 +141,10 @@ class Store:
 
     def has_files(self, config: Config) -> bool:
         """Whether all files are there that a finished or diverged run has, whatever they hold."""
-        return all(packs.has(self.path(config), name) for name in FILES)
+        try:
+            return all(packs.has(self.path(config), name) for name in FILES)
+        except packs.Damaged:
+            return False
 
     def write(self, config: Config, outcome: Outcome, context: dict[str, Any]) -> Path:
         """Write a run's directory, replacing what was there; `context` joins meta.json. Returns the directory.

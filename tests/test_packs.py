@@ -1,0 +1,248 @@
+"""Packs: what is in one file is resumed, analysed, exported and reported as if its directories were there."""
+
+import errno
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import command, configure, rejects
+from test_store import OUTCOME, PowerCut
+
+import analysis
+from runner import export, pack, push, status
+from runner.config.identity import run_id
+from runner.store import packs
+from runner.store.outcome import DamagedRun, Outcome
+from runner.store.runs import Store
+from runner.sweeps.cli import main as runner_main
+from runner.sweeps.plan import plan
+
+TINY = ["task.width=16", "task.teacher_width=16", "task.train_points=20", "steps=3"]
+
+
+@pytest.fixture
+def swept(cli, outputs) -> Path:
+    """The folder of four runs."""
+    assert cli("-m", *TINY, "seed=0,1", "optimizer.lr=1e-3,1e-2", "log.layers=true")[0] == 0
+    return outputs / "runs" / "scratch"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("[!.]*/*") if path.is_file()}
+
+
+def packed(capsys, outputs: Path, code: int = 0) -> str:
+    assert pack.main(["scratch", "--outputs", str(outputs)]) == code
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+def test_a_pack_is_one_file_with_what_was_there(swept, outputs, capsys, tmp_path):
+    before = files(swept)
+    assert "packed 4 runs" in packed(capsys, outputs)
+    assert [path.name for path in swept.iterdir()] == [packs.NAME]
+    with zipfile.ZipFile(swept / packs.NAME) as file:
+        file.extractall(tmp_path / "out")
+    assert files(tmp_path / "out") == before
+    assert "packed 0 runs" in packed(capsys, outputs)
+
+
+def test_a_packed_sweep_is_done_and_goes_on(swept, outputs, capsys, cli):
+    packed(capsys, outputs)
+    code, out, _ = cli("-m", *TINY, "seed=0,1,2", "optimizer.lr=1e-3,1e-2", "log.layers=true")
+    assert code == 0 and "2 finished" in out and "4 skipped" in out
+    assert len(list(swept.glob("*/meta.json"))) == 2
+    assert "packed 2 runs" in packed(capsys, outputs)
+    assert len(packs.runs_of(swept)) == 6
+    code, out, _ = cli("-m", *TINY, "seed=0,1,2", "optimizer.lr=1e-3,1e-2", "log.layers=true")
+    assert code == 0 and "6 skipped" in out and not list(swept.glob("*/meta.json"))
+    assert status.main(["scratch", "--outputs", str(outputs)]) == 0
+    assert "stored: 6 finished" in capsys.readouterr().out
+
+
+def tables(folder: Path) -> list[pd.DataFrame]:
+    runs = analysis.runs(folder)
+    return [analysis.load(folder), runs, analysis.tables.load.layers(folder, runs["run_id"]).reset_index(drop=True)]
+
+
+def test_tables_are_the_same(swept, outputs, capsys):
+    before, one = tables(swept), next(swept.glob("*/meta.json")).parent
+    alone = analysis.load(one)
+    some = swept / "ffffffffffffffff"
+    shutil.copytree(one, some)  # which is damaged: it says that it is another
+    with pytest.warns(analysis.tables.load.DamagedRun):
+        analysis.load(swept)
+    assert "left out damaged run" in packed(capsys, outputs, 1)
+    assert some.is_dir()
+    shutil.rmtree(some)
+    for after, expected in zip(tables(swept), before, strict=True):
+        pd.testing.assert_frame_equal(after, expected)
+    pd.testing.assert_frame_equal(analysis.load(one), alone)
+    with pytest.raises(FileNotFoundError, match=r"name one of them: scratch"):
+        analysis.load(swept.parent)
+
+
+def test_what_is_trained_again_comes_before_what_is_packed(store):
+    config = configure("steps=1")
+    path = store.write(config, OUTCOME, {})
+    packs.write(path.parent, {path.name: [p.name for p in path.iterdir()]})
+    assert store.summary(config)["final_loss"] == 0.5
+    new = Outcome("finished", OUTCOME.steps, {"final_loss": 0.25})
+    store.write(config, new, {})
+    assert store.summary(config)["final_loss"] == 0.25
+    packs.write(path.parent, {path.name: [p.name for p in path.iterdir()]})
+    assert store.summary(config)["final_loss"] == 0.25 and not path.exists()
+    store.write(config, Outcome("failed", error="because"), {})  # of a later try: what is packed stays
+    assert store.summary(config)["final_loss"] == 0.25
+
+
+def test_what_another_process_trains_is_left(swept, outputs, capsys, monkeypatch):
+    [name, *_] = sorted(path.name for path in swept.glob("[!.]*"))
+    take = pack.Store.__init__.__globals__["CLAIMS"]["lock"].take
+    monkeypatch.setattr("runner.store.claims.Locks.take", lambda self, run: name not in run and take(self, run))
+    assert "packed 3 runs" in packed(capsys, outputs) and (swept / name).is_dir()
+    monkeypatch.setattr("runner.store.claims.Locks.take", lambda self, run: packs.NAME not in run)
+    assert "another process is packing it" in packed(capsys, outputs, 2)
+
+
+def all_there(configs, store, expected: int) -> None:
+    assert len(plan(configs, store).done) == expected
+
+
+def test_a_power_cut_between_any_two_operations_loses_nothing(tmp_path, monkeypatch):
+    configs = [configure("steps=1", f"seed={seed}") for seed in range(3)]
+    operations = [(Path, "rename"), (Path, "unlink"), (shutil, "rmtree"), (os, "fsync"), (os, "rmdir"), (os, "unlink")]
+    after, ended = 0, False
+    while not ended:
+        with Store(str(tmp_path / f"{after}")) as store:
+            folder = store.write(configs[0], OUTCOME, {}).parent
+            pack.pack("scratch", store.runs.parent)
+        with Store(str(tmp_path / f"{after}")) as store:
+            for config in configs[1:]:
+                store.write(config, OUTCOME, {})
+            count = 0
+
+            def cutting(operation, limit=after):
+                def run(*arguments, **options):
+                    nonlocal count
+                    if count == limit:
+                        raise PowerCut
+                    count += 1
+                    return operation(*arguments, **options)
+
+                return run
+
+            with monkeypatch.context() as patch:
+                for owner, name in operations:
+                    patch.setattr(owner, name, cutting(getattr(owner, name)))
+                try:
+                    packs.write(
+                        folder,
+                        {run_id(c): ["config.yaml", "meta.json", "steps.parquet", "summary.json"] for c in configs[1:]},
+                    )
+                    ended = True
+                except PowerCut:
+                    pass
+            all_there(configs, store, 3)
+        pack.pack("scratch", tmp_path / f"{after}")
+        with Store(str(tmp_path / f"{after}")) as store:
+            all_there(configs, store, 3)
+        assert [path.name for path in folder.iterdir()] == [packs.NAME]  # and what was left is cleared away
+        after += 1
+    assert after > 8
+    (folder / packs.NAME).unlink()
+    with Store(str(tmp_path / f"{after - 1}")) as store:
+        rejects(all_there, configs, store, 3)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(swept, outputs, capsys, monkeypatch):
+    before = files(swept)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+    assert "No space left on device" in packed(capsys, outputs, 2)
+    assert files(swept) == before and not (swept / packs.NAME).exists()
+
+
+def damaged(path: Path, place: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_damage_to_a_pack_is_told_and_its_runs_are_trained_again(swept, outputs, capsys, cli):
+    packed(capsys, outputs)
+    whole = (swept / packs.NAME).read_bytes()
+    (swept / packs.NAME).write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(analysis.tables.load.DamagedRun, match="is damaged"), pytest.raises(FileNotFoundError):
+        analysis.load(swept)
+    for main in (pack.main, status.main, push.main):
+        assert main(["scratch", "--outputs", str(outputs)]) == 2
+        assert "is damaged" in capsys.readouterr().err
+    code, out, err = cli("-m", *TINY, "seed=0,1", "optimizer.lr=1e-3,1e-2", "log.layers=true")
+    assert code == 0 and "4 finished" in out and "damaged run, training it again" in err
+    (swept / packs.NAME).unlink()  # as it says
+    assert len(analysis.runs(swept)) == 4
+
+
+def test_one_bit_of_a_packed_run_costs_that_run(swept, outputs, capsys):
+    packed(capsys, outputs)
+    with zipfile.ZipFile(swept / packs.NAME) as file:
+        [info, *_] = [each for each in file.infolist() if each.filename.endswith("steps.parquet")]
+    data = bytearray((swept / packs.NAME).read_bytes())
+    data[info.header_offset + 200] ^= 1
+    (swept / packs.NAME).write_bytes(data)
+    with pytest.warns(analysis.tables.load.DamagedRun, match=info.filename.partition("/")[0]):
+        assert analysis.load(swept)["run_id"].nunique() == 3
+
+
+def test_a_file_that_claims_any_size_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / packs.NAME, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("0123456789abcdef/meta.json", b" " * 2**24)
+    with pytest.raises(OSError, match="more than"):
+        packs.read(tmp_path / "0123456789abcdef", "meta.json")
+
+
+def test_a_model_is_exported_from_a_pack(tmp_path, capsys):
+    command(*TINY, f"outputs={tmp_path}", "log.weights=true")
+    [run] = packs.runs_of(tmp_path / "runs" / "scratch")
+    assert export.main([str(run), str(tmp_path / "before")]) == 2
+    before = capsys.readouterr().err
+    pack.main(["scratch", "--outputs", str(tmp_path)])
+    capsys.readouterr()
+    assert not run.exists()
+    assert export.main([str(run), str(tmp_path / "after")]) == 2
+    assert capsys.readouterr().err == before  # it knows the run: a toy has no model
+
+
+def test_what_cannot_be_packed_is_refused(cli, outputs, capsys):
+    cli(*TINY)
+    for name in ("nothing", "", "..", "../runs/scratch"):
+        assert pack.main([name, "--outputs", str(outputs)]) == 2
+        assert "is not there" in capsys.readouterr().err
+
+
+def test_the_command_line_knows_it(cli, outputs, monkeypatch, capsys):
+    cli(*TINY)
+    monkeypatch.setattr("sys.argv", ["runner", "pack", "scratch", "--outputs", str(outputs)])
+    with pytest.raises(SystemExit) as end:
+        runner_main()
+    assert end.value.code == 0 and "packed 1 runs" in capsys.readouterr().out
+
+
+def test_a_pack_that_another_process_replaces_is_read_anew(store):
+    first, second = configure("steps=1"), configure("steps=2")
+    for config in (first, second):
+        path = store.write(config, OUTCOME, {})
+        packs.write(path.parent, {path.name: [p.name for p in path.iterdir()]})
+        assert store.summary(config)
+    (path.parent / packs.NAME).unlink()
+    assert store.summary(first) is None
+    path.mkdir()  # a directory comes first, whatever is in it
+    with pytest.raises(DamagedRun):
+        store.summary(second)
