@@ -152,9 +152,10 @@ def _of_lora(own: dict[str, Any], ranks: dict[str, int], pairs: int) -> dict[str
 def _read(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A finished run's configuration, and what it trained; both as the run's checksums say."""
     try:
-        meta = json.loads(packs.read(run, META))
+        files = packs.files(run)
+        meta = json.loads(files.read(META))
         versions, status = dict(meta["versions"]), meta["status"]
-        contents = read_verified(run, meta, [name for name in (CONFIG, WEIGHTS) if name in meta["sha256"]])
+        contents = read_verified(files, meta, [name for name in (CONFIG, WEIGHTS) if name in meta["sha256"]])
         config = read_fields(contents[CONFIG])
         task, *_ = (config[group]["name"] for group in ("task", "adapter", "init"))
         weights = safetensors.torch.load(contents[WEIGHTS]) if WEIGHTS in contents else None

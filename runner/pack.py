@@ -63,10 +63,11 @@ def pack(experiment: str, outputs: Path) -> tuple[str, list[str]]:
 
 def _files(run: Path) -> list[str]:
     """Names of a finished or diverged run's files, which are as its checksums say; none of another run."""
-    meta = json.loads(packs.read(run, META))
+    files = packs.files(run)
+    meta = json.loads(files.read(META))
     if meta["status"] not in DONE:
         return []
     if meta["run_id"] != run.name:
         raise DamagedRun(f"{run}: holds run {meta['run_id']}")
-    read_verified(run, meta, meta["sha256"])
+    read_verified(files, meta, meta["sha256"])
     return [META, *meta["sha256"]]

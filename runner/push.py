@@ -88,8 +88,9 @@ def read(run: Path) -> tuple[Config, Outcome] | None:
     outcome = read_outcome(run)
     if outcome is None or outcome.status not in DONE:
         return None
-    meta = json.loads(packs.read(run, META))
-    return _configuration(read_fields(read_verified(run, meta, [CONFIG])[CONFIG])), outcome
+    files = packs.files(run)
+    meta = json.loads(files.read(META))
+    return _configuration(read_fields(read_verified(files, meta, [CONFIG])[CONFIG])), outcome
 
 
 def _configuration(fields: dict) -> Config:

@@ -52,6 +52,6 @@ def lines(experiment: str, outputs: Path) -> Iterator[str]:
 
 def _status(run: Path) -> str:
     try:
-        return json.loads(packs.read(run, META))["status"]
+        return json.loads(packs.files(run).read(META))["status"]
     except (OSError, ValueError, KeyError, TypeError):
         return "damaged"

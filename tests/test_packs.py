@@ -205,7 +205,7 @@ def test_a_file_that_claims_any_size_is_not_read(tmp_path):
     with zipfile.ZipFile(tmp_path / packs.NAME, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("0123456789abcdef/meta.json", b" " * 2**24)
     with pytest.raises(OSError, match="more than"):
-        packs.read(tmp_path / "0123456789abcdef", "meta.json")
+        packs.files(tmp_path / "0123456789abcdef").read("meta.json")
 
 
 def test_a_model_is_exported_from_a_pack(tmp_path, capsys):

@@ -75,9 +75,9 @@ def layers(path: str | Path, run_ids: Collection[str]) -> pd.DataFrame:
     for run in run_ids:
         folder = Path(path) / run
         try:
-            meta = _meta(folder)
+            files, meta = _opened(folder)
             if LAYERS in meta["sha256"]:
-                table = _table(_checked(folder, LAYERS, meta)).to_pandas().assign(run_id=run)
+                table = _table(_checked(files, LAYERS, meta)).to_pandas().assign(run_id=run)
                 if bad := schema.faults(table):
                     raise ValueError(f"{LAYERS}: {bad[run]}")
                 tables.append(table)
@@ -123,7 +123,7 @@ def _read_all(path: Path, with_steps: bool) -> tuple[pd.DataFrame, list[pa.Table
 
 def _run_folders(path: Path) -> list[Path]:
     """Folders of runs, damaged or not. Raises FileNotFoundError, also for a folder of such folders."""
-    if packs.has(path, "meta.json") and packs.has(path, "config.yaml"):
+    if all(map(packs.files(path).has, ("meta.json", "config.yaml"))):
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"no such folder or record: {path}")
@@ -157,13 +157,13 @@ def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | N
     Without steps their table is empty, and of steps.parquet nothing is known but that it is there.
     """
     try:
-        meta = _meta(folder)
+        files, meta = _opened(folder)
         if meta["status"] in ("failed", "interrupted"):
             return None
-        config = blocks.parse(_checked(folder, "config.yaml", meta))
-        steps = _table(_checked(folder, STEPS, meta)) if with_steps else pa.table({})
-        summary = json.loads(_checked(folder, "summary.json", meta))
-        if not with_steps and not packs.has(folder, STEPS):
+        config = blocks.parse(_checked(files, "config.yaml", meta))
+        steps = _table(_checked(files, STEPS, meta)) if with_steps else pa.table({})
+        summary = json.loads(_checked(files, "summary.json", meta))
+        if not with_steps and not files.has(STEPS):
             raise ValueError(f"{STEPS} is missing")
         identity = {"run_id": meta["run_id"], "status": meta["status"]}
         row = identity | _flatten(config) | _flatten(summary, "summary.") | identity
@@ -186,17 +186,18 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
 
 
-def _meta(folder: Path) -> dict[str, Any]:
-    """A run's meta.json. Raises ValueError where it is another run's."""
-    meta = json.loads(packs.read(folder, "meta.json"))
+def _opened(folder: Path) -> tuple[packs.Files, dict[str, Any]]:
+    """A run's files, and its meta.json. Raises ValueError where it is another run's."""
+    files = packs.files(folder)
+    meta = json.loads(files.read("meta.json"))
     if meta["run_id"] != folder.name:
         raise ValueError(f"holds run {meta['run_id']}")
-    return meta
+    return files, meta
 
 
-def _checked(folder: Path, name: str, meta: dict[str, Any]) -> bytes:
+def _checked(files: packs.Files, name: str, meta: dict[str, Any]) -> bytes:
     """A file's contents. Raises ValueError where they differ from the checksum in meta.json."""
-    contents = packs.read(folder, name)
+    contents = files.read(name)
     if hashlib.sha256(contents).hexdigest() != meta["sha256"][name]:
         raise ValueError(f"{name} differs from its checksum")
     return contents

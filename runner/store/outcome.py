@@ -59,22 +59,22 @@ class DamagedRun(Exception):
 def read_outcome(path: Path) -> Outcome | None:
     """How the run ended whose directory this is, as far as its curves and summary go; None where it was interrupted, or is not
     there. Raises DamagedRun, OSError, ValueError, KeyError and TypeError."""
-    if not packs.holds(path):
+    if (files := packs.find(path)) is None:
         return None
-    meta = json.loads(packs.read(path, META))
+    meta = json.loads(files.read(META))
     if meta["status"] not in DONE:
         return Outcome(FAILED, error=meta["error"]) if meta["status"] == FAILED else None
-    contents = read_verified(path, meta, (STEPS, SUMMARY))
+    contents = read_verified(files, meta, (STEPS, SUMMARY))
     steps = pd.read_parquet(io.BytesIO(contents[STEPS]))
     return Outcome(meta["status"], steps, json.loads(contents[SUMMARY]))
 
 
-def read_verified(run: Path, meta: dict[str, Any], names: Iterable[str]) -> dict[str, bytes]:
+def read_verified(files: packs.Files, meta: dict[str, Any], names: Iterable[str]) -> dict[str, bytes]:
     """Files of a run. Raises DamagedRun where one differs from its checksum in `meta`, and OSError, KeyError."""
-    contents = {name: packs.read(run, name) for name in names}
+    contents = {name: files.read(name) for name in names}
     for name, data in contents.items():
         if hashlib.sha256(data).hexdigest() != meta["sha256"][name]:
-            raise DamagedRun(f"{run}: {name} differs from its checksum")
+            raise DamagedRun(f"{files.path}: {name} differs from its checksum")
     return contents
 
 

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 from runner.store.files import check_size, read_file
 
 META = "meta.json"
 NAME = "packed.zip"
 PACKED = ".packed-"  # begins the name of a directory that is in the pack already
+PIECE = 2**20  # bytes
 SMALL = (".yaml", ".json")  # and compressed; tables and weights hold what hardly compresses
 
 
@@ -29,33 +31,62 @@ class Damaged(OSError):
         return f"{self.filename} {self.strerror}; delete it, and the same commands train its runs again"
 
 
-def read(run: Path, name: str) -> bytes:
-    """A file of a run. Raises OSError, as `read_file`, and Damaged."""
-    try:
-        return read_file(run / name)
-    except (FileNotFoundError, NotADirectoryError):
-        if run.is_dir() or (pack := _pack(run.parent)) is None:
-            raise
-    return pack.read(run.name, name)
+class Files(Protocol):
+    """Those of one run; `path`: its directory, which may not be there."""
+
+    path: Path
+
+    def read(self, name: str) -> bytes:
+        """Raises OSError, as `read_file`, and Damaged."""
+
+    def has(self, name: str) -> bool: ...
 
 
-def has(run: Path, name: str) -> bool:
-    """Whether a run has the file. Raises Damaged where the pack is."""
-    if run.is_dir():
-        return (run / name).is_file()
-    return (pack := _pack(run.parent)) is not None and name in pack.files.get(run.name, {})
+class _Folder(Files):
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self, name: str) -> bytes:
+        try:
+            return read_file(self.path / name)
+        except FileNotFoundError:
+            if self.path.exists() or (elsewhere := find(self.path)) is None:
+                raise
+            return elsewhere.read(name)  # it was packed meanwhile
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
 
 
-def holds(run: Path) -> bool:
-    """Whether something is kept of a run. Raises Damaged where the pack is."""
-    return run.exists() or ((pack := _pack(run.parent)) is not None and run.name in pack.files)
+class _Packed(Files):
+    def __init__(self, pack: "_Pack", run: str):
+        self.pack, self.path = pack, pack.path.parent / run
+
+    def read(self, name: str) -> bytes:
+        return self.pack.read(self.path.name, name)
+
+    def has(self, name: str) -> bool:
+        return name in self.pack.files[self.path.name]
+
+
+def find(run: Path) -> Files | None:
+    """The files of a run, wherever they are; None where there are none. Raises Damaged where the pack is."""
+    if run.exists():
+        return _Folder(run)
+    pack = _pack(run.parent)
+    return _Packed(pack, run.name) if pack and run.name in pack.files else None
+
+
+def files(run: Path) -> Files:
+    """The same. Raises FileNotFoundError where there are none."""
+    return find(run) or _Folder(run)
 
 
 def runs_of(folder: Path) -> list[Path]:
     """The runs of an experiment that have a meta.json, in directories or packed. Raises Damaged where the pack is."""
     pack = _pack(folder)
     runs = {path.parent.name for path in folder.glob(f"[!.]*/{META}")} | set(pack.files if pack else ())
-    return [folder / run for run in sorted(runs) if has(folder / run, META)]
+    return [folder / run for run in sorted(runs) if files(folder / run).has(META)]
 
 
 def packed(folder: Path) -> list[Path]:
@@ -101,10 +132,15 @@ class _Pack:
         self.path = path
         self.files: dict[str, dict[str, zipfile.ZipInfo]] = {}
         with _as_damage(path):
-            self.zip = zipfile.ZipFile(path)
+            # Runs are read one after the other, as they lie there: by large pieces, for each may come over a network.
+            self.file = path.open("rb", buffering=PIECE)
+            self.zip = zipfile.ZipFile(self.file)
             for info in self.zip.infolist():
                 run, _, name = info.filename.partition("/")
                 self.files.setdefault(run, {})[name] = info
+
+    def __del__(self) -> None:
+        self.file.close()
 
     def read(self, run: str, name: str) -> bytes:
         path = self.path / run / name

@@ -99,18 +99,17 @@ class Store:
         """
         path = self.path(config)
         try:
-            if not packs.holds(path):
+            if (files := packs.find(path)) is None:
                 return None
-            meta = json.loads(packs.read(path, META))
+            meta = json.loads(files.read(META))
             if meta["run_id"] != path.name:
                 raise DamagedRun(f"{path}: holds run {meta['run_id']}")
             if meta["status"] in (FAILED, INTERRUPTED):
                 return None
             if meta["status"] not in DONE:
                 raise DamagedRun(f"{path}: unknown status {meta['status']!r}")
-            files = (*FILES, LAYERS) if config.log.layers else FILES
-            contents = read_verified(path, meta, files)
-            if WEIGHTS in meta["sha256"] and not packs.has(path, WEIGHTS):  # large: runner.export reads it
+            contents = read_verified(files, meta, (*FILES, LAYERS) if config.log.layers else FILES)
+            if WEIGHTS in meta["sha256"] and not files.has(WEIGHTS):  # large: runner.export reads it
                 raise DamagedRun(f"{path}: {WEIGHTS} is missing")
             return {"status": meta["status"], **json.loads(contents[SUMMARY])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -137,12 +136,12 @@ class Store:
 
     def columns(self, config: Config) -> set[str]:
         """The columns of a finished or diverged run's steps."""
-        return set(pq.read_schema(io.BytesIO(packs.read(self.path(config), STEPS))).names)
+        return set(pq.read_schema(io.BytesIO(packs.files(self.path(config)).read(STEPS))).names)
 
     def has_files(self, config: Config) -> bool:
         """Whether all files are there that a finished or diverged run has, whatever they hold."""
         try:
-            return all(packs.has(self.path(config), name) for name in FILES)
+            return all(map(packs.files(self.path(config)).has, FILES))
         except packs.Damaged:
             return False
 

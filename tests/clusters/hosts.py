@@ -85,6 +85,7 @@ class Hosts:
     def _unplug(self) -> None:
         """Also what tests that were killed left."""
         for name in self.names:
+            subprocess.run(["ip", "link", "del", f"{name}v"], stderr=subprocess.DEVNULL)
             subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
         subprocess.run(["ip", "link", "del", "lid0"], stderr=subprocess.DEVNULL)
 
