@@ -65,15 +65,16 @@ test: $(SETUP) lint  ## lint, then every test
 	@$(BIN)/pytest
 
 CLUSTERS := .venv/.clusters
+CLUSTER_PACKAGES := slurm-wlm munge glusterfs-server sshfs openssh-sftp-server iproute2 procps
 $(CLUSTERS): $(SETUP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray,slurm]'
 	@touch $@
 
-test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm and a real Ray, started here, with jobs and machines killed (about 5 minutes)
+test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm, a real Ray and machines that share a folder, started here, with jobs and machines killed (about 7 minutes)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-		command -v slurmctld > /dev/null && command -v munged > /dev/null \
-			|| { apt-get update -q && apt-get install -q -y slurm-wlm munge; }; \
-	else echo "left out: Slurm, which takes root on a Debian machine"; fi
+		command -v slurmctld > /dev/null && command -v munged > /dev/null && command -v glusterfsd > /dev/null && command -v sshfs > /dev/null \
+			|| { apt-get update -q && apt-get install -q -y $(CLUSTER_PACKAGES); }; \
+	else echo "left out: Slurm and machines that share a folder, which take root on a Debian machine"; fi
 	@$(BIN)/pytest -n 0 tests/clusters
 
 lint: $(SETUP)  ## check style
