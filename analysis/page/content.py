@@ -1,0 +1,120 @@
+"""What the page says of an experiment, from its tables: the advice, the claims with their discussion, and data for its charts."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures, report
+from analysis.advice import text
+from analysis.advice.answers import Question, questions
+from analysis.claims import Claim
+from analysis.grid import NotShown
+from analysis.page import data
+from analysis.sources import gather, get
+from analysis.tables import load, needs, records
+from analysis.tables.records import LAYERS, MissingRecords
+from analysis.tables.settings import LeftOut
+from analysis.tables.tables import Tables
+
+
+@dataclass(frozen=True)
+class Content:
+    """`answer`: the one sentence to begin with. `advice`: of each question, the verdict and a line a way. `left_out`: what the
+    runs do not let be said, and why."""
+
+    name: str
+    data: dict[str, Any]
+    answer: str
+    advice: list[list[str]]
+    claims: list[Claim]
+    flags: list[str]
+    left_out: list[str]
+
+
+def content(name: str, tables: Tables) -> Content:
+    """Raises MissingRecords and NotShown where there are no such runs."""
+    frame = tables.whole(name)
+    table, origins = data.table_of(frame), None
+    if tables.from_runs(name):
+        origins = load.origins(records.runs_folder(tables.outputs, name), table["run_id"].tolist())
+    found = data.experiment(name, frame, origins)
+    left_out: list[str] = []
+    asked = _questions(table, left_out)
+    first = _first(asked, found)
+    return Content(
+        name,
+        found,
+        text.told(first)[0] if first else "These runs do not answer which init to use.",
+        [text.told(question) for question in asked],
+        *_claims(name, tables, left_out.append),
+        left_out,
+    )
+
+
+def _questions(table: pd.DataFrame, left_out: list[str]) -> list[Question]:
+    try:
+        return questions(table)
+    except (NotShown, KeyError, ValueError) as reason:
+        left_out.append(f"no advice: {reason}")
+        return []
+
+
+def _first(asked: list[Question], found: dict[str, Any]) -> Question | None:
+    """The question about what the page shows at first; the last one where none is."""
+    config = found["runs"]["config"]
+    shown = {
+        axis["field"]: config[axis["field"]]["values"][axis["default"]]
+        for axis in found["axes"]
+        if axis["default"] is not None
+    }
+    alike = [q for q in asked if all(shown.get(name, value) == value for name, value in q.fields.items())]
+    return next(reversed(alike or asked), None)
+
+
+def _claims(name: str, tables: Tables, say: Callable[[str], None]) -> tuple[list[Claim], list[str]]:
+    """The claims that apply, and the flags of the rates they rest on."""
+    with warnings.catch_warnings():
+        if not tables.from_runs(name):  # a record was told of when it was made
+            warnings.simplefilter("ignore", LeftOut)
+        try:
+            gathered = _gathered(name, tables)
+            claims = report.claims_of(gathered, tables.outputs, tables.conditions, say)
+            own = [source for source in gathered if not source.endswith(LAYERS)][:1]
+            flags = [flag for source in own for flag in report.flags(gathered[source], figures.axes(source))]
+            return claims, flags
+        except (MissingRecords, NotShown) as reason:
+            say(f"no claims: {reason}")
+            return [], []
+
+
+def _gathered(name: str, tables: Tables) -> dict[str, pd.DataFrame]:
+    """Source -> table, as `python -m analysis` takes them: an experiment with claims of its own gives its own; the runs of any other
+    stand for each figure's that they can fill."""
+    layers = name + LAYERS
+    if any(name in (key if isinstance(key, tuple) else (key,)) for key in report.CLAIMS):
+        try:
+            return {name: tables.get(name), layers: tables.get(layers)}
+        except (MissingRecords, KeyError):
+            return {name: tables.get(name)}
+    gathered = {report.ANY: get(report.ANY, name, report.ANY, tables)}
+    for figure in figures.NAMES:
+        try:
+            found = dict(gather(figure, name, tables))
+            with needs.checked(figure, dict(found.values()), tables.outputs, tables.conditions):
+                gathered |= {source: table for source, (_, table) in found.items()}
+        except (MissingRecords, NotShown):
+            continue
+    return gathered
+
+
+def pictures(outputs: Path, folder: Path, names: list[str]) -> dict[Path, list[str]]:
+    """Every drawn figure with the experiments that it shows: those in a folder of their own, or those that are made of them."""
+    if own := sorted(folder.glob("*.png")) if folder != outputs / "figures" else []:
+        return {picture: names for picture in own}
+    drawn = {outputs / "figures" / f"{figure}.png": figures.sources(figure) for figure in figures.NAMES}
+    shown = {picture: [name for name in names if {name, name + LAYERS} & set(of)] for picture, of in drawn.items()}
+    return {picture: of for picture, of in shown.items() if of and picture.exists()}
