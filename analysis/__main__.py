@@ -6,6 +6,7 @@ With --experiment: the figures and claims of any folder of runs. With --where: t
 import argparse
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,6 @@ from analysis.advice import command as advice
 from analysis.console import Console
 from analysis.grid import NotShown
 from analysis.page import command as page
-from analysis.sources import gather, get
 from analysis.tables import needs
 from analysis.tables.load import DamagedRun
 from analysis.tables.records import LAYERS, DamagedRecord, MissingRecords
@@ -62,7 +62,7 @@ def build(options: argparse.Namespace, console: Console) -> None:
     gathered: dict[str, pd.DataFrame] = {}
     left_out: dict[str, MissingRecords | NotShown] = {}
     if options.experiment and not options.figures:  # raises here rather than at each figure
-        gathered[report.ANY] = get(report.ANY, options.experiment, report.ANY, tables)
+        gathered[report.ANY] = needs.get(report.ANY, options.experiment, report.ANY, tables)
     for name in sorted(options.figures or figures.NAMES, key=figures.sources):
         found = {}
         try:
@@ -79,6 +79,13 @@ def build(options: argparse.Namespace, console: Console) -> None:
     conclude(left_out, bool(gathered), options, console)
     if not options.figures:
         evaluate(gathered, options, console)
+
+
+def gather(name: str, experiment: str | None, tables: Tables) -> Iterator[tuple[str, tuple[str, pd.DataFrame]]]:
+    """Each source of the figure, with the experiment whose runs stand there and their table."""
+    for source in figures.sources(name):
+        ours = experiment + LAYERS * source.endswith(LAYERS) if experiment else source
+        yield source, (ours, needs.get(name, ours, source, tables))
 
 
 def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argparse.Namespace, console: Console) -> None:

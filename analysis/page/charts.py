@@ -26,6 +26,7 @@ SHAPES = {
     "X": "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z",
 }
 DASHES = {"-": [1, 0], "--": [6, 3], ":": [2, 2], "-.": [6, 2, 1, 2]}
+MEASURED = "measured"  # which the page replaces by what it is
 STROKE = "M-1,-1L1,1M1,-1L-1,1"  # of a run that diverged
 CONFIG = {
     "background": "transparent",
@@ -49,26 +50,27 @@ CONFIG = {
         "labelFontSize": 12,
         "orient": "top",
         "title": None,
-        "columns": {"expr": "max(1, floor(width / 150))"},
         "labelLimit": 200,
+        "symbolOpacity": 1,
+        "symbolStrokeWidth": 0,
     },
     "aria": False,  # what screen readers are told stands beside the charts
 }
 
 
-def charts(inits: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Name -> specification, for an experiment with these inits, of these colours' numbers."""
-    return {"rates": rates(inits), "measure": measure(inits), "curve": curve()}
+def charts(inits: Mapping[str, int], loss: str) -> dict[str, dict[str, Any]]:
+    """Name -> specification, for an experiment with these inits, of these colours' numbers, and what is called its loss."""
+    return {"rates": rates(inits, loss), "measure": measure(inits, loss), "curve": curve()}
 
 
-def rates(inits: Mapping[str, int]) -> dict[str, Any]:
+def rates(inits: Mapping[str, int], loss: str) -> dict[str, Any]:
     """Loss against learning rate: means over seeds with bands, every run, the diverged at the top edge, and a brush of rates."""
-    x, y = _x("lr", "learning rate"), _y("loss", "loss")
+    x, y = _x("lr", "learning rate"), _y("loss", loss)
     color, shape, dash = _of_inits(inits)
     means, of = alt.Chart(alt.NamedData("cells")), alt.Detail("series:N")
     tip = [alt.Tooltip("tip:N", title="mean over seeds"), alt.Tooltip("of:N", title="of")]
     layers = [
-        means.mark_area(opacity=0.2).encode(x, _y("low", "loss"), alt.Y2("high:Q"), color, of),
+        means.mark_area(opacity=0.2).encode(x, _y("low", loss), alt.Y2("high:Q"), color, of),
         means.mark_line(strokeWidth=2).encode(x, y, color, dash, of),
         means.mark_point(filled=True, size=60, opacity=1).encode(x, y, color, shape, tooltip=tip),
         *_runs(x, y, color, shape),
@@ -77,32 +79,34 @@ def rates(inits: Mapping[str, int]) -> dict[str, Any]:
     return _brushed(layers, 360)
 
 
-def measure(inits: Mapping[str, int]) -> dict[str, Any]:
+def measure(inits: Mapping[str, int], loss: str) -> dict[str, Any]:
     """Loss against what was measured of the same runs, with a brush of it."""
     color, shape, _ = _of_inits(inits)
-    return _brushed(_runs(_x("q", "measured"), _y("loss", "loss"), color, shape), 300)
+    return _brushed(_runs(_x("q", MEASURED), _y("loss", loss), color, shape), 300)
 
 
 def curve() -> dict[str, Any]:
     """A panel of a run's curves, and where they stand at one step."""
-    x, y = alt.X("step:Q", title="step"), alt.Y("value:Q", title=None).scale(type="log", zero=False).axis(format="~g")
-    names = alt.Color("name:N", sort=None).scale(range=[f"var(--mark-{n})" for n in range(len(style.MARKS))])
-    dashes = alt.StrokeDash("name:N", sort=None).scale(range=[[1, 0], [6, 3], [2, 2], [6, 2, 1, 2]])
+    x, y, legend = alt.X("step:Q", title="step").axis(grid=False), _y("value", None), alt.Legend(symbolType="stroke", symbolStrokeWidth=2)
+    marks = [f"var(--mark-{n})" for n in range(len(style.MARKS))]
+    names = alt.Color("name:N", sort=None, legend=legend).scale(range=marks)
+    dashes = alt.StrokeDash("name:N", sort=None, legend=legend).scale(range=[[1, 0], [6, 3], [2, 2], [6, 2, 1, 2]])
     at = alt.Chart(alt.NamedData("at"))
     layers = [
         at.mark_rule(color="currentColor", opacity=0.4).encode(x),
         alt.Chart(alt.NamedData("curve")).mark_line(strokeWidth=2).encode(x, y, names, dashes),
-        at.mark_point(filled=True, size=40, opacity=1).encode(x, y, names),
+        at.mark_point(filled=True, size=40, opacity=1).encode(x, y, alt.Fill("color:N", scale=None)),
     ]
     return _finished(alt.layer(*layers), 190)
 
 
 def _x(field: str, title: str) -> alt.X:
-    return alt.X(f"{field}:Q", title=title).scale(type="log", nice=False, padding=14).axis(format="~g")
+    return alt.X(f"{field}:Q", title=title).scale(type="log", nice=False, padding=14).axis(format="~g", grid=False)
 
 
-def _y(field: str, title: str) -> alt.Y:
-    return alt.Y(f"{field}:Q", title=title).scale(type="log", zero=False).axis(format="~g")
+def _y(field: str, title: str | None) -> alt.Y:
+    small = "datum.label && datum.value && abs(datum.value) < 0.001 ? format(datum.value, '~e') : datum.label"
+    return alt.Y(f"{field}:Q", title=title).scale(type="log").axis(format="~g", labelExpr=small)
 
 
 def _of_inits(inits: Mapping[str, int]) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
@@ -111,7 +115,7 @@ def _of_inits(inits: Mapping[str, int]) -> tuple[alt.Color, alt.Shape, alt.Strok
     return (
         alt.Color("init:N", legend=labels).scale(domain=[*inits], range=[f"var(--init-{n})" for n in inits.values()]),
         alt.Shape("init:N", legend=labels).scale(domain=[*inits], range=[SHAPES[look.marker] for look in looks]),
-        alt.StrokeDash("init:N", legend=None).scale(domain=[*inits], range=[dashes(look.line) for look in looks]),
+        alt.StrokeDash("init:N", legend=labels).scale(domain=[*inits], range=[dashes(look.line) for look in looks]),
     )
 
 
@@ -131,13 +135,13 @@ def _runs(x: alt.X, y: alt.Y, color: alt.Color, shape: alt.Shape) -> list[alt.Ch
     tip = [alt.Tooltip("tip:N", title="one run"), alt.Tooltip("of:N", title="of"), alt.Tooltip("id:N", title="run")]
     top = alt.YValue(alt.ExprRef("4 + 9 * datum.row"))
     gone = alt.Chart(alt.NamedData("gone")).mark_point(shape=STROKE, size=22, opacity=0.9, cursor="pointer")
-    runs = alt.Chart(alt.NamedData("runs")).mark_point(filled=True, size=26, opacity=0.45, cursor="pointer")
+    runs = alt.Chart(alt.NamedData("runs")).mark_point(filled=True, size=26, opacity=0.65, cursor="pointer")
     ring = {"shape": "circle", "size": 220, "color": "currentColor", "strokeWidth": 2.5, "opacity": 1}
     return [
         runs.encode(x, y, color, shape, tooltip=tip),
         gone.encode(x, top, color, tooltip=tip),
         alt.Chart(alt.NamedData("chosen")).mark_point(**ring).encode(x, y),
-        alt.Chart(alt.NamedData("chosen gone")).mark_point(**ring).encode(x, top),
+        alt.Chart(alt.NamedData("chosen_gone")).mark_point(**ring).encode(x, top),
     ]
 
 

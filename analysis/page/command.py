@@ -1,11 +1,13 @@
 """`python -m analysis report`: one HTML file of an experiment's runs, claims and figures, to open in a browser."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from analysis import files
 from analysis.console import Console
 from analysis.grid import NotShown
+from analysis.page import content
 from analysis.tables import where
 from analysis.tables.records import LAYERS, MissingRecords
 from analysis.tables.tables import Tables
@@ -19,33 +21,38 @@ NEEDED = ("altair", "vl_convert", "jinja2")
 
 def answer(options: argparse.Namespace, console: Console) -> None:
     """Write the page. Raises MissingRecords, NotShown and OSError."""
-    try:
-        from analysis.page import content, render
-    except ModuleNotFoundError as error:
-        if error.name not in NEEDED:
-            raise
-        raise NotShown(f"report needs {error.name}, which is not installed; pip install 'lora-init-dynamics[report]'") from error
+    if lacking := [name for name in NEEDED if not find_spec(name)]:
+        raise NotShown(f"report needs {lacking[0]}, which is not installed; pip install 'lora-init-dynamics[report]'")
+    from analysis.page import render
+
     tables = Tables(options.outputs, options.where, console.say)
-    found: list[content.Content] = []
-    for name in [options.experiment] if options.experiment else experiments(options.outputs):
-        try:
-            found.append(content.content(name, tables))
-        except (MissingRecords, NotShown) as reason:
-            if options.experiment:
-                raise
-            tell = console.say if isinstance(reason, where.NoSuchRuns) else console.fail
-            tell(f"left out {name}: {reason}")
-    if not found:
-        raise MissingRecords(f"{options.outputs} holds neither runs nor records{where.chosen(options.where)}")
-    folder = files.destination(options)
-    pictures = content.pictures(options.outputs, folder, [each.name for each in found])
-    chosen = " and ".join(map(str, options.where))
-    page = render.page(found, pictures, options.outputs, chosen)
+    with render.libraries() as libraries:
+        found = gathered(options, tables, console)
+        folder = files.destination(options)
+        pictures = content.pictures(options.outputs, folder, [each.name for each in found])
+        chosen = " and ".join(map(str, options.where))
+        page = render.page(found, pictures, options.outputs, chosen, libraries())
     path = options.out or (folder if options.experiment or options.where else options.outputs) / "report.html"
     with files.written(path) as new:
         new.write_text(page, encoding="utf-8")
     count = sum(len(each.data["runs"]["id"]) for each in found)
     console.say(f"{path}: {count} runs, {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
+
+
+def gathered(options: argparse.Namespace, tables: Tables, console: Console) -> list[content.Content]:
+    """Of the experiment that is asked for, or of all. Raises MissingRecords and NotShown where there is none."""
+    if options.experiment:
+        return [content.content(options.experiment, tables)]
+    found = []
+    for name in experiments(options.outputs):
+        try:
+            found.append(content.content(name, tables))
+        except (MissingRecords, NotShown) as reason:
+            tell = console.say if isinstance(reason, where.NoSuchRuns) else console.fail
+            tell(f"left out {name}: {reason}")
+    if not found:
+        raise MissingRecords(f"{options.outputs} holds neither runs nor records{where.chosen(options.where)}")
+    return found
 
 
 def experiments(outputs: Path) -> list[str]:

@@ -14,7 +14,6 @@ from analysis.advice.answers import Question, questions
 from analysis.claims import Claim
 from analysis.grid import NotShown
 from analysis.page import data
-from analysis.sources import gather, get
 from analysis.tables import load, needs, records
 from analysis.tables.records import LAYERS, MissingRecords
 from analysis.tables.settings import LeftOut
@@ -50,7 +49,7 @@ def content(name: str, tables: Tables) -> Content:
         found,
         text.told(first)[0] if first else "These runs do not answer which init to use.",
         [text.told(question) for question in asked],
-        *_claims(name, tables, left_out.append),
+        *_claims(name, frame, tables, left_out.append),
         left_out,
     )
 
@@ -75,13 +74,15 @@ def _first(asked: list[Question], found: dict[str, Any]) -> Question | None:
     return next(reversed(alike or asked), None)
 
 
-def _claims(name: str, tables: Tables, say: Callable[[str], None]) -> tuple[list[Claim], list[str]]:
+def _claims(
+    name: str, frame: pd.DataFrame, tables: Tables, say: Callable[[str], None]
+) -> tuple[list[Claim], list[str]]:
     """The claims that apply, and the flags of the rates they rest on."""
     with warnings.catch_warnings():
         if not tables.from_runs(name):  # a record was told of when it was made
             warnings.simplefilter("ignore", LeftOut)
         try:
-            gathered = _gathered(name, tables)
+            gathered = _gathered(name, frame, tables)
             claims = report.claims_of(gathered, tables.outputs, tables.conditions, say)
             own = [source for source in gathered if not source.endswith(LAYERS)][:1]
             flags = [flag for source in own for flag in report.flags(gathered[source], figures.axes(source))]
@@ -91,19 +92,30 @@ def _claims(name: str, tables: Tables, say: Callable[[str], None]) -> tuple[list
             return [], []
 
 
-def _gathered(name: str, tables: Tables) -> dict[str, pd.DataFrame]:
+def _gathered(name: str, frame: pd.DataFrame, tables: Tables) -> dict[str, pd.DataFrame]:
     """Source -> table, as `python -m analysis` takes them: an experiment with claims of its own gives its own; the runs of any other
-    stand for each figure's that they can fill."""
+    stand for those of each figure that they can fill. A table along axes that none of them vary is the plain one."""
     layers = name + LAYERS
     if any(name in (key if isinstance(key, tuple) else (key,)) for key in report.CLAIMS):
         try:
             return {name: tables.get(name), layers: tables.get(layers)}
         except (MissingRecords, KeyError):
             return {name: tables.get(name)}
-    gathered = {report.ANY: get(report.ANY, name, report.ANY, tables)}
+    plain = needs.get(report.ANY, name, report.ANY, tables)
+    has_layers = "log.layers" in frame and frame["log.layers"].eq(True).any()
+
+    def stand_in(figure: str, source: str) -> tuple[str, pd.DataFrame]:
+        if source.endswith(LAYERS):
+            if not has_layers:
+                raise MissingRecords(records.no_layers(name))
+            return layers, needs.get(figure, layers, source, tables)
+        varies = any(axis in frame and frame[axis].nunique(dropna=False) > 1 for axis in figures.axes(source))
+        return name, needs.get(figure, name, source, tables) if varies else plain
+
+    gathered = {report.ANY: plain}
     for figure in figures.NAMES:
         try:
-            found = dict(gather(figure, name, tables))
+            found = {source: stand_in(figure, source) for source in figures.sources(figure)}
             with needs.checked(figure, dict(found.values()), tables.outputs, tables.conditions):
                 gathered |= {source: table for source, (_, table) in found.items()}
         except (MissingRecords, NotShown):

@@ -21,6 +21,7 @@ from analysis.tables.where import written
 
 DIGITS = 4
 POINTS = 60  # kept of a curve: the first EARLY, and others evenly up to the last
+PLAIN = {"task.name": "teacher_student", "adapter.name": "lora", "optimizer.name": "adamw", "optimizer.lr_ratio": 1.0}
 CHOICES = ("task.name", "adapter.name", "optimizer.name", "init.name", "task.width")  # come first among the axes
 # Curves by the panel that shows them, with their names there. Of a column that is not here nothing is kept.
 PANELS = {
@@ -56,7 +57,9 @@ def experiment(name: str, frame: pd.DataFrame, origins: Sequence[dict[str, Any]]
     configured = [column for column in table if not column.startswith("summary.") and column not in ("run_id", "loss")]
     varying = [column for column in configured if table[column].nunique(dropna=False) > 1 or column in (*AXES, *axes)]
     constant = [column for column in configured if column not in varying and table[column].notna().any()]
+    loss = listed(table["loss"])
     numbers = {column: listed(table[column]) for column in table if column.startswith("summary.")}
+    numbers = {column: values for column, values in numbers.items() if any(map(known, values)) and values != loss}
     return {
         "name": name,
         "loss": loss_of(table),
@@ -68,7 +71,7 @@ def experiment(name: str, frame: pd.DataFrame, origins: Sequence[dict[str, Any]]
         "runs": {
             "id": table["run_id"].tolist(),
             "config": {column: coded(table[column]) for column in varying},
-            "numbers": {"loss": listed(table["loss"])} | {k: v for k, v in numbers.items() if any(map(known, v))},
+            "numbers": {"loss": loss} | numbers,
         },
         "origins": origins and coded_records(origins),
         "cells": cells(table, axes),
@@ -96,15 +99,19 @@ def axes_of(table: pd.DataFrame) -> list[str]:
 
 
 def defaults(table: pd.DataFrame, axes: Sequence[str]) -> list[int | None]:
-    """The value of each axis to begin with, so that an init has one curve: of the largest width with most inits, then of most
-    runs. None, for all of them, where one init has one curve all the same."""
+    """The value of each axis to begin with, so that an init has one curve: where most inits are, then with most that is PLAIN or
+    not used, then of the largest width and most steps. None, for all of them, where one init has one curve all the same."""
     codes = pd.DataFrame({axis: coded(table[axis])["codes"] for axis in axes})
     others = [axis for axis in axes if axis != "init.name"]
     if not others:
         return [None]
     found = codes.assign(one=1).groupby(others).agg(inits=("init.name", "nunique"), runs=("one", "sum")).reset_index()
-    order = ["inits", *(axis for axis in ("task.width",) if axis in others), "runs"]
-    first = found[found["inits"] == found["inits"].max()].sort_values(order, ascending=False, kind="stable").iloc[0]
+    found["plain"] = sum(
+        [found[axis].map([value is None or PLAIN.get(axis) == value for value in coded(table[axis])["values"]].__getitem__) for axis in others],
+        start=pd.Series(0, found.index),
+    )
+    order = ["inits", "plain", *(axis for axis in ("task.width", "steps") if axis in others), "runs"]
+    first = found.sort_values(order, ascending=False, kind="stable").iloc[0]
     chosen = {axis: int(first[axis]) for axis in others}
     for axis in others:
         rest = {name: value for name, value in chosen.items() if name != axis}

@@ -5,12 +5,14 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import vl_convert
 from markupsafe import Markup
 from PIL import Image
 
@@ -21,18 +23,37 @@ from analysis.page.discussion import passages
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("data.js", "charts.js", "table.js", "filters.js", "page.js")
-LIBRARIES = "window.vegaEmbed = vegaEmbed;"
+BUNDLE = """
+import sys, vl_convert
+sys.stdout.buffer.write(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").encode())"""
 DARK = "#14171c"  # background of the dark page
-CONTRAST = 3.0  # of lines and marks against it, as WCAG has it
+CONTRAST = 4.5  # of lines and marks against it, as WCAG has it of text
 COLORS = 256  # of a picture: text and lines in a few colours, at a quarter of the size
 
 
+@contextmanager
+def libraries() -> Iterator[Callable[[], str]]:
+    """Vega and Vega-Lite as one script, which another process puts together meanwhile: it takes three seconds."""
+    with subprocess.Popen([sys.executable, "-c", BUNDLE], stdout=subprocess.PIPE) as child:
+
+        def script() -> str:
+            text, _ = child.communicate()
+            if child.returncode:
+                raise subprocess.CalledProcessError(child.returncode, child.args)
+            return text.decode()
+
+        try:
+            yield script
+        finally:
+            child.kill()
+
+
 def page(
-    contents: Sequence[Content], pictures: Mapping[Path, Sequence[str]], outputs: Path, chosen: str
+    contents: Sequence[Content], pictures: Mapping[Path, Sequence[str]], outputs: Path, chosen: str, libraries: str
 ) -> str:
     """The whole file. `pictures`: of which experiments each is. `chosen`: words on which runs these are; empty for all of them."""
     inits = list(dict.fromkeys(init for content in contents for init in _inits(content)))
-    scripts = [vl_convert.javascript_bundle(LIBRARIES), "\n".join((TEMPLATES / name).read_text() for name in SCRIPTS)]
+    scripts = [libraries, "\n".join((TEMPLATES / name).read_text() for name in SCRIPTS)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -66,7 +87,7 @@ def _inits(content: Content) -> list[str]:
 
 def packed(content: Content, inits: Sequence[str]) -> str:
     """An experiment's data and charts, compressed, in letters."""
-    of = {"charts": charts.charts({init: inits.index(init) for init in _inits(content)})}
+    of = {"charts": charts.charts({init: inits.index(init) for init in _inits(content)}, content.data["loss"])}
     text = json.dumps(content.data | of, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 

@@ -6,10 +6,11 @@ const views = new Map();
 async function draw(place, spec, datasets, { log = true, title } = {}) {
   views.get(place)?.finalize();
   const changed = JSON.parse(JSON.stringify(spec), (key, value) => {
-    if (key === "y" && value.scale) value.scale.type = log ? "log" : "linear";
-    if (key === "x" && title && value.axis) value.title = title;
+    if (key === "y" && value.scale) value.scale = log ? { type: "log" } : { type: "linear", zero: false };
+    if (value?.title === "measured") value.title = title;
     return value;
   });
+  changed.config.legend.columns = Math.max(1, Math.floor(place.clientWidth / 160));
   const { view } = await vegaEmbed(place, { ...changed, datasets },
     { mode: "vega-lite", renderer: "svg", actions: false, ast: true, logLevel: 1 });
   views.set(place, view);
@@ -78,8 +79,9 @@ function mark(places, step, log) {
     const at = new Map();
     for (const row of rows) if (row.step <= step) at.set(row.name, row);
     const there = [...at.values()];
-    const drawn = there.filter(({ value }) => !log || value > 0);
-    fill(place, { at: drawn });
+    const names = [...new Set(rows.filter(({ value }) => !log || value > 0).map(({ name }) => name))];
+    const color = ({ name }) => `var(--mark-${names.indexOf(name)})`;
+    fill(place, { at: there.filter(({ value }) => !log || value > 0).map((row) => ({ ...row, color: color(row) })) });
     readout.textContent = there.map((row) => `${row.name} ${said(row.value)}${row.step < step ? ` (step ${row.step})` : ""}`).join("; ");
   }
 }

@@ -56,7 +56,7 @@ function last(data, column, i) {
 function measured(data) {
   return Object.entries(PANELS).flatMap(([panel, names]) => Object.entries(names)
     .filter(([column]) => column in data.curves.columns)
-    .map(([column, name]) => ({ column, name: panel === "loss" ? `${name} loss` : `${panel}: ${name}` })));
+    .map(([column, name]) => ({ column, name: panel === "loss" ? `${name} loss` : `${panel}: ${name}`, ofLoss: panel === "loss" })));
 }
 
 /** The means over seeds as objects: the axes' codes, and numbers. */

@@ -9,7 +9,7 @@ async function open(name, run) {
   const axes = Object.fromEntries(data.axes.map(({ field, default: code }) => [field, code]));
   const quantity = (measured(data).find(({ column }) => column === "feature/Z_A") ?? measured(data)[0])?.column;
   state = { axes, seed: null, status: null, from: null, to: null, log: true, quantity, measure: null, text: "",
-    sort: { k: 0, down: false }, shown: PAGE, chosen: null };
+    sort: { k: columns(data).findIndex(({ ofLoss }) => ofLoss), down: false }, shown: PAGE, chosen: null };
   for (const part of document.querySelectorAll("[data-of]")) part.hidden = !part.dataset.of.split(" ").includes(name);
   byId("experiment").value = name;
   buildFilters();
@@ -17,7 +17,7 @@ async function open(name, run) {
   describeAll();
   await drawAll();
   const row = data.rows.find(({ id }) => id === run);
-  choose(row ? row.i : null, false);
+  choose(row ? row.i : null);
 }
 
 /** Draws the charts anew, as a change of their axes needs it. */
@@ -80,12 +80,20 @@ function tabulate(rows) {
 /** Chooses a run, or none. `move`: whether the keyboard goes there, too. */
 function choose(i, move) {
   state.chosen = i;
+  if (i !== null && !runsShown().some((row) => row.i === i)) showAround(i);
   const run = i === null ? "" : `&run=${encodeURIComponent(data.rows[i].id)}`;
   history.replaceState(null, "", `#experiment=${encodeURIComponent(data.name)}${run}`);
   update();
   showRun();
   if (move === true) byId("run").focus();
   else if (i !== null) byId("details").scrollIntoView({ block: "nearest" });
+}
+
+/** Filters that leave a run. */
+function showAround(i) {
+  for (const field of data.fields) if (state.axes[field] !== null) state.axes[field] = data.runs.config[field].codes[i];
+  Object.assign(state, { seed: null, status: null });
+  buildFilters();
 }
 
 /** The chosen run's curves, settings and results. */
@@ -130,7 +138,7 @@ function wanted() {
 
 byId("experiment").addEventListener("change", (event) => open(event.target.value));
 byId("search").addEventListener("input", (event) => ((state.text = event.target.value), tell()));
-byId("more").addEventListener("click", () => ((state.shown += PAGE), tell()));
+byId("more").addEventListener("click", () => ((state.shown *= 4), tell()));
 byId("unchoose").addEventListener("click", () => choose(null, true));
 byId("quantity").addEventListener("change", (event) => ((state.quantity = event.target.value), (state.measure = null), drawAll()));
 byId("clear").addEventListener("click", () => {

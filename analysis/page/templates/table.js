@@ -1,6 +1,6 @@
-// The table of runs: sorted by its headings, a hundred rows at a time.
+// The table of runs: sorted by its headings, some rows at a time.
 
-const PAGE = 100;
+const PAGE = 25;
 
 /** Its columns: a heading, a run's value, and whether it is a number. */
 function columns(data) {
@@ -11,9 +11,9 @@ function columns(data) {
     { name: "run", get: (row) => row.id },
     { name: "status", get: (row) => setting(data, "status", row.i) },
     ...configured.map((name) => ({ name, get: (row) => setting(data, name, row.i), number: numeric(data.runs.config[name].values) })),
-    { name: data.loss.split(";")[0], get: (row) => row.loss, number: true },
-    ...measured(data).map(({ column, name }) => ({ name, get: (row) => last(data, column, row.i), number: true })),
+    { name: data.loss.split(";")[0], get: (row) => row.loss, number: true, ofLoss: true },
     ...numbers.map(([name, values]) => ({ name: name.replace("summary.", "").replaceAll("_", " "), get: (row) => values[row.i], number: true })),
+    ...measured(data).filter(({ ofLoss }) => !ofLoss).map(({ column, name }) => ({ name, get: (row) => last(data, column, row.i), number: true })),
   ];
 }
 
