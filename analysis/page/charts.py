@@ -87,7 +87,11 @@ def measure(inits: Mapping[str, int], loss: str) -> dict[str, Any]:
 
 def curve() -> dict[str, Any]:
     """A panel of a run's curves, and where they stand at one step."""
-    x, y, legend = alt.X("step:Q", title="step").axis(grid=False), _y("value", None), alt.Legend(symbolType="stroke", symbolStrokeWidth=2)
+    x, y, legend = (
+        alt.X("step:Q", title="step").axis(grid=False),
+        _y("value", None),
+        alt.Legend(symbolType="stroke", symbolStrokeWidth=2),
+    )
     marks = [f"var(--mark-{n})" for n in range(len(style.MARKS))]
     names = alt.Color("name:N", sort=None, legend=legend).scale(range=marks)
     dashes = alt.StrokeDash("name:N", sort=None, legend=legend).scale(range=[[1, 0], [6, 3], [2, 2], [6, 2, 1, 2]])
@@ -164,5 +168,7 @@ def _brushed(layers: list[alt.Chart], height: int) -> dict[str, Any]:
 
 
 def _finished(chart: alt.LayerChart, height: int) -> dict[str, Any]:
-    spec = chart.properties(width="container", height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding")).to_dict()
+    spec = chart.properties(
+        width="container", height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding")
+    ).to_dict()
     return {key: value for key, value in spec.items() if key != "$schema"} | {"config": CONFIG}

@@ -93,8 +93,8 @@ def _claims(
 
 
 def _gathered(name: str, frame: pd.DataFrame, tables: Tables) -> dict[str, pd.DataFrame]:
-    """Source -> table, as `python -m analysis` takes them: an experiment with claims of its own gives its own; the runs of any other
-    stand for those of each figure that they can fill. A table along axes that none of them vary is the plain one."""
+    """Source -> table, as `python -m analysis` takes them: an experiment with claims of its own gives its own; the runs of any
+    other stand for those of each figure that they can fill. A table along axes that none of them vary is the plain one."""
     layers = name + LAYERS
     if any(name in (key if isinstance(key, tuple) else (key,)) for key in report.CLAIMS):
         try:

@@ -6,6 +6,7 @@ significant digits, but those of the configuration all of theirs; null stands fo
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from analysis.advice.answers import LR, WATCHING, Mean
 from analysis.grid import AXES, log_losses, loss_name
 from analysis.tables.load import per_run
 from analysis.tables.records import EARLY
-from analysis.tables.settings import fields, is_full
+from analysis.tables.settings import fields
 from analysis.tables.where import written
 
 DIGITS = 4
@@ -107,7 +108,12 @@ def defaults(table: pd.DataFrame, axes: Sequence[str]) -> list[int | None]:
         return [None]
     found = codes.assign(one=1).groupby(others).agg(inits=("init.name", "nunique"), runs=("one", "sum")).reset_index()
     found["plain"] = sum(
-        [found[axis].map([value is None or PLAIN.get(axis) == value for value in coded(table[axis])["values"]].__getitem__) for axis in others],
+        [
+            found[axis].map(
+                [value is None or PLAIN.get(axis) == value for value in coded(table[axis])["values"]].__getitem__
+            )
+            for axis in others
+        ],
         start=pd.Series(0, found.index),
     )
     order = ["inits", "plain", *(axis for axis in ("task.width", "steps") if axis in others), "runs"]
@@ -165,7 +171,7 @@ def curves(frame: pd.DataFrame, runs: Sequence[str]) -> dict[str, Any]:
         values = frame[column].to_numpy(float)[order]
         there = np.isfinite(values)
         at, y = [], []
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for begin, end in pairwise(bounds):
             rows = begin + np.flatnonzero(there[begin:end])
             rows = rows[thinned(len(rows))]
             at.append(lists.setdefault(tuple(step[rows].tolist()), len(lists)) if len(rows) else None)
@@ -185,7 +191,9 @@ def thinned(count: int) -> np.ndarray:
 
 def coded(column: pd.Series) -> dict[str, list[Any]]:
     """A column as its different values, in order, and the place of each row's among them."""
-    plain = [None if value is None or value != value else getattr(value, "item", lambda v=value: v)() for value in column]
+    plain = [
+        None if value is None or value != value else getattr(value, "item", lambda v=value: v)() for value in column
+    ]
     mixed = len({isinstance(value, str) for value in plain if value is not None}) > 1
     plain = [written(value) if mixed and value is not None else value for value in plain]
     values = sorted(set(plain), key=lambda value: (value is None, value if value is not None else 0))

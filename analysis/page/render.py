@@ -51,7 +51,7 @@ def libraries() -> Iterator[Callable[[], str]]:
 def page(
     contents: Sequence[Content], pictures: Mapping[Path, Sequence[str]], outputs: Path, chosen: str, libraries: str
 ) -> str:
-    """The whole file. `pictures`: of which experiments each is. `chosen`: words on which runs these are; empty for all of them."""
+    """The whole file. `pictures`: of which experiments each is. `chosen`: words on which runs these are; empty for all."""
     inits = list(dict.fromkeys(init for content in contents for init in _inits(content)))
     scripts = [libraries, "\n".join((TEMPLATES / name).read_text() for name in SCRIPTS)]
     environment = jinja2.Environment(
@@ -89,7 +89,7 @@ def packed(content: Content, inits: Sequence[str]) -> str:
     """An experiment's data and charts, compressed, in letters."""
     of = {"charts": charts.charts({init: inits.index(init) for init in _inits(content)}, content.data["loss"])}
     text = json.dumps(content.data | of, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 
 def _picture(path: Path, experiments: Sequence[str]) -> dict[str, Any]:

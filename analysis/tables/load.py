@@ -96,7 +96,9 @@ def _origin(folder: Path) -> dict[str, str]:
         git = meta.get("git") or {}
         commit = f"{git['commit']}{', with changes' * bool(git.get('dirty'))}" if git.get("commit") else ""
         versions = ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
-        told = {"commit": commit, "versions": versions} | {key: str(meta.get(key) or "") for key in ("device", "engine")}
+        told = {"commit": commit, "versions": versions} | {
+            key: str(meta.get(key) or "") for key in ("device", "engine")
+        }
     except DAMAGE as error:
         return {"unknown": _reason(error)}
     return {key: text for key, text in told.items() if text}

@@ -45,7 +45,7 @@ class Tables:
         return self._tables[key]
 
     def whole(self, experiment: str) -> pd.DataFrame:
-        """All of its chosen runs, of whatever setting, with all steps; those of a record that holds more, with the steps it keeps.
+        """All of its chosen runs, of whatever setting, with all steps; those of a record that has more, with the steps it keeps.
 
         Raises MissingRecords and NoSuchRuns.
         """
@@ -59,9 +59,7 @@ class Tables:
 
     def _recorded_more(self, experiment: str, runs: pd.DataFrame | None) -> bool:
         name = experiment.removesuffix(LAYERS)
-        return runs is None or (
-            name in figures.drawn() and runs["run_id"].nunique() < records.size(self.outputs, name)
-        )
+        return runs is None or (name in figures.drawn() and runs["run_id"].nunique() < records.size(self.outputs, name))
 
     def _renewed(self, experiment: str, axes: Sequence[str], kept: Sequence[str]) -> pd.DataFrame:
         runs = self._runs(experiment)
