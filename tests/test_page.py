@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,13 +18,22 @@ from matplotlib.figure import Figure
 from analysis import files
 from analysis.__main__ import main
 from analysis.page import command as page_command
-from analysis.page import data
+from analysis.page import data, render
 from analysis.tables import load
 
+BUNDLE = render.BUNDLE
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(
     not all(map(find_spec, page_command.NEEDED)), reason="takes the extra report: altair, jinja2, vl-convert-python"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_libraries():
+    """Which take seconds, and are the same in each page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "BUNDLE", "print('libraries()')")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +117,21 @@ def test_it_loads_nothing_and_runs_no_other_script(made):
     assert len(scripts) == 2 and not re.search(r"<script[^>]+src|<(link|iframe|object|base)\b|@import|url\(", markup)
     [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy.startswith("default-src 'none'") and "script-src 'sha256-" in re.sub(" +", " ", policy)
-    assert "http" not in policy and "unsafe-eval" not in policy and len(page) < 2e6
+    assert "http" not in policy and "unsafe-eval" not in policy
     assert page.count("data:image/png;base64,") == 1 and 'alt="Figure some: A &lt; B &amp; C."' in page
+
+
+def test_libraries_are_in_one_script_that_ends_where_it_ends(monkeypatch):
+    monkeypatch.setattr(render, "BUNDLE", BUNDLE)
+    with render.libraries() as libraries:
+        script = libraries()
+    assert script.count("window.vegaEmbed=") == 1 and "</script" not in script.lower() and len(script) < 1e6
+
+
+def test_libraries_that_cannot_be_put_together_are_an_error(monkeypatch):
+    monkeypatch.setattr(render, "BUNDLE", "raise SystemExit(3)")
+    with pytest.raises(subprocess.CalledProcessError), render.libraries() as libraries:
+        libraries()
 
 
 def test_it_is_the_same_each_time_and_goes_where_it_is_told(made, tmp_path):
@@ -170,7 +193,7 @@ def test_fields_that_follow_from_others_are_no_axes_and_each_init_begins_with_on
         (["--experiment", "../x"], "must be a name"),
         (["--where", "x"], "--where 'x' is not FIELD=VALUE"),
         (["--experiment", pages.EXPERIMENT, "--where", "init.name=none"], "no run of two_widths has init.name=none"),
-        (["--experiment", pages.EXPERIMENT, "--out", "/dev/null/page.html"], "/dev/null/page.html: Not a directory"),
+        (["--experiment", pages.EXPERIMENT, "--out", "/dev/null/page.html"], "error: /dev/null/page.html: "),
         (["--unknown"], "unrecognized arguments"),
     ],
 )
