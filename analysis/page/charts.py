@@ -36,7 +36,7 @@ CONFIG = {
         "labelColor": "currentColor",
         "titleColor": "currentColor",
         "gridColor": "currentColor",
-        "gridOpacity": 0.12,
+        "gridOpacity": 0.1,
         "domainColor": "currentColor",
         "tickColor": "currentColor",
         "labelFontSize": 12,
@@ -88,7 +88,7 @@ def measure(inits: Mapping[str, int], loss: str) -> dict[str, Any]:
 def curve() -> dict[str, Any]:
     """A panel of a run's curves, and where they stand at one step."""
     x, y, legend = (
-        alt.X("step:Q", title="step").axis(grid=False),
+        alt.X("step:Q", title="step").axis(grid=False, tickMinStep=1),
         _y("value", None),
         alt.Legend(symbolType="stroke", symbolStrokeWidth=2),
     )
@@ -109,8 +109,9 @@ def _x(field: str, title: str) -> alt.X:
 
 
 def _y(field: str, title: str | None) -> alt.Y:
-    small = "datum.label && datum.value && abs(datum.value) < 0.001 ? format(datum.value, '~e') : datum.label"
-    return alt.Y(f"{field}:Q", title=title).scale(type="log").axis(format="~g", labelExpr=small)
+    far = "datum.value && (abs(datum.value) < 1e-3 || abs(datum.value) >= 1e5)"
+    label = f"datum.label && {far} ? format(datum.value, '~e') : datum.label"
+    return alt.Y(f"{field}:Q", title=title).scale(type="log").axis(format="~g", labelExpr=label)
 
 
 def _of_inits(inits: Mapping[str, int]) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
@@ -137,7 +138,7 @@ def name(init: str) -> str:
 def _runs(x: alt.X, y: alt.Y, color: alt.Color, shape: alt.Shape) -> list[alt.Chart]:
     """Every run, those that diverged in a row for each init at the top edge, and a ring around the chosen one."""
     tip = [alt.Tooltip("tip:N", title="one run"), alt.Tooltip("of:N", title="of"), alt.Tooltip("id:N", title="run")]
-    top = alt.YValue(alt.ExprRef("4 + 9 * datum.row"))
+    top = alt.YValue(alt.ExprRef("datum.top"))
     gone = alt.Chart(alt.NamedData("gone")).mark_point(shape=STROKE, size=22, opacity=0.9, cursor="pointer")
     runs = alt.Chart(alt.NamedData("runs")).mark_point(filled=True, size=26, opacity=0.65, cursor="pointer")
     ring = {"shape": "circle", "size": 220, "color": "currentColor", "strokeWidth": 2.5, "opacity": 1}

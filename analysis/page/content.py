@@ -19,6 +19,8 @@ from analysis.tables.records import LAYERS, MissingRecords
 from analysis.tables.settings import LeftOut
 from analysis.tables.tables import Tables
 
+LONGEST = 260  # letters of the answer that the page begins with
+
 
 @dataclass(frozen=True)
 class Content:
@@ -47,11 +49,17 @@ def content(name: str, tables: Tables) -> Content:
     return Content(
         name,
         found,
-        text.told(first)[0] if first else "These runs do not answer which init to use.",
+        _in_short(text.told(first)[0]) if first else "These runs do not answer which init to use.",
         [text.told(question) for question in asked],
         *_claims(name, frame, tables, left_out.append),
         left_out,
     )
+
+
+def _in_short(verdict: str) -> str:
+    """The verdict, or its first part where there is too much of it for a heading."""
+    first, *more = verdict.split("; ")
+    return verdict if len(verdict) <= LONGEST or not more else f"{first}; how others compare stands under Advice."
 
 
 def _questions(table: pd.DataFrame, left_out: list[str]) -> list[Question]:

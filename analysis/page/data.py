@@ -135,11 +135,8 @@ def losses(table: pd.DataFrame) -> pd.Series:
 
 def loss_of(table: pd.DataFrame) -> str:
     """What that is, in words."""
-    names = {str(task): loss_name(part) for task, part in by_task(table)}
-    if len(set(names.values())) == 1:
-        return f"final {next(iter(names.values()))}"
-    held_out = [task for task, loss in names.items() if loss == "held-out loss"]
-    return f"final training loss; of {' and '.join(held_out)} held-out loss"
+    names = {loss_name(part) for _, part in by_task(table)}
+    return f"final {names.pop()}" if len(names) == 1 else "final loss"
 
 
 def by_task(table: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:

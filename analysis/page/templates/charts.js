@@ -38,7 +38,10 @@ function listen(view, choose, brushed) {
 function points(rows, log, x) {
   const drawn = rows.filter((row) => x !== "q" || row.q > 0);
   const tips = drawn.map((row) => ({ ...row, tip: row.gone ? "diverged" : `loss ${said(row.loss)} at rate ${said(row.lr)}` }));
-  return { gone: tips.filter((row) => row.gone), runs: tips.filter((row) => !row.gone && (log ? row.loss > 0 : row.loss !== null)) };
+  const lanes = [...new Set(tips.filter((row) => row.gone).map((row) => row.lane))].sort((a, b) => a - b);
+  const height = Math.min(9, 45 / lanes.length);
+  const gone = tips.filter((row) => row.gone).map((row) => ({ ...row, top: 4 + height * lanes.indexOf(row.lane) }));
+  return { gone, runs: tips.filter((row) => !row.gone && (log ? row.loss > 0 : row.loss !== null)) };
 }
 
 /** The run with a ring around it. */

@@ -24,7 +24,7 @@ async function unpacked(name) {
   const inits = data.runs.config[INIT].values;
   data.rows = data.runs.id.map((id, i) => ({
     i, id, lr: setting(data, RATE, i), init: setting(data, INIT, i), loss: data.runs.numbers[LOSS][i],
-    gone: setting(data, "status", i) === "diverged", row: inits.indexOf(setting(data, INIT, i)),
+    gone: setting(data, "status", i) === "diverged", lane: inits.indexOf(setting(data, INIT, i)),
   }));
   return data;
 }

@@ -8,7 +8,7 @@ function fillSelect(select, pairs, value) {
 /** A select for each axis, the seed, the status and the ends of the rates, and whether losses are drawn on a log axis. */
 function buildFilters() {
   const config = data.runs.config;
-  const codes = (field) => [["", "all"], ...config[field].values.map((value, code) => [code, said(value)])];
+  const codes = (field) => [["", "all"], ...config[field].values.map((value, code) => [code, value === null ? "null" : said(value)])];
   const add = (name, pairs, value, change) => {
     const select = element("select", { name });
     fillSelect(select, pairs, value ?? "");

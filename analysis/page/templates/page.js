@@ -60,7 +60,7 @@ function tell() {
   byId("reading").textContent = `${all.length} runs, ${gone} diverged. Lowest mean of ${data.loss}: ` +
     (lowest.slice(0, 6).map(({ of, tip }) => `${of} ${tip}`).join("; ") || "none") + more;
   const undrawn = ofRates(all).filter((row) => row.gone || !(row.q > 0)).length;
-  byId("undrawn").textContent = `Drag over the chart to choose a range.${undrawn ? ` Not drawn, or at the top edge: ${undrawn} runs that diverged, or whose value is 0 or unknown.` : ""}`;
+  byId("undrawn").textContent = `Drag over the chart to choose a range.${undrawn ? ` ${undrawn} runs diverged, and are at the top edge, or have no value above 0, and are not drawn.` : ""}`;
   tabulate(ofRates(all).filter((row) => !state.measure || within(row.q, state.measure)));
 }
 
