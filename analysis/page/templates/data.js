@@ -38,7 +38,9 @@ function setting(data, field, i) {
 /** A value as one reads it. */
 function said(value) {
   if (value === null || value === undefined) return "–";
-  return typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value);
+  if (typeof value !== "number") return String(value);
+  const rounded = Number(value.toPrecision(6));
+  return value !== 0 && Math.abs(value) < 1e-4 ? rounded.toExponential() : String(rounded);
 }
 
 /** The curve of a run as [step, value] pairs. */

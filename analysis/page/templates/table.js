@@ -2,7 +2,7 @@
 
 const PAGE = 25;
 
-/** Its columns: a heading, a run's value, and whether it is a number. */
+/** Its columns: a heading, a run's value, whether it is a number, and whether it is one too many for paper. */
 function columns(data) {
   const configured = [...new Set([INIT, RATE, "seed", ...data.fields])];
   const numbers = Object.entries(data.runs.numbers).filter(([name]) => name !== LOSS);
@@ -12,8 +12,8 @@ function columns(data) {
     { name: "status", get: (row) => setting(data, "status", row.i) },
     ...configured.map((name) => ({ name, get: (row) => setting(data, name, row.i), number: numeric(data.runs.config[name].values) })),
     { name: data.loss.split(";")[0], get: (row) => row.loss, number: true, ofLoss: true },
-    ...numbers.map(([name, values]) => ({ name: name.replace("summary.", "").replaceAll("_", " "), get: (row) => values[row.i], number: true })),
-    ...measured(data).filter(({ ofLoss }) => !ofLoss).map(({ column, name }) => ({ name, get: (row) => last(data, column, row.i), number: true })),
+    ...numbers.map(([name, values]) => ({ name: name.replace("summary.", "").replaceAll("_", " "), get: (row) => values[row.i], number: true, more: true })),
+    ...measured(data).filter(({ ofLoss }) => !ofLoss).map(({ column, name }) => ({ name, get: (row) => last(data, column, row.i), number: true, more: true })),
   ];
 }
 
@@ -30,8 +30,8 @@ function matches(row, shown, text) {
 
 /** Its heading, of buttons that sort. */
 function heading(shown, sort, change) {
-  const cells = shown.map(({ name }, k) => {
-    const cell = element("th", { scope: "col" });
+  const cells = shown.map(({ name, more }, k) => {
+    const cell = element("th", { scope: "col", className: more ? "more" : "" });
     cell.ariaSort = sort.k === k ? (sort.down ? "descending" : "ascending") : "none";
     const button = element("button", { type: "button", textContent: name });
     button.addEventListener("click", () => change({ k, down: sort.k === k && !sort.down }));
@@ -46,8 +46,8 @@ function body(shown, rows, chosen, choose) {
     const button = element("button", { type: "button", textContent: row.id });
     button.setAttribute("aria-label", `Show run ${row.id}`);
     button.addEventListener("click", () => choose(row.i, true));
-    const cells = shown.slice(1).map(({ get, number }) =>
-      element("td", { textContent: said(get(row)), className: number ? "number" : "" }));
+    const cells = shown.slice(1).map(({ get, number, more }) =>
+      element("td", { textContent: said(get(row)), className: `${number ? "number" : ""} ${more ? "more" : ""}` }));
     return element("tr", { className: row.i === chosen ? "chosen" : "" }, element("th", { scope: "row" }, button), ...cells);
   });
   byId("table").tBodies[0].replaceChildren(...lines);
