@@ -37,14 +37,19 @@ class Content:
 
 
 def content(name: str, tables: Tables) -> Content:
-    """Raises MissingRecords and NotShown where there are no such runs."""
+    """Raises MissingRecords and NotShown where there are no such runs, or they lack what every run has."""
     frame = tables.whole(name)
+    with needs.missing_columns_told("report", {name: frame}, tables.outputs, tables.conditions):
+        return _content(name, frame, tables)
+
+
+def _content(name: str, frame: pd.DataFrame, tables: Tables) -> Content:
     table, origins = data.table_of(frame), None
     if tables.from_runs(name):
         origins = load.origins(records.runs_folder(tables.outputs, name), table["run_id"].tolist())
     found = data.experiment(name, frame, origins)
     left_out: list[str] = []
-    asked = _questions(table, left_out)
+    asked = questions(table)
     first = _first(asked, found)
     return Content(
         name,
@@ -60,14 +65,6 @@ def _in_short(verdict: str) -> str:
     """The verdict, or its first part where there is too much of it for a heading."""
     first, *more = verdict.split("; ")
     return verdict if len(verdict) <= LONGEST or not more else f"{first}; how others compare stands under Advice."
-
-
-def _questions(table: pd.DataFrame, left_out: list[str]) -> list[Question]:
-    try:
-        return questions(table)
-    except (NotShown, KeyError, ValueError) as reason:
-        left_out.append(f"no advice: {reason}")
-        return []
 
 
 def _first(asked: list[Question], found: dict[str, Any]) -> Question | None:

@@ -119,7 +119,7 @@ def defaults(table: pd.DataFrame, axes: Sequence[str]) -> list[int | None]:
     order = ["inits", "plain", *(axis for axis in ("task.width", "steps") if axis in others), "runs"]
     first = found.sort_values(order, ascending=False, kind="stable").iloc[0]
     chosen = {axis: int(first[axis]) for axis in others}
-    for axis in others:
+    for axis in (axis for axis in others if axis != CHOICES[0]):  # losses of two tasks do not compare
         rest = {name: value for name, value in chosen.items() if name != axis}
         shown = codes[(codes[list(rest)] == pd.Series(rest, dtype=int)).all(axis=1)].drop_duplicates()
         if not shown["init.name"].duplicated().any():

@@ -35,6 +35,11 @@ function setting(data, field, i) {
   return column ? column.values[column.codes[i]] : data.shared[field];
 }
 
+/** A setting as one types it. */
+function typed(value) {
+  return value === null ? "null" : said(value);
+}
+
 /** A value as one reads it. */
 function said(value) {
   if (value === null || value === undefined) return "–";

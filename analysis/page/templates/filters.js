@@ -8,7 +8,7 @@ function fillSelect(select, pairs, value) {
 /** A select for each axis, the seed, the status and the ends of the rates, and whether losses are drawn on a log axis. */
 function buildFilters() {
   const config = data.runs.config;
-  const codes = (field) => [["", "all"], ...config[field].values.map((value, code) => [code, value === null ? "null" : said(value)])];
+  const codes = (field) => [["", "all"], ...config[field].values.map((value, code) => [code, typed(value)])];
   const add = (name, pairs, value, change) => {
     const select = element("select", { name });
     fillSelect(select, pairs, value ?? "");
@@ -54,9 +54,9 @@ function cellsShown() {
     const drawn = cells.filter(({ loss }) => (state.log ? loss > 0 : loss !== null));
     return cells.map(({ codes, lr, loss, low, high, seeds, init, value }) => ({
       lr, loss: state.log && !(loss > 0) ? null : loss, low, high, init, series: codes.join(),
-      label: many && lr === drawn.at(-1)?.lr ? open.map((field) => said(value(field))).join(", ") : "",
+      label: many && lr === drawn.at(-1)?.lr ? open.map((field) => typed(value(field))).join(", ") : "",
       tip: `${said(loss)}${low === null ? "" : ` [${said(low)}, ${said(high)}]`} at rate ${said(lr)}, ${seeds} seeds`,
-      of: [init, ...open.map((field) => `${field}=${said(value(field))}`)].join(", "),
+      of: [init, ...open.map((field) => `${field}=${typed(value(field))}`)].join(", "),
     }));
   });
 }
@@ -68,7 +68,7 @@ function runsShown() {
   const open = data.fields.filter((field) => field !== INIT && state.axes[field] === null);
   return data.rows.filter(({ i }) => wanted.every(([field, code]) => codes(field)[i] === code)).map((row) => ({
     ...row, q: state.quantity ? last(data, state.quantity, row.i) : null,
-    of: [row.init, `seed=${setting(data, "seed", row.i)}`, ...open.map((field) => `${field}=${said(setting(data, field, row.i))}`)].join(", "),
+    of: [row.init, `seed=${setting(data, "seed", row.i)}`, ...open.map((field) => `${field}=${typed(setting(data, field, row.i))}`)].join(", "),
   }));
 }
 
