@@ -5,6 +5,7 @@ const views = new Map();
 /** Draws a chart anew with these data sets; `log`: whether its losses or values are. */
 async function draw(place, spec, datasets, { log = true, title } = {}) {
   views.get(place)?.finalize();
+  views.delete(place);
   const changed = JSON.parse(JSON.stringify(spec), (key, value) => {
     if (key === "y" && value.scale) value.scale = log ? { type: "log" } : { type: "linear", zero: false };
     if (value?.title === "measured") value.title = title;

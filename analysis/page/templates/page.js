@@ -1,10 +1,12 @@
 // What is chosen, and what follows from it: filters, range of rates, run, order of the table.
 
-let data, state;
+let data, state, turn = 0;
 
 /** Shows an experiment from the beginning, or at one of its runs. */
 async function open(name, run) {
-  data = await unpacked(name);
+  const mine = ++turn, found = await unpacked(name);
+  if (mine !== turn) return; // another was asked for meanwhile
+  data = found;
   data.means = means(data);
   const axes = Object.fromEntries(data.axes.map(({ field, default: code }) => [field, code]));
   const quantity = (measured(data).find(({ column }) => column === "feature/Z_A") ?? measured(data)[0])?.column;
@@ -23,17 +25,15 @@ async function open(name, run) {
 /** Draws the charts anew, as a change of their axes needs it. */
 async function drawAll() {
   const { rates, measure } = datasets(), options = { log: state.log, title: nameOf(state.quantity) };
-  const [upper, lower] = await Promise.all([
-    draw(byId("rates"), data.charts.rates, rates, options),
-    draw(byId("measure"), data.charts.measure, measure, options),
-  ]);
+  const upper = await draw(byId("rates"), data.charts.rates, rates, options);
   listen(upper, choose, (range) => {
     [state.from, state.to] = range ?? [null, null];
     buildFilters();
     update();
   });
+  const lower = await draw(byId("measure"), data.charts.measure, measure, options);
   listen(lower, choose, (range) => ((state.measure = range), update()));
-  tell();
+  update(); // to what has changed meanwhile
 }
 
 function nameOf(column) {
@@ -107,6 +107,7 @@ async function showRun() {
   const settings = Object.keys({ ...data.runs.config, ...data.shared }).sort().map((name) => [name, setting(data, name, i)]);
   listTerms(byId("configuration"), [["run", row.id], ...results, ...settings, ...originOf(i)]);
   const places = await drawCurves(data, i, state.log, (step) => pick(nearest(step)));
+  if (state.chosen !== i) return; // another was chosen meanwhile
   const steps = [...new Set(places.flatMap(({ rows }) => rows.map(({ step }) => step)))].sort((a, b) => a - b);
   const nearest = (step) => steps.reduce((best, each, k) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? k : best), 0);
   const pick = (k) => {
