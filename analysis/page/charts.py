@@ -152,7 +152,7 @@ def _runs(x: alt.X, y: alt.Y, color: alt.Color, shape: alt.Shape) -> list[alt.Ch
 
 def _brushed(layers: list[alt.Chart], height: int) -> dict[str, Any]:
     """With a range along the x axis: the page draws it, however it was chosen, and the brush itself is not to be seen."""
-    within = alt.Chart(alt.NamedData("range")).mark_rect(opacity=0.12, color="currentColor")
+    within = alt.Chart(alt.NamedData("range")).mark_rect(opacity=0.08, color="currentColor")
     brush = alt.selection_interval(
         name="brush",
         encodings=["x"],
@@ -165,7 +165,7 @@ def _brushed(layers: list[alt.Chart], height: int) -> dict[str, Any]:
     rect = within.encode(x.copy(deep=True), alt.X2("to:Q"))
     rect.encoding.x.shorthand = "from:Q"
     first, *rest = layers
-    return _finished(alt.layer(first.add_params(brush), *rest, rect), height)
+    return _finished(alt.layer(rect, first.add_params(brush), *rest), height)
 
 
 def _finished(chart: alt.LayerChart, height: int) -> dict[str, Any]:
