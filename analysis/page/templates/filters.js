@@ -66,13 +66,17 @@ function runsShown() {
   const codes = (field) => data.runs.config[field].codes;
   const wanted = [...Object.entries(state.axes), ["seed", state.seed], ["status", state.status]].filter(([, code]) => code !== null);
   const open = data.fields.filter((field) => field !== INIT && state.axes[field] === null);
+  const told = (i) => open.map((field) => `${field}=${typed(setting(data, field, i))}`);
   return data.rows.filter(({ i }) => wanted.every(([field, code]) => codes(field)[i] === code)).map((row) => ({
     ...row, q: state.quantity ? last(data, state.quantity, row.i) : null,
-    of: [row.init, `seed=${setting(data, "seed", row.i)}`, ...open.map((field) => `${field}=${typed(setting(data, field, row.i))}`)].join(", "),
+    of: [row.init, `seed=${setting(data, "seed", row.i)}`, ...told(row.i)].join(", "),
   }));
 }
 
-const within = (value, [from, to]) => value !== null && (from === null || value >= from * (1 - 1e-9)) && (to === null || value <= to * (1 + 1e-9));
+/** Whether a value lies between two, within rounding. */
+function within(value, [from, to]) {
+  return value !== null && (from === null || value >= from * (1 - 1e-9)) && (to === null || value <= to * (1 + 1e-9));
+}
 
 function ofRates(rows) {
   return state.from === null && state.to === null ? rows : rows.filter(({ lr }) => within(lr, [state.from, state.to]));

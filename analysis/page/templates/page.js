@@ -60,7 +60,9 @@ function tell() {
   byId("reading").textContent = `${all.length} runs, ${gone} diverged. Lowest mean of ${data.loss}: ` +
     (lowest.slice(0, 6).map(({ of, tip }) => `${of} ${tip}`).join("; ") || "none") + more;
   const undrawn = ofRates(all).filter((row) => row.gone || !(row.q > 0)).length;
-  byId("undrawn").textContent = `Drag over the chart to choose a range.${undrawn ? ` ${undrawn} runs diverged, and are at the top edge, or have no value above 0, and are not drawn.` : ""}`;
+  const choice = "Drag over the chart to choose a range.";
+  byId("undrawn").textContent = `${choice}${!undrawn ? "" :
+    ` ${undrawn} runs diverged, and are at the top edge, or have no value above 0, and are not drawn.`}`;
   tabulate(ofRates(all).filter((row) => !state.measure || within(row.q, state.measure)));
 }
 
@@ -73,7 +75,8 @@ function tabulate(rows) {
     byId("table").tHead.querySelectorAll("button")[sort.k].focus();
   });
   body(shown, found.slice(0, state.shown), state.chosen, choose);
-  byId("count").textContent = `${found.length} of ${data.rows.length} runs are selected; the table shows ${Math.min(found.length, state.shown)}.`;
+  byId("count").textContent =
+    `${found.length} of ${data.rows.length} runs are selected; the table shows ${Math.min(found.length, state.shown)}.`;
   byId("more").hidden = found.length <= state.shown;
 }
 
@@ -100,9 +103,10 @@ function showAround(i) {
 async function showRun() {
   const { chosen: i } = state, row = data.rows[i];
   byId("details").hidden = i === null;
-  byId("chosen").textContent = i === null ? "Click a run in a chart, or its name in the table of runs."
-    : `Run ${row.id}: ${row.init}, rate ${said(row.lr)}, seed ${said(setting(data, "seed", i))}; ${row.gone ? "diverged" : `${data.loss} ${said(row.loss)}`}.`;
+  byId("chosen").textContent = "Click a run in a chart, or its name in the table of runs.";
   if (i === null) return;
+  const end = row.gone ? "diverged" : `${data.loss} ${said(row.loss)}`;
+  byId("chosen").textContent = `Run ${row.id}: ${row.init}, rate ${said(row.lr)}, seed ${said(setting(data, "seed", i))}; ${end}.`;
   const results = Object.entries(data.runs.numbers).filter(([name]) => name !== LOSS).map(([name, values]) => [name, values[i]]);
   const settings = Object.keys({ ...data.runs.config, ...data.shared }).sort().map((name) => [name, setting(data, name, i)]);
   listTerms(byId("configuration"), [["run", row.id], ...results, ...settings, ...originOf(i)]);

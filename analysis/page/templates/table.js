@@ -10,10 +10,13 @@ function columns(data) {
   return [
     { name: "run", get: (row) => row.id },
     { name: "status", get: (row) => setting(data, "status", row.i) },
-    ...configured.map((name) => ({ name, get: (row) => setting(data, name, row.i), number: numeric(data.runs.config[name].values) })),
+    ...configured.map((name) => ({ name, get: (row) => setting(data, name, row.i),
+      number: numeric(data.runs.config[name].values) })),
     { name: data.loss.split(";")[0], get: (row) => row.loss, number: true, ofLoss: true },
-    ...numbers.map(([name, values]) => ({ name: name.replace("summary.", "").replaceAll("_", " "), get: (row) => values[row.i], number: true, more: true })),
-    ...measured(data).filter(({ ofLoss }) => !ofLoss).map(({ column, name }) => ({ name, get: (row) => last(data, column, row.i), number: true, more: true })),
+    ...numbers.map(([name, values]) => ({ name: name.replace("summary.", "").replaceAll("_", " "),
+      get: (row) => values[row.i], number: true, more: true })),
+    ...measured(data).filter(({ ofLoss }) => !ofLoss).map(({ column, name }) => ({ name,
+      get: (row) => last(data, column, row.i), number: true, more: true })),
   ];
 }
 
