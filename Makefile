@@ -16,7 +16,7 @@ FULL_MODELS := task.width=32,64,128,256 hydra.sweeper.baselines=null outputs=out
 FULL_MUP := task.width=64,128,256,512,1024 outputs=outputs/full
 
 .DEFAULT_GOAL := help
-.PHONY: help first reproduce reproduce-all reproduce-full reproduce-real figures verify test test-clusters lint bench bench-quick clean
+.PHONY: help first reproduce reproduce-all reproduce-full reproduce-real figures verify test test-clusters test-page lint bench bench-quick clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -76,6 +76,12 @@ test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm, a real Ray and machines t
 			|| { apt-get update -q && apt-get install -q -y $(CLUSTER_PACKAGES); }; \
 	else echo "left out: Slurm and machines that share a folder, which take root on a Debian machine"; fi
 	@$(BIN)/pytest -n 0 tests/clusters
+
+test-page: $(SETUP)  ## the page of runs in a real Chromium: what is clicked, filtered, printed (a minute)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		command -v chromium > /dev/null || { apt-get update -q && apt-get install -q -y chromium; }; \
+	elif ! command -v chromium > /dev/null; then echo "left out: the page in a browser, which takes chromium"; fi
+	@$(BIN)/pytest -n 0 tests/browser
 
 lint: $(SETUP)  ## check style
 	@$(BIN)/ruff check .

@@ -4,7 +4,6 @@ With --experiment: the figures and claims of any folder of runs. With --where: t
 """
 
 import argparse
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from analysis import figures, files, gallery, report, style
 from analysis.advice import command as advice
 from analysis.console import Console
 from analysis.grid import NotShown
+from analysis.page import command as page
 from analysis.tables import needs
 from analysis.tables.load import DamagedRun
 from analysis.tables.records import LAYERS, DamagedRecord, MissingRecords
@@ -25,13 +25,15 @@ from analysis.tables.where import Condition, NoSuchRuns, none_anywhere
 from runner.config.schema import EXPERIMENT
 from runner.core import streams
 
+COMMANDS = {"advise": advice, "report": page}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0; 1 where something that is there could not be shown; 2 where what was asked for is missing, unknown or
     cannot be written; 130 after Ctrl-C."""
     arguments, console = sys.argv[1:] if arguments is None else arguments, Console()
-    advises = arguments[:1] == ["advise"]
-    options = advice.parse(arguments[1:]) if advises else parse(arguments)
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    options = command.parse(arguments[1:]) if command else parse(arguments)
 
     def warned(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
         (console.fail if issubclass(category, DamagedRun) else console.warn)(f"warning: {message}")
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             for kind in (LeftOut, DamagedRun):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = warned
-            (advice.answer if advises else build)(options, console)
+            (command.answer if command else build)(options, console)
     except OSError as error:
         console.fail(f"error: {error.filename or options.outputs}: {error.strerror or error}")
         return 2
@@ -60,7 +62,7 @@ def build(options: argparse.Namespace, console: Console) -> None:
     gathered: dict[str, pd.DataFrame] = {}
     left_out: dict[str, MissingRecords | NotShown] = {}
     if options.experiment and not options.figures:  # raises here rather than at each figure
-        gathered[report.ANY] = get(report.ANY, options.experiment, report.ANY, tables)
+        gathered[report.ANY] = needs.get(report.ANY, options.experiment, report.ANY, tables)
     for name in sorted(options.figures or figures.NAMES, key=figures.sources):
         found = {}
         try:
@@ -79,17 +81,11 @@ def build(options: argparse.Namespace, console: Console) -> None:
         evaluate(gathered, options, console)
 
 
-def get(what: str, experiment: str, source: str, tables: Tables) -> pd.DataFrame:
-    """The experiment's table, where that of `source` is looked for. Raises MissingRecords and NotShown."""
-    with needs.missing_columns_told(what, {experiment: None}, tables.outputs, tables.conditions):
-        return tables.get(experiment, source)
-
-
 def gather(name: str, experiment: str | None, tables: Tables) -> Iterator[tuple[str, tuple[str, pd.DataFrame]]]:
     """Each source of the figure, with the experiment whose runs stand there and their table."""
     for source in figures.sources(name):
         ours = experiment + LAYERS * source.endswith(LAYERS) if experiment else source
-        yield source, (ours, get(name, ours, source, tables))
+        yield source, (ours, needs.get(name, ours, source, tables))
 
 
 def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argparse.Namespace, console: Console) -> None:
@@ -100,7 +96,7 @@ def draw(name: str, found: dict[str, tuple[str, pd.DataFrame]], options: argpars
         table,
     ) in found.values():  # one may stand for several: along the figure's own axes, where it has some
         shown[experiment] = shown.get(experiment, table) if has_own else table
-    frames, folder = list(shown.values()), destination(options)
+    frames, folder = list(shown.values()), files.destination(options)
     with needs.checked(name, shown, options.outputs, options.where):
         figure, caption = figures.draw(name, frames), figures.caption(name, frames)
     style.save(figure, folder / name, caption)
@@ -140,20 +136,13 @@ def evaluate(gathered: dict[str, pd.DataFrame], options: argparse.Namespace, con
     tell = console.say if chosen else console.fail
     if not (rows := report.claims_of(gathered, options.outputs, options.where, tell)):
         return
-    table, path = report.markdown(rows), (destination(options) if chosen else options.outputs) / "claims.md"
+    table, path = report.markdown(rows), (files.destination(options) if chosen else options.outputs) / "claims.md"
     with files.written(path) as new:
         new.write_text(table + "\n")
     console.say(f"\n{table}\n\nclaims: {path}")
     if options.publish:
         report.put_between(options.publish, report.START, report.END, table)
         gallery.write(options.publish.with_name("figures.md"), options.outputs)
-
-
-def destination(options: argparse.Namespace) -> Path:
-    """The folder for figures: one for each experiment that is named, and in it one for each choice of runs."""
-    folder = options.outputs / "figures" / (options.experiment or "")
-    chosen = " ".join(map(str, options.where))
-    return folder / re.sub(r"[^\w.=,+-]+", "_", chosen)[:100] if chosen else folder
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ Columns: `run_id`, `status`; the configuration flattened (`init.name`, `task.wid
 import hashlib
 import json
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,25 @@ def layers(path: str | Path, run_ids: Collection[str]) -> pd.DataFrame:
         except DAMAGE as error:
             _skipped(folder, error)
     return pd.concat(tables) if tables else pd.DataFrame(columns=["run_id", "step", "layer"])
+
+
+def origins(path: str | Path, run_ids: Sequence[str]) -> list[dict[str, str]]:
+    """Of each of these runs under the folder `path`: the commit, versions and device that made it, as far as it is written."""
+    return [_origin(Path(path) / run) for run in run_ids]
+
+
+def _origin(folder: Path) -> dict[str, str]:
+    try:
+        meta = _meta(folder)
+        git = meta.get("git") or {}
+        commit = f"{git['commit']}{', with changes' * bool(git.get('dirty'))}" if git.get("commit") else ""
+        versions = ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
+        told = {"commit": commit, "versions": versions} | {
+            key: str(meta.get(key) or "") for key in ("device", "engine")
+        }
+    except DAMAGE as error:
+        return {"unknown": _reason(error)}
+    return {key: text for key, text in told.items() if text}
 
 
 def per_run(frame: pd.DataFrame) -> pd.DataFrame:

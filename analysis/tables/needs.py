@@ -13,10 +13,17 @@ from analysis.grid import NotShown
 from analysis.tables import where
 from analysis.tables.records import LAYERS, command, record_path
 from analysis.tables.schema import is_measured
+from analysis.tables.tables import Tables
 
 
 class TooFew(NotShown):
     """The runs are right, and do not have enough different values to fill a figure."""
+
+
+def get(what: str, experiment: str, source: str, tables: Tables) -> pd.DataFrame:
+    """The experiment's table, where that of `source` is looked for. Raises MissingRecords and NotShown."""
+    with missing_columns_told(what, {experiment: None}, tables.outputs, tables.conditions):
+        return tables.get(experiment, source)
 
 
 @contextmanager

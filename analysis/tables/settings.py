@@ -54,7 +54,7 @@ def _beside_full(frame: pd.DataFrame) -> pd.DataFrame:
     full = frame[is_full(frame)]
     if full.empty or is_full(adapters).any():
         return adapters
-    shared = [name for name in _settings(frame) if not name.startswith(("init.", "adapter."))]
+    shared = [name for name in fields(frame) if not name.startswith(("init.", "adapter."))]
     alike = (full[shared].map(str) == adapters[shared].iloc[0].map(str)).all(axis=1)
     seeds = set(adapters["seed"])
     kept = full[alike & full["seed"].isin(seeds)]
@@ -75,14 +75,14 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     A folder may also hold trial runs (fewer steps, another rank). Mixing settings would average unlike things: the
     setting with the most runs is kept, with a warning that says what was left out and how to choose it.
     """
-    settings = _settings(frame)
+    settings = fields(frame)
     options = [name for name in settings if name.startswith("init.")]
     frame = _commonest(frame, [name for name in settings if name not in options])
-    kept = pd.concat([_commonest(part, options)["run_id"] for _, part in frame.groupby("init.name")])
+    kept = pd.concat([_commonest(part, options)["run_id"].drop_duplicates() for _, part in frame.groupby("init.name")])
     return frame[frame["run_id"].isin(kept)]
 
 
-def _settings(frame: pd.DataFrame) -> list[str]:
+def fields(frame: pd.DataFrame) -> list[str]:
     """Columns by which runs are told apart. Where each seed has one base, of its own or with others, that is part of the seed."""
     table = per_run(frame)
     of_seed = OF_BASE in table and table.groupby("seed")[OF_BASE].nunique().max() == 1

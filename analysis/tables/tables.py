@@ -44,6 +44,23 @@ class Tables:
             self._tables[key] = schema.measurable(table)
         return self._tables[key]
 
+    def whole(self, experiment: str) -> pd.DataFrame:
+        """All of its chosen runs, of whatever setting, with all steps; those of a record that has more, with the steps it keeps.
+
+        Raises MissingRecords and NoSuchRuns.
+        """
+        runs = self._runs(experiment)
+        found = self._record(experiment) if self._recorded_more(experiment, runs) else runs
+        return schema.measurable(self._selected(found, experiment))
+
+    def from_runs(self, experiment: str) -> bool:
+        """Whether `whole` is of the runs themselves."""
+        return not self._recorded_more(experiment, self._runs(experiment))
+
+    def _recorded_more(self, experiment: str, runs: pd.DataFrame | None) -> bool:
+        name = experiment.removesuffix(LAYERS)
+        return runs is None or (name in figures.drawn() and runs["run_id"].nunique() < records.size(self.outputs, name))
+
     def _renewed(self, experiment: str, axes: Sequence[str], kept: Sequence[str]) -> pd.DataFrame:
         runs = self._runs(experiment)
         if runs is not None and (done := records.refresh(self.outputs, experiment, axes, runs, kept)):
@@ -52,7 +69,7 @@ class Tables:
 
     def _chosen(self, experiment: str, axes: Sequence[str], kept: Sequence[str]) -> pd.DataFrame:
         name, runs = experiment.removesuffix(LAYERS), self._runs(experiment)
-        if runs is None or (name in figures.drawn() and runs["run_id"].nunique() < records.size(self.outputs, name)):
+        if self._recorded_more(experiment, runs):
             return self._from_record(experiment, axes)
         folder = records.runs_folder(self.outputs, experiment) if experiment.endswith(LAYERS) else None
         table = records.distilled(self._selected(runs, name), axes, folder, kept)
@@ -60,7 +77,7 @@ class Tables:
             raise MissingRecords(records.no_layers(experiment, where.chosen(self.conditions)))
         return table
 
-    def _from_record(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
+    def _record(self, experiment: str) -> pd.DataFrame:
         name = experiment.removesuffix(LAYERS)
         if not (name in figures.drawn() or records.record_path(self.outputs, experiment).exists()):
             folder = records.runs_folder(self.outputs, experiment)
@@ -69,7 +86,10 @@ class Tables:
                 if folder.is_dir()
                 else f"{folder}: is not there; name a folder of {folder.parent} with finished runs"
             )
-        record = records.read(self.outputs, experiment)
+        return records.read(self.outputs, experiment)
+
+    def _from_record(self, experiment: str, axes: Sequence[str]) -> pd.DataFrame:
+        name, record = experiment.removesuffix(LAYERS), self._record(experiment)
         if self.conditions:  # a record of layers lacks most of the configuration
             whole = record if experiment == name else records.read(self.outputs, name)
             record = record[record["run_id"].isin(self._selected(whole, name)["run_id"])]

@@ -1,0 +1,163 @@
+// What is chosen, and what follows from it: filters, range of rates, run, order of the table.
+
+let data, state, turn = 0;
+
+/** Shows an experiment from the beginning, or at one of its runs. */
+async function open(name, run) {
+  const mine = ++turn, found = await unpacked(name);
+  if (mine !== turn) return; // another was asked for meanwhile
+  data = found;
+  data.means = means(data);
+  const axes = Object.fromEntries(data.axes.map(({ field, default: code }) => [field, code]));
+  const quantity = (measured(data).find(({ column }) => column === "feature/Z_A") ?? measured(data)[0])?.column;
+  state = { axes, seed: null, status: null, from: null, to: null, log: true, quantity, measure: null, text: "",
+    sort: { k: columns(data).findIndex(({ ofLoss }) => ofLoss), down: false }, shown: PAGE, chosen: null };
+  for (const part of document.querySelectorAll("[data-of]")) part.hidden = !part.dataset.of.split(" ").includes(name);
+  byId("experiment").value = name;
+  buildFilters();
+  fillSelect(byId("quantity"), measured(data).map(({ column, name }) => [column, name]), quantity);
+  describeAll();
+  await drawAll();
+  const row = data.rows.find(({ id }) => id === run);
+  choose(row ? row.i : null);
+}
+
+/** Draws the charts anew, as a change of their axes needs it. */
+async function drawAll() {
+  const { rates, measure } = datasets(), options = { log: state.log, title: nameOf(state.quantity) };
+  const upper = await draw(byId("rates"), data.charts.rates, rates, options);
+  listen(upper, choose, (range) => {
+    [state.from, state.to] = range ?? [null, null];
+    buildFilters();
+    update();
+  });
+  const lower = await draw(byId("measure"), data.charts.measure, measure, options);
+  listen(lower, choose, (range) => ((state.measure = range), update()));
+  update(); // to what has changed meanwhile
+}
+
+function nameOf(column) {
+  return measured(data).find((each) => each.column === column)?.name ?? "measured";
+}
+
+/** After a change of what is shown. */
+function update() {
+  const { rates, measure } = datasets();
+  fill(byId("rates"), rates);
+  fill(byId("measure"), measure);
+  tell();
+}
+
+/** The words and the table beside the charts. */
+function tell() {
+  const all = runsShown(), gone = all.filter((row) => row.gone).length;
+  const best = new Map();
+  for (const cell of cellsShown()) {
+    if (cell.loss !== null && !(best.get(cell.series)?.loss <= cell.loss)) best.set(cell.series, cell);
+  }
+  const lowest = [...best.values()].sort((a, b) => a.loss - b.loss);
+  const more = lowest.length > 6 ? `; and ${lowest.length - 6} more` : "";
+  byId("reading").textContent = `${all.length} runs, ${gone} diverged. Lowest mean of ${data.loss}: ` +
+    (lowest.slice(0, 6).map(({ of, tip }) => `${of} ${tip}`).join("; ") || "none") + more;
+  const undrawn = ofRates(all).filter((row) => row.gone || !(row.q > 0)).length;
+  const choice = "Drag over the chart to choose a range.";
+  byId("undrawn").textContent = `${choice}${!undrawn ? "" :
+    ` ${undrawn} runs diverged, and are at the top edge, or have no value above 0, and are not drawn.`}`;
+  tabulate(ofRates(all).filter((row) => !state.measure || within(row.q, state.measure)));
+}
+
+function tabulate(rows) {
+  const shown = columns(data);
+  const found = sorted(rows.filter((row) => matches(row, shown, state.text)), shown[state.sort.k], state.sort.down);
+  heading(shown, state.sort, (sort) => {
+    state.sort = sort;
+    tabulate(rows);
+    byId("table").tHead.querySelectorAll("button")[sort.k].focus();
+  });
+  body(shown, found.slice(0, state.shown), state.chosen, choose);
+  byId("count").textContent =
+    `${found.length} of ${data.rows.length} runs are selected; the table shows ${Math.min(found.length, state.shown)}.`;
+  byId("more").hidden = found.length <= state.shown;
+}
+
+/** Chooses a run, or none. `move`: whether the keyboard goes there, too. */
+function choose(i, move) {
+  state.chosen = i;
+  if (i !== null && !runsShown().some((row) => row.i === i)) showAround(i);
+  const run = i === null ? "" : `&run=${encodeURIComponent(data.rows[i].id)}`;
+  history.replaceState(null, "", `#experiment=${encodeURIComponent(data.name)}${run}`);
+  update();
+  showRun();
+  if (move === true) byId("run").focus();
+  else if (i !== null) byId("details").scrollIntoView({ block: "nearest" });
+}
+
+/** Filters that leave a run. */
+function showAround(i) {
+  for (const field of data.fields) if (state.axes[field] !== null) state.axes[field] = data.runs.config[field].codes[i];
+  Object.assign(state, { seed: null, status: null });
+  buildFilters();
+}
+
+/** The chosen run's curves, settings and results. */
+async function showRun() {
+  const { chosen: i } = state, row = data.rows[i];
+  byId("details").hidden = i === null;
+  byId("chosen").textContent = "Click a run in a chart, or its name in the table of runs.";
+  if (i === null) return;
+  const end = row.gone ? "diverged" : `${data.loss} ${said(row.loss)}`;
+  byId("chosen").textContent = `Run ${row.id}: ${row.init}, rate ${said(row.lr)}, seed ${said(setting(data, "seed", i))}; ${end}.`;
+  const results = Object.entries(data.runs.numbers).filter(([name]) => name !== LOSS).map(([name, values]) => [name, values[i]]);
+  const settings = Object.keys({ ...data.runs.config, ...data.shared }).sort().map((name) => [name, setting(data, name, i)]);
+  listTerms(byId("configuration"), [["run", row.id], ...results, ...settings, ...originOf(i)]);
+  const places = await drawCurves(data, i, state.log, (step) => pick(nearest(step)));
+  if (state.chosen !== i) return; // another was chosen meanwhile
+  const steps = [...new Set(places.flatMap(({ rows }) => rows.map(({ step }) => step)))].sort((a, b) => a - b);
+  const nearest = (step) => steps.reduce((best, each, k) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? k : best), 0);
+  const pick = (k) => {
+    byId("step").value = k;
+    byId("at").textContent = `${steps[k]} of ${steps.at(-1)}`;
+    mark(places, steps[k], state.log);
+  };
+  byId("step").max = steps.length - 1;
+  byId("step").oninput = () => pick(Number(byId("step").value));
+  pick(steps.length - 1);
+}
+
+function originOf(i) {
+  return data.origins ? Object.entries(data.origins.values[data.origins.codes[i]]) : [];
+}
+
+/** What does not change with the filters. */
+function describeAll() {
+  const few = data.origins?.values ?? [];
+  const origin = few.length === 1 ? originOf(0) : [["origins", data.origins ? `${few.length}; see each run` : "not in a record"]];
+  listTerms(byId("shared"), [...Object.entries(data.shared), ...origin]);
+}
+
+function wanted() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const names = [...byId("experiment").options].map(({ value }) => value);
+  return asked.has("experiment") ? [names.includes(asked.get("experiment")) ? asked.get("experiment") : names[0], asked.get("run")] : null;
+}
+
+byId("experiment").addEventListener("change", (event) => open(event.target.value));
+byId("search").addEventListener("input", (event) => ((state.text = event.target.value), tell()));
+byId("more").addEventListener("click", () => ((state.shown *= 4), tell()));
+byId("unchoose").addEventListener("click", () => choose(null, true));
+byId("quantity").addEventListener("change", (event) => ((state.quantity = event.target.value), (state.measure = null), drawAll()));
+byId("clear").addEventListener("click", () => {
+  Object.assign(state, { from: null, to: null, measure: null, seed: null, status: null, text: "" });
+  byId("search").value = "";
+  buildFilters();
+  drawAll();
+});
+window.addEventListener("hashchange", () => wanted() && open(...wanted()));
+const dark = () => getComputedStyle(document.documentElement).colorScheme === "dark" ||
+  (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+byId("theme").ariaPressed = dark();
+byId("theme").addEventListener("click", () => {
+  document.documentElement.dataset.theme = dark() ? "light" : "dark";
+  byId("theme").ariaPressed = dark();
+});
+open(...(wanted() ?? [byId("experiment").value]));
