@@ -93,7 +93,7 @@ def origins(path: str | Path, run_ids: Sequence[str]) -> list[dict[str, str]]:
 
 def _origin(folder: Path) -> dict[str, str]:
     try:
-        meta = _meta(folder)
+        _, meta = _opened(folder)
         git = meta.get("git") or {}
         commit = f"{git['commit']}{', with changes' * bool(git.get('dirty'))}" if git.get("commit") else ""
         versions = ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
