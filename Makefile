@@ -16,7 +16,7 @@ FULL_MODELS := task.width=32,64,128,256 hydra.sweeper.baselines=null outputs=out
 FULL_MUP := task.width=64,128,256,512,1024 outputs=outputs/full
 
 .DEFAULT_GOAL := help
-.PHONY: help first reproduce reproduce-all reproduce-full reproduce-real figures verify test test-clusters test-page lint bench bench-quick clean
+.PHONY: help setup first reproduce reproduce-all reproduce-full reproduce-real figures verify test test-clusters test-page lint bench bench-quick clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -28,6 +28,8 @@ $(SETUP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(REAL)
 	@touch $@
+
+setup: $(SETUP)  ## install everything into .venv, with the pinned versions
 
 first: $(SETUP)  ## a first answer: which init, at which rate? (a minute and a half)
 	@$(BIN)/python -m runner experiment=first
