@@ -16,7 +16,7 @@ FULL_MODELS := task.width=32,64,128,256 hydra.sweeper.baselines=null outputs=out
 FULL_MUP := task.width=64,128,256,512,1024 outputs=outputs/full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup first reproduce reproduce-all reproduce-full reproduce-real figures verify test test-clusters test-page lint bench bench-quick clean
+.PHONY: help setup first reproduce reproduce-all reproduce-full reproduce-real figures verify test test-clusters test-page soak lint bench bench-quick clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -78,6 +78,12 @@ test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm, a real Ray and machines t
 			|| { apt-get update -q && apt-get install -q -y $(CLUSTER_PACKAGES); }; \
 	else echo "left out: Slurm and machines that share a folder, which take root on a Debian machine"; fi
 	@$(BIN)/pytest -n 0 tests/clusters
+
+soak: $(CLUSTERS)  ## 100 random kills of sweeps on every executor, on tiny and slow disks, under clocks that jump (20 minutes)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update -q && apt-get install -q -y $(CLUSTER_PACKAGES) faketime; \
+	else echo "left out: Slurm, tiny and slow disks, which take root on a Debian machine"; fi
+	@$(BIN)/python tests/clusters/soak.py
 
 test-page: $(SETUP)  ## the page of runs in a real Chromium: what is clicked, filtered, printed (a minute)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \

@@ -128,8 +128,11 @@ def one_alone_wins(owners: list[Leases], name: str) -> None:
     assert winners(owners, name) == 1
 
 
-def cut(*_: object) -> None:
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
+def raising(number: int):
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def test_what_a_dead_owner_left_goes_to_one_alone(owners, monkeypatch):
@@ -139,7 +142,7 @@ def test_what_a_dead_owner_left_goes_to_one_alone(owners, monkeypatch):
         for before, heir in pairwise(dead):
             died(before)
             with monkeypatch.context() as patch:
-                patch.setattr(Path, "rename", cut)
+                patch.setattr(Path, "rename", raising(errno.ENOSPC))
                 with pytest.raises(ConfigError, match="cannot claim"):
                     taken(heir, f"run {chain}")
         died(dead[-1])
@@ -183,6 +186,58 @@ os.kill(os.getpid(), signal.SIGKILL)
         process.communicate("die\n")
     assert taken(here, "a")
     here.close()
+
+
+def test_a_break_in_the_network_is_not_the_end_of_a_sweep(owners, monkeypatch):
+    [owner] = owners(1)
+    for number in (errno.EIO, errno.ENOTCONN, errno.ESTALE):
+        with monkeypatch.context() as patch:
+            patch.setattr(leases, "_created", raising(number))
+            assert not owner.take("a")
+    assert owner.take("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", raising(errno.EIO))
+        owner.give_back("a")
+    assert owner._path("a") in owner.ours  # and it is tried again at the end
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", raising(errno.ESTALE))  # of what was removed while it was read
+        assert leases._read(owner.alive) is None
+    for number in (errno.ENOSPC, errno.EACCES):
+        with monkeypatch.context() as patch:
+            patch.setattr(leases, "_created", raising(number))
+            with pytest.raises(ConfigError, match=os.strerror(number)):
+                owner.take("b")
+
+
+def test_what_is_shown_is_never_half_there(owners):
+    [owner] = owners(1)
+    lengths = {len(owner.alive.read_bytes()) for _ in range(50) if not time.sleep(0.005)}
+    assert len(lengths) == 1 and owner.shown > 2
+
+
+def test_an_empty_claim_that_came_and_went_does_not_count_against_the_next(owners):
+    first, second = owners(2)
+    path = first._path("a")
+    path.write_bytes(b"")
+    assert not second.take("a")
+    path.unlink()
+    assert first.take("a") and not second.take("a")
+    time.sleep(1.5 * EXPIRES)
+    path.write_bytes(b"")
+    assert not second.take("a")  # it has seen it for a moment only
+
+
+def test_a_machine_that_slept_has_lost_what_it_had_even_if_it_shows_itself_first(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(claims, "steady", lambda: now[0])
+    monkeypatch.setattr(Connection, "_watch", lambda self: None)  # it comes later
+    connection = Connection(lambda: None, lambda: None)
+    time.sleep(0.1)
+    heard = connection.heard
+    now[0] += 100
+    time.sleep(0.1)
+    assert connection.heard == heard  # and the gap is still to be seen
+    connection.close()
 
 
 @pytest.mark.parametrize("hangs", [False, True])

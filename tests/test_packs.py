@@ -13,7 +13,6 @@ from test_store import OUTCOME, PowerCut
 
 import analysis
 from runner import export, pack, push, status
-from runner.config.identity import run_id
 from runner.store import packs
 from runner.store.outcome import DamagedRun, Outcome
 from runner.store.runs import Store
@@ -38,6 +37,10 @@ def packed(capsys, outputs: Path, code: int = 0) -> str:
     assert pack.main(["scratch", "--outputs", str(outputs)]) == code
     captured = capsys.readouterr()
     return captured.out + captured.err
+
+
+def pack_alone(folder: Path, *runs: Path) -> None:
+    packs.write(folder, {run.name: lambda run=run: pack.verified(run) for run in runs}, lambda: None)
 
 
 def test_a_pack_is_one_file_with_what_was_there(swept, outputs, capsys, tmp_path):
@@ -88,12 +91,12 @@ def test_tables_are_the_same(swept, outputs, capsys):
 def test_what_is_trained_again_comes_before_what_is_packed(store):
     config = configure("steps=1")
     path = store.write(config, OUTCOME, {})
-    packs.write(path.parent, {path.name: [p.name for p in path.iterdir()]})
+    pack_alone(path.parent, path)
     assert store.summary(config)["final_loss"] == 0.5
     new = Outcome("finished", OUTCOME.steps, {"final_loss": 0.25})
     store.write(config, new, {})
     assert store.summary(config)["final_loss"] == 0.25
-    packs.write(path.parent, {path.name: [p.name for p in path.iterdir()]})
+    pack_alone(path.parent, path)
     assert store.summary(config)["final_loss"] == 0.25 and not path.exists()
     store.write(config, Outcome("failed", error="because"), {})  # of a later try: what is packed stays
     assert store.summary(config)["final_loss"] == 0.25
@@ -119,7 +122,7 @@ def test_a_power_cut_between_any_two_operations_loses_nothing(tmp_path, monkeypa
     while not ended:
         with Store(str(tmp_path / f"{after}")) as store:
             folder = store.write(configs[0], OUTCOME, {}).parent
-            pack.pack("scratch", store.runs.parent)
+            pack_alone(folder, store.path(configs[0]))
         with Store(str(tmp_path / f"{after}")) as store:
             for config in configs[1:]:
                 store.write(config, OUTCOME, {})
@@ -139,20 +142,17 @@ def test_a_power_cut_between_any_two_operations_loses_nothing(tmp_path, monkeypa
                 for owner, name in operations:
                     patch.setattr(owner, name, cutting(getattr(owner, name)))
                 try:
-                    packs.write(
-                        folder,
-                        {run_id(c): ["config.yaml", "meta.json", "steps.parquet", "summary.json"] for c in configs[1:]},
-                    )
+                    pack_alone(folder, *map(store.path, configs[1:]))
                     ended = True
                 except PowerCut:
                     pass
             all_there(configs, store, 3)
-        pack.pack("scratch", tmp_path / f"{after}")
+        assert pack.main(["scratch", "--outputs", str(tmp_path / f"{after}")]) == 0
         with Store(str(tmp_path / f"{after}")) as store:
             all_there(configs, store, 3)
         assert [path.name for path in folder.iterdir()] == [packs.NAME]  # and what was left is cleared away
         after += 1
-    assert after > 8
+    assert after > 7
     (folder / packs.NAME).unlink()
     with Store(str(tmp_path / f"{after - 1}")) as store:
         rejects(all_there, configs, store, 3)
@@ -201,6 +201,107 @@ def test_one_bit_of_a_packed_run_costs_that_run(swept, outputs, capsys):
         assert analysis.load(swept)["run_id"].nunique() == 3
 
 
+def test_a_damaged_run_does_not_keep_others_from_being_packed(swept, outputs, capsys, cli):
+    packed(capsys, outputs)
+    with zipfile.ZipFile(swept / packs.NAME) as file:
+        [info, *_] = [each for each in file.infolist() if each.filename.endswith("steps.parquet")]
+    data = bytearray((swept / packs.NAME).read_bytes())
+    data[info.header_offset + 200] ^= 1
+    (swept / packs.NAME).write_bytes(data)
+    cli("-m", *TINY, "seed=2", "optimizer.lr=1e-3,1e-2", "log.layers=true")
+    assert "which is damaged in the pack: the same commands train it again" in packed(capsys, outputs, 1)
+    assert len(packs.runs_of(swept)) == 5
+    code, out, _ = cli("-m", *TINY, "seed=0,1,2", "optimizer.lr=1e-3,1e-2", "log.layers=true")
+    assert code == 0 and "1 finished" in out and "5 skipped" in out
+
+
+def test_what_is_no_file_of_a_run_is_not_lost(swept, outputs, capsys):
+    one = next(swept.glob("*/meta.json")).parent
+    (one / "notes.txt").write_text("mine")
+    assert "holds notes.txt, which is no file of a run; move it elsewhere" in packed(capsys, outputs, 1)
+    assert (one / "notes.txt").read_text() == "mine" and len(packs.packed(swept)) == 3
+
+
+def test_a_pack_is_undone(swept, outputs, capsys, cli):
+    before = files(swept)
+    packed(capsys, outputs)
+    assert pack.main(["scratch", "--outputs", str(outputs), "--undo"]) == 0
+    assert "made directories of 4 runs" in capsys.readouterr().out
+    assert files(swept) == before and not (swept / packs.NAME).exists()
+    shutil.rmtree(next(swept.glob("[!.]*")))  # now it can be trained again
+    code, out, _ = cli("-m", *TINY, "seed=0,1", "optimizer.lr=1e-3,1e-2", "log.layers=true")
+    assert code == 0 and "1 finished" in out and files(swept).keys() == before.keys()
+
+
+def test_who_has_stood_still_does_not_write_a_pack(swept, outputs, capsys, monkeypatch):
+    """Others may have written it meanwhile, and removed the directories that are in it."""
+    before = files(swept)
+
+    def fsync(_: int) -> None:
+        monkeypatch.setattr("runner.store.claims.Locks.take", lambda self, run: False)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert "others may go on; try again" in packed(capsys, outputs, 2)
+    assert files(swept) == before and not list(swept.glob(".pack*")) and not (swept / packs.NAME).exists()
+
+
+def test_two_who_write_a_pack_do_not_write_into_one_file(swept):
+    [first, second, *_] = sorted(swept.glob("[!.]*"))
+    before = files(swept)
+
+    def meanwhile() -> dict[str, bytes]:
+        contents = pack.verified(first)
+        pack_alone(swept, second)
+        return contents
+
+    def refused() -> None:
+        raise PowerCut
+
+    with pytest.raises((PowerCut, FileNotFoundError)):  # the second may have cleared away what the first wrote
+        packs.write(swept, {first.name: meanwhile}, refused)
+    assert packs.files(second).read("meta.json") == before[f"{second.name}/meta.json"]
+    assert len(packs.runs_of(swept)) == 4 and not second.exists()
+
+
+def test_a_pack_that_cannot_be_opened_is_told_and_nothing_is_trained(swept, outputs, capsys, cli):
+    packed(capsys, outputs)
+    (swept / packs.NAME).rename(swept / "aside")
+    (swept / packs.NAME).mkdir()
+    for main in (pack.main, status.main, push.main):
+        assert main(["scratch", "--outputs", str(outputs)]) == 2
+        assert "cannot be opened (Is a directory)" in capsys.readouterr().err
+    code, _, err = cli("-m", *TINY, "seed=0,1", "optimizer.lr=1e-3,1e-2", "log.layers=true")
+    assert code == 2 and "cannot be opened" in err and "Traceback" not in err
+    assert not list(swept.glob("[!.]*/meta.json"))
+
+
+def test_what_ends_without_a_result_does_not_hide_what_is_packed(store):
+    config = configure("steps=1")
+    path = store.write(config, OUTCOME, {})
+    pack_alone(path.parent, path)
+    whole = (path.parent / packs.NAME).read_bytes()
+    (path.parent / packs.NAME).write_bytes(whole[:-30])  # as it may look for a while
+    store.write(config, Outcome("interrupted", error="because"), {})
+    (path.parent / packs.NAME).write_bytes(whole)
+    assert store.summary(config)["final_loss"] == 0.5
+
+
+def test_runs_that_are_packed_meanwhile_are_found(swept, monkeypatch):
+    runs = sorted(swept.glob("[!.]*"))
+    files_of = packs.find(runs[0])  # in its directory
+    glob = Path.glob
+
+    def then_pack(path: Path, pattern: str) -> list[Path]:
+        found = list(glob(path, pattern))
+        monkeypatch.setattr(Path, "glob", glob)
+        pack_alone(swept, *runs)
+        return found
+
+    monkeypatch.setattr(Path, "glob", then_pack)
+    assert packs.runs_of(swept) == runs and not runs[0].exists()
+    assert files_of.has("summary.json") and files_of.read("summary.json")
+
+
 def test_a_file_that_claims_any_size_is_not_read(tmp_path):
     with zipfile.ZipFile(tmp_path / packs.NAME, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("0123456789abcdef/meta.json", b" " * 2**24)
@@ -239,7 +340,7 @@ def test_a_pack_that_another_process_replaces_is_read_anew(store):
     first, second = configure("steps=1"), configure("steps=2")
     for config in (first, second):
         path = store.write(config, OUTCOME, {})
-        packs.write(path.parent, {path.name: [p.name for p in path.iterdir()]})
+        pack_alone(path.parent, path)
         assert store.summary(config)
     (path.parent / packs.NAME).unlink()
     assert store.summary(first) is None

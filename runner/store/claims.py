@@ -4,6 +4,7 @@
 that their owner keeps alive, see `leases`: for file systems on which machines do not see each other's locks.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -21,19 +22,32 @@ from runner.store import mounts
 # after UNHEARD without success, which is before others take it: a lease has expired after EXPIRES, and the locks of a client that
 # NFS does not hear from after 90 by default, of GlusterFS after 42.
 EVERY, UNHEARD, EXPIRES = 5.0, 30.0, 60.0
+# What no later try would change; anything else that goes wrong with a claim may be a break in the network, see `Connection`.
+CANNOT = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+}
 
 
 class Claims(Protocol):
     """Of one process, in the folder of a store's runs. Raises ConfigError where there can be none.
 
-    `lost` is called, from another thread, once this process has been parted from the store for so long that others may take what
-    it has claimed; from then on it has nothing, and gets nothing.
+    `parted` is called, from another thread, once this process has been parted from the store for so long that others may take
+    what it has claimed; from then on it has nothing, and gets nothing.
     """
 
     mark: ClassVar[str]  # what it leaves in the folder, by which others see that claims are of this kind there
     wait: ClassVar[float]  # seconds between two looks at what others have claimed
+    lost: bool  # whether this process has been parted
 
-    def __init__(self, folder: Path, lost: Callable[[], None]): ...
+    def __init__(self, folder: Path, parted: Callable[[], None]): ...
 
     def take(self, name: str) -> bool:
         """Claim the run of this name; whether it is ours, as one that we have already is."""
@@ -54,7 +68,7 @@ class Locks(Claims):
     mark = ".lock"
     wait = 0.2
 
-    def __init__(self, folder: Path, lost: Callable[[], None]):
+    def __init__(self, folder: Path, parted: Callable[[], None]):
         self.folder = folder
         mount = mounts.mount_of(folder)
         if mount and (why := mounts.local_locks(mount)):
@@ -63,16 +77,22 @@ class Locks(Claims):
                 "store.claims=lease, on all of them, or choose a folder elsewhere"
             )
         self.file = os.open(folder / self.mark, os.O_RDWR | os.O_CREAT, 0o666)
-        self.connection = Connection(self._show, lost) if mount and mount.shared else None
+        self.connection = Connection(self._show, parted) if mount and mount.shared else None
+
+    @property
+    def lost(self) -> bool:
+        return self.connection is not None and self.connection.lost
 
     def take(self, name: str) -> bool:
-        if self.connection and self.connection.lost:
+        if self.lost:
             return False
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place(name))
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
+            if self.connection and error.errno not in CANNOT:
+                return False
             raise ConfigError(
                 f"outputs={self.folder.parent}: cannot lock files there ({error.strerror}); use store.claims=lease, on all "
                 "machines, or choose a folder elsewhere"
@@ -84,8 +104,8 @@ class Locks(Claims):
             fcntl.lockf(self.file, fcntl.LOCK_UN, 1, place(name))
 
     def close(self) -> None:
-        if self.connection:
-            self.connection.close()
+        if self.connection and not self.connection.close():
+            return  # it hangs in a call on the file, whose number must not become another file's
         with suppress(OSError):  # as when it was lost with the connection
             os.close(self.file)
 
@@ -99,19 +119,25 @@ class Connection:
     """Shows, in a thread, at each EVERY that this process is there, by a call that raises OSError or hangs where it is not; and
     notices, in another, that it has not succeeded for UNHEARD seconds."""
 
-    def __init__(self, show: Callable[[], None], lost: Callable[[], None]):
-        self.show, self.on_loss = show, lost
+    def __init__(self, show: Callable[[], None], parted: Callable[[], None]):
+        self.show, self.parted = show, parted
         self.closed, self.lost = threading.Event(), False
         self.heard = steady()
-        for task in (self._show, self._watch):
-            threading.Thread(target=task, daemon=True).start()
+        self.shows = threading.Thread(target=self._show, daemon=True)
+        self.shows.start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """Show no more; whether that has ended."""
         self.closed.set()
+        self.shows.join(EVERY)
+        return not self.shows.is_alive()
 
     def _show(self) -> None:
         while not (self.closed.wait(EVERY) or self.lost):
             begun = steady()  # as old as what others see may be
+            if begun - self.heard > UNHEARD:  # the machine slept, or this thread had no time
+                return
             try:
                 self.show()
             except OSError:
@@ -122,7 +148,7 @@ class Connection:
         while not self.closed.wait(EVERY / 5):
             if steady() - self.heard > UNHEARD:
                 self.lost = True
-                self.on_loss()
+                self.parted()
                 return
 
 

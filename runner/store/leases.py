@@ -10,6 +10,7 @@ It takes a file system that creates a file for one process alone (O_EXCL), renam
 written when a file is opened: NFS, Lustre, SMB, GlusterFS and sshfs do.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.config import ConfigError
-from runner.store.claims import EXPIRES, Claims, Connection, steady
+from runner.store.claims import CANNOT, EXPIRES, Claims, Connection, steady
 
 ALIVE = ".alive"
 
@@ -28,7 +29,7 @@ class Leases(Claims):
     mark = ".leases"
     wait = 2.0  # each look opens three files
 
-    def __init__(self, folder: Path, lost: Callable[[], None]):
+    def __init__(self, folder: Path, parted: Callable[[], None]):
         self.folder = folder / self.mark
         self.owner = secrets.token_hex(8)
         self.alive, self.shown = self.folder / f"{self.owner}{ALIVE}", 0
@@ -36,15 +37,21 @@ class Leases(Claims):
         self.seen: dict[Path, tuple[bytes | None, float]] = {}  # what other owners show, and since when
         self.folder.mkdir(exist_ok=True)
         self._show()
-        self.connection = Connection(self._show, lost)
+        self.connection = Connection(self._show, parted)
+
+    @property
+    def lost(self) -> bool:
+        return self.connection.lost
 
     def take(self, name: str) -> bool:
-        if self.connection.lost:
+        if self.lost:
             return False
         path = self._path(name)
         try:
             taken = self._take(path)
         except OSError as error:
+            if error.errno not in CANNOT:
+                return False
             raise ConfigError(
                 f"outputs={self.folder.parent.parent}: cannot claim runs there ({error.strerror}); choose a folder elsewhere"
             ) from error
@@ -60,6 +67,10 @@ class Leases(Claims):
             self._remove(path)
         with suppress(OSError):
             self.alive.unlink()
+            if all(path.suffix == ALIVE for path in self.folder.iterdir()):  # nobody waits for those who died here
+                for path in self.folder.iterdir():
+                    if (shows := _read(path)) and _has_ended_here(shows):
+                        path.unlink()
 
     def _path(self, name: str) -> Path:
         return self.folder / hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -84,14 +95,17 @@ class Leases(Claims):
 
     def _remove(self, path: Path) -> None:
         """A claim that is still ours: others may have taken what a process lost that was parted from the store."""
-        self.ours.discard(path)
         with suppress(OSError):
-            if not self.connection.lost and _read(path) == self.owner.encode():
+            if not self.lost and _read(path) == self.owner.encode():
                 path.unlink()
+            self.ours.discard(path)
 
     def _is_dead(self, owner: str, claim: Path) -> bool:
         """Whether the owner of the claim is; of one that its owner has not written yet, whether it never will."""
-        alive = self.folder / f"{owner}{ALIVE}" if owner.isalnum() else claim
+        alive = claim
+        if owner.isalnum():
+            alive = self.folder / f"{owner}{ALIVE}"
+            self.seen.pop(claim, None)
         shows, now = _read(alive), steady()
         if shows and _has_ended_here(shows):
             return True
@@ -101,8 +115,14 @@ class Leases(Claims):
         return shows == before and now - since > EXPIRES
 
     def _show(self) -> None:
+        """In the place of what was shown before and as long, so that nobody reads half of it, and no disk can be too full."""
         self.shown += 1
-        self.alive.write_text(json.dumps({**_here(), "shown": self.shown}))
+        data = json.dumps({**_here(), "shown": f"{self.shown:012d}"}).encode()
+        file = os.open(self.alive, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.write(file, data)
+        finally:
+            os.close(file)
 
 
 def _created(path: Path, owner: str) -> bool:
@@ -123,6 +143,10 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # of NFS: it was removed between opening and reading
+            return None
+        raise
 
 
 def _here() -> dict[str, str | int | None]:

@@ -6,29 +6,37 @@ did, so that any unzip brings them back. A directory that is there, too, comes f
 
 import errno
 import os
+import secrets
 import shutil
+import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from runner.store.files import check_size, read_file
 
 META = "meta.json"
 NAME = "packed.zip"
+NEW = ".packing-"  # begins the name of a pack that is not complete
 PACKED = ".packed-"  # begins the name of a directory that is in the pack already
 PIECE = 2**20  # bytes
+MOST_OPEN = 4  # packs at a time
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError)
 SMALL = (".yaml", ".json")  # and compressed; tables and weights hold what hardly compresses
 
 
 class Damaged(OSError):
-    """A pack, or a file in it, that cannot be read as such."""
+    """A pack, or a file in it, that is not what it should be."""
 
     def __str__(self) -> str:
-        return f"{self.filename} {self.strerror}; delete it, and the same commands train its runs again"
+        return f"{self.filename} {self.strerror}"
+
+
+class Unreadable(Damaged):
+    """A pack that cannot be opened, of whose contents nothing is known."""
 
 
 class Files(Protocol):
@@ -55,7 +63,10 @@ class _Folder(Files):
             return elsewhere.read(name)  # it was packed meanwhile
 
     def has(self, name: str) -> bool:
-        return (self.path / name).is_file()
+        if (self.path / name).is_file():
+            return True
+        elsewhere = None if self.path.exists() else find(self.path)
+        return elsewhere is not None and elsewhere.has(name)
 
 
 class _Packed(Files):
@@ -82,94 +93,144 @@ def files(run: Path) -> Files:
     return find(run) or _Folder(run)
 
 
+def hides(run: Path) -> bool:
+    """Whether a directory of this run would hide what is packed, or may be."""
+    try:
+        return (pack := _pack(run.parent)) is not None and run.name in pack.files
+    except Damaged:
+        return True
+
+
 def runs_of(folder: Path) -> list[Path]:
     """The runs of an experiment that have a meta.json, in directories or packed. Raises Damaged where the pack is."""
+    runs = {
+        path.parent.name for path in folder.glob(f"[!.]*/{META}")
+    }  # before the pack, into which they may go meanwhile
     pack = _pack(folder)
-    runs = {path.parent.name for path in folder.glob(f"[!.]*/{META}")} | set(pack.files if pack else ())
-    return [folder / run for run in sorted(runs) if files(folder / run).has(META)]
+    return [folder / run for run in sorted(runs | set(pack.files if pack else ())) if files(folder / run).has(META)]
 
 
 def packed(folder: Path) -> list[Path]:
-    """The runs in an experiment's pack that have no directory. Raises Damaged."""
+    """The runs in an experiment's pack that have no directory. Raises Damaged where the pack is."""
     pack = _pack(folder)
     return [folder / run for run in sorted(pack.files) if not (folder / run).exists()] if pack else []
 
 
-def write(folder: Path, runs: Mapping[str, Sequence[str]]) -> None:
-    """Put these files of runs, which are directories, into the experiment's pack, beside what is there, and remove the
-    directories. Raises OSError; then the directories stay.
+def write(folder: Path, runs: Mapping[str, Callable[[], Mapping[str, bytes]]], check: Callable[[], None]) -> list[str]:
+    """Put the files of these runs, which are directories, into the experiment's pack, beside what is there, and remove the
+    directories; returns which runs of the old pack were left out, because they are damaged.
 
-    Whoever calls it has the runs' claims, and lets no other write the pack.
+    Raises OSError, and what `check` raises if this process may no longer do it; then the directories stay.
     """
-    before, new = _pack(folder), folder / f".{NAME}-new"
+    before, new = _pack(folder), folder / f"{NEW}{secrets.token_hex(4)}"
+    left_out = []
     try:
-        with zipfile.ZipFile(new, "w") as file:
-            for run, names in sorted({**(before.files if before else {}), **runs}.items()):
-                for name in sorted(names):
-                    data = read_file(folder / run / name) if run in runs else before.read(run, name)
+        with zipfile.ZipFile(new, "x") as file:
+            for run in sorted({*(before.files if before else ()), *runs}):
+                try:
+                    contents = runs[run]() if run in runs else before.run(run)
+                except Damaged:
+                    left_out.append(run)
+                    continue
+                for name, data in sorted(contents.items()):
                     kind = zipfile.ZIP_DEFLATED if name.endswith(SMALL) else zipfile.ZIP_STORED
                     file.writestr(zipfile.ZipInfo(f"{run}/{name}"), data, kind)
         with new.open("rb") as written:
             os.fsync(written.fileno())  # before what it stands for goes
+        with zipfile.ZipFile(new) as file:
+            if broken := file.testzip():
+                raise OSError(errno.EIO, f"{broken} was not written as it is", str(new))
+        check()
         new.rename(folder / NAME)
     finally:
         new.unlink(missing_ok=True)
+    check()
     for run in runs:
         (folder / run).rename(folder / f"{PACKED}{run}")  # at once: half of a directory would hide what is packed
     sweep(folder)
+    return left_out
+
+
+def undo(folder: Path, check: Callable[[], None]) -> int:
+    """Make directories of what is packed, but for runs that have one, and remove the pack; how many. Raises OSError, and what
+    `check` raises; then the pack stays."""
+    pack, runs = _pack(folder), packed(folder)
+    for run in runs:
+        shutil.rmtree(new := folder / f".{run.name}-new", ignore_errors=True)
+        new.mkdir()
+        for name, data in pack.run(run.name).items():
+            (new / name).write_bytes(data)
+        check()
+        new.rename(run)
+    check()
+    (folder / NAME).unlink(missing_ok=True)
+    return len(runs)
 
 
 def sweep(folder: Path) -> None:
-    """Remove directories that are in the pack, also those of a process that was killed at it."""
+    """Remove directories that are in the pack, and what a process that was killed at it left. The caller may write the pack."""
     for path in folder.glob(f"{PACKED}*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f"{NEW}*"):
+        path.unlink(missing_ok=True)
 
 
 class _Pack:
-    """`files`: name -> entry of each run's files."""
+    """`files`: name -> entry of each run's files. Takes the file, open, at this path."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, file: BinaryIO):
         self.path = path
+        weakref.finalize(self, file.close)
         self.files: dict[str, dict[str, zipfile.ZipInfo]] = {}
-        with _as_damage(path):
-            # Runs are read one after the other, as they lie there: by large pieces, for each may come over a network.
-            self.file = path.open("rb", buffering=PIECE)
-            self.zip = zipfile.ZipFile(self.file)
-            for info in self.zip.infolist():
-                run, _, name = info.filename.partition("/")
-                self.files.setdefault(run, {})[name] = info
-
-    def __del__(self) -> None:
-        self.file.close()
+        try:
+            self.zip = zipfile.ZipFile(file)
+        except ZIP_ERRORS as error:
+            reason = f"is damaged ({error}); delete it, and the same commands train its runs again"
+            raise Damaged(errno.EIO, reason, str(path)) from error
+        for info in self.zip.infolist():
+            run, _, name = info.filename.partition("/")
+            self.files.setdefault(run, {})[name] = info
 
     def read(self, run: str, name: str) -> bytes:
         path = self.path / run / name
         if (info := self.files.get(run, {}).get(name)) is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         check_size(path, info.file_size)
-        with _as_damage(self.path):
+        try:
             return self.zip.read(info)
+        except ZIP_ERRORS as error:
+            raise Damaged(errno.EIO, f"is damaged ({error})", str(path)) from error
+
+    def run(self, run: str) -> dict[str, bytes]:
+        return {name: self.read(run, name) for name in self.files[run]}
+
+
+_packs: OrderedDict[Path, tuple[tuple[int, ...], _Pack]] = OrderedDict()
 
 
 def _pack(folder: Path) -> _Pack | None:
-    """The experiment's, as it is now. Raises Damaged."""
+    """The experiment's, as it is now; None where there is none. Raises Damaged.
+
+    It is opened each time, for NFS says then alone what another machine has made of it, and its index read where it is new.
+    """
+    path = folder / NAME
     try:
-        status = (folder / NAME).stat()
+        # Runs are read one after the other, as they lie there: by large pieces, for each may come over a network.
+        file = path.open("rb", buffering=PIECE)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise Unreadable(error.errno, f"cannot be opened ({error.strerror})", str(path)) from error
+    status = os.fstat(file.fileno())
     # Each process reads its own: of a file that is open in two, one moves the other's position.
-    return _opened(folder / NAME, (status.st_ino, status.st_size, status.st_mtime_ns), os.getpid())
-
-
-@lru_cache(maxsize=4)
-def _opened(path: Path, version: tuple[int, ...], process: int) -> _Pack:
-    return _Pack(path)
-
-
-@contextmanager
-def _as_damage(path: Path) -> Iterator[None]:
-    """What zipfile finds wrong, as an error that names the file."""
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise Damaged(errno.EIO, f"is damaged ({error})", str(path)) from error
+    version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, os.getpid())
+    known = _packs.get(path)
+    if known and known[0] == version:
+        file.close()
+        return known[1]
+    pack = _Pack(path, file)
+    _packs[path] = version, pack
+    _packs.move_to_end(path)
+    while len(_packs) > MOST_OPEN:
+        _packs.popitem(last=False)
+    return pack

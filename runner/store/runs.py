@@ -42,20 +42,19 @@ CLAIMS: dict[str, type[Claims]] = {"lock": Locks, "lease": Leases}  # by `store.
 class Store:
     """Runs under the root folder `outputs`, addressed by the content of their configuration, and claimed by whoever trains them.
 
-    `lost` is called, from another thread, where this process has been parted from the folder, and from what it had claimed. A
-    process has one store with locks. Raises ConfigError where none can be kept.
+    `claims`: how, as `store.claims`; None: it is only read. `parted` is called, from another thread, where this process has been
+    parted from the folder, and from what it had claimed. A process has one store with locks. Raises ConfigError where none can be
+    kept.
     """
 
-    def __init__(self, root: str, claims: str = "lock", lost: Callable[[], None] = lambda: None):
+    def __init__(self, root: str, claims: str | None = "lock", parted: Callable[[], None] = lambda: None):
         self.runs = Path(root) / "runs"
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
             probe = self.runs / ".probe"  # one name for all, so that one left by a killed process goes with the next
             probe.touch()
             probe.unlink(missing_ok=True)
-            self._check(claims)
-            self.claims = CLAIMS[claims](self.runs, lost)
-            self._check(claims)  # another may have come at the same time
+            self.claims = self._claims(claims, parted) if claims else None
         except OSError as error:
             raise ConfigError(
                 f"outputs={root}: cannot write there ({error.strerror}); choose a folder you can write to"
@@ -65,7 +64,18 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.claims.close()
+        if self.claims:
+            self.claims.close()
+
+    def _claims(self, name: str, parted: Callable[[], None]) -> Claims:
+        self._check(name)
+        claims = CLAIMS[name](self.runs, parted)
+        try:
+            self._check(name)  # another may have come at the same time
+        except ConfigError:
+            claims.close()
+            raise
+        return claims
 
     def _check(self, claims: str) -> None:
         """That all who use the folder claim in the same way, and on a file system on which a store can be kept."""
@@ -95,7 +105,8 @@ class Store:
     def summary(self, config: Config) -> dict[str, Any] | None:
         """The summary of a finished or diverged run, with its status; None where there is none yet.
 
-        Raises DamagedRun where the directory exists but a file is missing or differs from its recorded checksum.
+        Raises DamagedRun where the directory exists but a file is missing or differs from its recorded checksum, ConfigError
+        where a pack cannot be opened.
         """
         path = self.path(config)
         try:
@@ -112,6 +123,8 @@ class Store:
             if WEIGHTS in meta["sha256"] and not files.has(WEIGHTS):  # large: runner.export reads it
                 raise DamagedRun(f"{path}: {WEIGHTS} is missing")
             return {"status": meta["status"], **json.loads(contents[SUMMARY])}
+        except packs.Unreadable as error:  # which is no reason to train all that it holds
+            raise ConfigError(f"outputs={self.runs.parent}: {error}; mend that, or move it away") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRun(f"{path}: {type(error).__name__}: {error}") from error
 
@@ -142,7 +155,7 @@ class Store:
         """Whether all files are there that a finished or diverged run has, whatever they hold."""
         try:
             return all(map(packs.files(self.path(config)).has, FILES))
-        except packs.Damaged:
+        except OSError:
             return False
 
     def write(self, config: Config, outcome: Outcome, context: dict[str, Any]) -> Path:
@@ -152,7 +165,7 @@ class Store:
         Raises ConfigError where the folder cannot be written (a full disk, say); what was there before then stays.
         """
         path = self.path(config)
-        if outcome.status not in DONE and self.holds(config):
+        if outcome.status not in DONE and (self.holds(config) or packs.hides(path)):
             return path
         new = path.with_name(f".{path.name}-new")
         try:

@@ -16,7 +16,7 @@ from runner.sweeps.plan import plan
 from runner.sweeps.results import Results
 from runner.sweeps.search import Request, Search, rounds
 from runner.sweeps.sweep import Sweep
-from runner.training.checkpoint import leave
+from runner.training.checkpoint import leave, stay
 
 _sweeping = threading.Lock()
 
@@ -56,6 +56,8 @@ def _execute(request: Request) -> Results:
         finally:
             if sweep:
                 sweep.close()
+            if store.claims.lost:
+                stay()
     return results
 
 

@@ -16,7 +16,7 @@ def forecast(request: Request) -> str:
     results = Results()
     configs = next(rounds(request, results))
     if Path(configs[0].outputs).is_dir():
-        with Store(configs[0].outputs, configs[0].store.claims) as store:
+        with Store(configs[0].outputs, None) as store:
             planned = plan(configs, store)
     else:
         planned = Plan([], arrange(list({key(config): config for config in configs}.values())), [])

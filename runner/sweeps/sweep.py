@@ -70,6 +70,8 @@ class Sweep:
                 for config in {str(as_dict(stack[0].task)): stack[0] for stack in stacks}.values():
                     TASKS[config.task.name].prepare(config)
             while self.queue or self.training or self.elsewhere:
+                if self.store.claims.lost:
+                    raise KeyboardInterrupt
                 self._submit()
                 if not self.training:
                     self._wait_for_others()
@@ -138,10 +140,12 @@ class Sweep:
         not_stored: ConfigError | None = None
         stored = []
         for config, outcome in zip(ended.stack, ended.outcomes or [failed] * len(ended.stack), strict=True):
-            if not self.store.claim(config):  # no longer, after a break in the network: whoever has it stores the same
-                self.elsewhere.append(config)
-                continue
             try:
+                if not self.store.claim(
+                    config
+                ):  # no longer, after a break in the network: whoever has it stores the same
+                    self.elsewhere.append(config)
+                    continue
                 self.store.write(config, outcome, ended.context)
             except ConfigError as error:  # what keeps one run from being stored may spare its neighbours
                 not_stored = error
@@ -151,7 +155,7 @@ class Sweep:
             stored.append(config)
         if not_stored:
             raise not_stored
-        if not ended.error:
+        if not ended.error and len(stored) == len(ended.stack):
             checkpoint.remove()
         return stored
 
