@@ -3,13 +3,13 @@
 The folder comes from GlusterFS, which passes locks from machine to machine, or from sshfs, which does not.
 """
 
+import socket
 import subprocess
 from pathlib import Path
 
 from slurm import until
 
 SERVER = "10.77.0.254"
-PORT = 24999
 EXPORT = """
 volume posix
   type storage/posix
@@ -49,10 +49,19 @@ class Hosts:
     def __init__(self, folder: Path, kind: str, names: tuple[str, ...] = ("lid1", "lid2")):
         self.folder, self.kind, self.names = folder, kind, names
         self.exported, self.shared = folder / "exported", folder / "shared"
+        self.port = free_port()
         self.daemons: list[subprocess.Popen] = []
         self.first: dict[str, int] = {}  # process of each machine, with which all others there end
 
     def __enter__(self) -> "Hosts":
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
         for path in (self.exported, self.shared):
             path.mkdir()
         self._unplug()
@@ -61,7 +70,7 @@ class Hosts:
         run("ip", "link", "set", "lid0", "up")
         if self.kind == "gluster":
             export = self.folder / "export.vol"
-            export.write_text(EXPORT.format(folder=self.exported, port=PORT))
+            export.write_text(EXPORT.format(folder=self.exported, port=self.port))
             self._start("glusterfsd", "-N", "-f", str(export), "-l", str(self.folder / "server.log"))
         for number, name in enumerate(self.names, 1):
             run("ip", "netns", "add", name)
@@ -71,10 +80,9 @@ class Hosts:
             for device in ("eth0", "lo"):
                 run("ip", "-n", name, "link", "set", device, "up")
             self.boot(name)
-        return self
 
     def __exit__(self, *_: object) -> None:
-        for name in self.names:
+        for name in self.first:
             self.connect(name)
             self.kill(name)
         for daemon in self.daemons:
@@ -99,7 +107,7 @@ class Hosts:
         until(lambda: Path(f"/proc/{self.first[name]}/comm").read_text() == "sleep\n", f"{name} has started", 10)
         if self.kind == "gluster":
             volume = self.folder / "import.vol"
-            volume.write_text(IMPORT.format(server=SERVER, port=PORT))
+            volume.write_text(IMPORT.format(server=SERVER, port=self.port))
             log = self.folder / f"{name}-{self.first[name]}.log"
             mount = ["glusterfs", "-f", str(volume), "-l", str(log), "--entry-timeout=0", "--attribute-timeout=0"]
             run(*self.on(name), *mount, str(self.shared))
@@ -135,6 +143,12 @@ class Hosts:
         )
         self.daemons.append(daemon)
         return daemon
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 def run(*command: str) -> None:

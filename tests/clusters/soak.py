@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 from conftest import ALONE, COMMAND, ROOT, SWEEP, same, stored
-from hosts import EXPORT, PORT
+from hosts import EXPORT, free_port
 from slurm import Slurm, until
 
 EXECUTORS = {
@@ -76,8 +76,9 @@ def slow(folder: Path) -> Iterator[None]:
     """GlusterFS, a fifth of whose answers take 20 ms longer."""
     (served := folder.with_name(f"{folder.name}-served")).mkdir()
     export, volume = folder.with_suffix(".export"), folder.with_suffix(".import")
-    export.write_text(EXPORT.format(folder=served, port=PORT))
-    volume.write_text(SLOW.format(port=PORT))
+    port = free_port()
+    export.write_text(EXPORT.format(folder=served, port=port))
+    volume.write_text(SLOW.format(port=port))
     with subprocess.Popen(["glusterfsd", "-N", "-f", export, "-l", "/dev/null"], stdout=subprocess.DEVNULL) as server:
         try:
             subprocess.run(["glusterfs", "-f", volume, "-l", "/dev/null", folder], check=True)
@@ -192,7 +193,10 @@ def soak(minutes: float, kills: int, seed: int) -> Counter[str]:
             disk, claims = rng.choice(disks), rng.choice(["lock", "lease"])
             (folder := root / f"round{number}").mkdir()
             with DISKS[disk](folder):
-                each = Round(rng, executor, disk, claims, rng.random() < 0.3, folder)
+                jumps = (
+                    rng.random() < 0.3 and executor != "ray"
+                )  # whose own servers do not start under a clock of another library
+                each = Round(rng, executor, disk, claims, jumps, folder)
                 try:
                     each.begin()
                     for _ in range(rng.randint(3, 6)):
@@ -204,6 +208,7 @@ def soak(minutes: float, kills: int, seed: int) -> Counter[str]:
                     shutil.rmtree(
                         folder / "runs" / ".leases", ignore_errors=True
                     )  # which may tell of those that were killed
+                    assert stored(folder).keys() == alone.keys(), set(stored(folder)) ^ set(alone)
                     same(folder, alone)
                 finally:
                     each.stop()
@@ -227,8 +232,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         done = soak(options.minutes, options.kills, options.seed)
-    except (AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
-        print(f"not right: {error}", file=sys.stderr)
+    except (AssertionError, TimeoutError, subprocess.SubprocessError) as error:
+        print(f"not right: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     print("all stores are right: " + ", ".join(f"{count} {what}" for what, count in done.items()))
     return 0
