@@ -16,7 +16,7 @@ FULL_MODELS := task.width=32,64,128,256 hydra.sweeper.baselines=null outputs=out
 FULL_MUP := task.width=64,128,256,512,1024 outputs=outputs/full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup first reproduce reproduce-all reproduce-full reproduce-real figures verify test test-clusters test-page soak lint bench bench-quick clean
+.PHONY: help setup first reproduce reproduce-all reproduce-full reproduce-real figures report verify test test-clusters test-page soak lint bench bench-quick clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -38,7 +38,7 @@ first: $(SETUP)  ## a first answer: which init, at which rate? (a minute and a h
 reproduce: $(SETUP)  ## the paper: toys and small language models, their figures and claims, the headline first (18 to 29 minutes)
 	@echo "1 of 3: the headline's runs" && $(BIN)/python -m runner experiment=lr_vs_width && $(BIN)/python -m analysis headline
 	@echo "2 of 3: all other runs" && $(BIN)/python -m runner experiment=$(PAPER)
-	@echo "3 of 3: figures and claims" && $(BIN)/python -m analysis --publish docs/claims.md
+	@echo "3 of 3: figures and claims, and a page of them all" && $(BIN)/python -m analysis --publish docs/claims.md && $(BIN)/python -m analysis report
 
 reproduce-all: reproduce  ## also the inits, variants, LoRA+, ranks, numbers of steps, full finetuning, the coordinate check, sharpness, remedies, controls, spans, muP (about 150 minutes in all)
 	@$(BIN)/python -m runner experiment=$(REST)
@@ -59,6 +59,9 @@ reproduce-real: $(SETUP)  ## which init, at which rate, on two real models from 
 
 figures: $(SETUP)  ## draw all figures and evaluate all claims from the records, without training
 	@$(BIN)/python -m analysis --publish docs/claims.md
+
+report: $(SETUP)  ## one HTML page of all runs, claims and figures, to click through: outputs/report.html (a minute)
+	@$(BIN)/python -m analysis report
 
 verify: $(SETUP)  ## train a random 1% of the recorded runs again and compare them (VERIFY=all: every one)
 	@$(BIN)/python -m analysis.verify $(if $(VERIFY),--share $(VERIFY))

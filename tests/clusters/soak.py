@@ -199,8 +199,8 @@ def soak(minutes: float, kills: int, seed: int) -> Counter[str]:
                 each = Round(rng, executor, disk, claims, jumps, folder)
                 try:
                     each.begin()
-                    for _ in range(rng.randint(3, 6)):
-                        time.sleep(rng.uniform(1, 10))
+                    for _ in range(rng.randint(5, 9)):
+                        time.sleep(rng.uniform(0.5, 6))
                         done["kills"] += each.disturb()
                         if each.command.poll() is not None and rng.random() < 0.8:
                             each.begin()
