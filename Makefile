@@ -84,7 +84,7 @@ test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm, a real Ray and machines t
 
 soak: $(CLUSTERS)  ## 100 random kills of sweeps on every executor, on tiny and slow disks, under clocks that jump (20 minutes)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-		apt-get update -q && apt-get install -q -y $(CLUSTER_PACKAGES) faketime; \
+		apt-get update -q && apt-get install -q -y $(CLUSTER_PACKAGES); \
 	else echo "left out: Slurm, tiny and slow disks, which take root on a Debian machine"; fi
 	@$(BIN)/python tests/clusters/soak.py
 
