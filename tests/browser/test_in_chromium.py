@@ -6,7 +6,7 @@ import re
 import pages
 import pytest
 
-from analysis.page.data import PANELS
+from analysis.page.curves import PANELS
 from analysis.tables import load
 
 FIRST = "document.querySelectorAll('#table tbody tr')"
