@@ -189,7 +189,8 @@ def test_fields_that_follow_from_others_are_no_axes_and_each_init_begins_with_on
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--experiment", "nothing"], "nothing: is not there; name a folder of"),
+        (["--experiment", "nothing"], "with finished runs; there are two_widths"),
+        (["--experiment", f"{pages.EXPERIMENT}.layers"], "two_widths.layers: leave out '.layers'"),
         (["--experiment", "../x"], "must be a name"),
         (["--where", "x"], "--where 'x' is not FIELD=VALUE"),
         (["--experiment", pages.EXPERIMENT, "--where", "init.name=none"], "no run of two_widths has init.name=none"),

@@ -74,9 +74,9 @@ def _content(name: str, frame: pd.DataFrame, tables: Tables) -> Content:
 
 
 def _way(question: Question) -> dict[str, Any]:
-    """What the way that an answer names is told by, besides its init; nothing where it names none."""
+    """What the way that an answer names is told by; nothing where it names none."""
     first = question.answers[0]
-    return {name: value for name, value in first.fields.items() if name != "init.name"} if first.found else {}
+    return dict(first.fields) if first.found else {}
 
 
 def _setting(question: Question, found: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from analysis.tables.load import DAMAGE, opened, run_folders
 def unread(path: Path, run_ids: Collection[str]) -> dict[str, int]:
     """Status -> number of the runs under the folder `path` besides these; `damaged` where it cannot be told."""
     others = [folder for folder in run_folders(path) if folder.name not in run_ids]
-    return dict(sorted(Counter(map(_status, others)).items(), key=lambda pair: -pair[1]))
+    return dict(Counter(map(_status, others)).most_common())
 
 
 def _status(folder: Path) -> str:
