@@ -62,7 +62,7 @@ function tell() {
   byId("reading").textContent = `${filtered()}: ${counted(inside.length, "run")}, ${gone} diverged. Lowest mean of ${data.loss}: ` +
     (lowest.slice(0, 6).map(({ of, tip }) => `${of} ${tip}`).join("; ") || "none") + more;
   const lacking = inside.filter((row) => !(row.q > 0)).length, top = inside.filter((row) => row.gone && row.q > 0).length;
-  byId("undrawn").textContent = [[top, "diverged and at the top edge, by what was last measured"], [lacking, "without a value above 0 and not drawn"]]
+  byId("undrawn").textContent = [[top, "diverged: strokes at the top edge"], [lacking, "not drawn: no value above 0 of this quantity"]]
     .filter(([count]) => count).map(([count, what]) => `${counted(count, "run")} ${what}.`).join(" ");
   tabulate(inside.filter((row) => !state.measure || within(row.q, state.measure)));
 }
