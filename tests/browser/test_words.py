@@ -2,7 +2,7 @@
 
 import pages
 import pytest
-from test_in_chromium import alone, column, names
+from test_in_chromium import alone, column, four, names
 
 from analysis.__main__ import main
 
@@ -89,6 +89,21 @@ def test_columns_and_quantities_say_when(opened):
     texts = page.evaluate("[...document.querySelectorAll('#quantity option')].map(option => option.textContent)")
     assert "feature sizes: Z_A = A·Z, at the end" in texts
     assert all(text.split(", ")[-1].startswith("at ") for text in texts) and set(texts[2:]) <= set(names(page))
+
+
+def test_what_is_compared_is_of_that_step_or_nothing(opened, report):
+    page, frame = opened(), report[1]
+    for step in (1, 10, 7):
+        found = page.evaluate(
+            """step => {
+                data.curves.columns["feature/Z_A"].step = step;
+                return data.runs.id.map((id, i) => [id, compared(data, "feature/Z_A", i)]);
+            }""",
+            step,
+        )
+        there = frame[frame["step"] == step].set_index("run_id")["feature/Z_A"].map(four).to_dict()
+        assert dict(found) == {run: there.get(run) for run, _ in found}
+        assert len(there) == {1: len(found), 7: 0}.get(step, len(there)) and len(there) <= len(found)
 
 
 def test_points_of_a_curve_with_few_steps_are_marked_on_the_axis_of_the_whole_run(opened, report):

@@ -59,7 +59,7 @@ function tell() {
   const lowest = [...best.values()].sort((a, b) => a.loss - b.loss);
   const more = lowest.length > 6 ? `; and ${lowest.length - 6} more` : "";
   answer();
-  byId("reading").textContent = `${filtered()}: ${counted(inside.length, "run")}, ${gone} diverged. Lowest mean of ${data.loss}: ` +
+  byId("reading").textContent = `${filtered(inside)}: ${counted(inside.length, "run")}, ${gone} diverged. Lowest mean of ${data.loss}: ` +
     (lowest.slice(0, 6).map(({ of, tip }) => `${of} ${tip}`).join("; ") || "none") + more;
   const lacking = inside.filter((row) => !(row.q > 0)).length, top = inside.filter((row) => row.gone && row.q > 0).length;
   byId("undrawn").textContent = [[top, "diverged: strokes at the top edge"], [lacking, "not drawn: no value above 0 of this quantity"]]
@@ -78,14 +78,14 @@ function answer() {
   if (place.textContent !== words) place.textContent = words;
 }
 
-/** In words what the filters leave. */
-function filtered() {
+/** In words what the filters leave, and the rates of these runs. */
+function filtered(rows) {
   const value = (field, code) => (code === null ? "all" : typed(data.runs.config[field].values[code]));
   const chosen = [["seed", state.seed], ["status", state.status]].filter(([, code]) => code !== null);
   const several = [...Object.entries(state.axes).filter(([field]) => data.runs.config[field].values.length > 1), ...chosen]
     .map(([field, code]) => `${field}=${value(field, code)}`);
-  const rates = data.runs.config[RATE].values, [from, to] = [state.from ?? rates[0], state.to ?? rates.at(-1)];
-  return [...several, from === to ? `rate ${said(from)}` : `rates ${said(from)} to ${said(to)}`].join(", ");
+  const rates = [...new Set(rows.map(({ lr }) => lr))].sort((a, b) => a - b), range = [...new Set([rates[0], rates.at(-1)])];
+  return [...several, rates.length ? `${rates.length > 1 ? "rates" : "rate"} ${range.map(said).join(" to ")}` : "no rate"].join(", ");
 }
 
 function tabulate(rows) {
