@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from analysis import files
 from analysis.__main__ import main
 from analysis.page import command as page_command
-from analysis.page import data, render
+from analysis.page import curves, data, render
 from analysis.tables import load
 
 BUNDLE = render.BUNDLE
@@ -58,7 +58,7 @@ def check(found: dict, frame: pd.DataFrame) -> None:
     by_run = dict(list(frame.groupby("run_id")))
     assert sorted(found["runs"]["id"]) == sorted(by_run)
     assert set(found["curves"]["columns"]) == {
-        column for names in data.PANELS.values() for column in names if column in frame
+        column for names in curves.PANELS.values() for column in names if column in frame
     }
     for i, run in enumerate(found["runs"]["id"]):
         rows = by_run[run]
@@ -162,15 +162,15 @@ def test_names_are_text(tmp_path):
 
 def test_curves_are_thinned_to_the_first_steps_and_others_evenly():
     for count in (0, 1, 60, 61, 300, 5000):
-        kept = data.thinned(count)
-        assert len(kept) == len(set(kept)) == min(count, data.POINTS)
+        kept = curves.thinned(count)
+        assert len(kept) == len(set(kept)) == min(count, curves.POINTS)
         if count:
             assert kept[0] == 0 and kept[-1] == count - 1 and (np.diff(kept) > 0).all()
             assert count < 10 or kept[:10].tolist() == list(range(10))
 
 
 def test_a_number_that_is_no_number_is_null():
-    assert [data.short(value) for value in (math.nan, math.inf, -math.inf, 0.0, 1234567.0, 0.123456)] == [
+    assert [curves.short(value) for value in (math.nan, math.inf, -math.inf, 0.0, 1234567.0, 0.123456)] == [
         None, None, None, 0, 1235000, 0.1235,
     ]  # fmt: skip
 
@@ -189,7 +189,8 @@ def test_fields_that_follow_from_others_are_no_axes_and_each_init_begins_with_on
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--experiment", "nothing"], "nothing: is not there; name a folder of"),
+        (["--experiment", "nothing"], "with finished runs; there are two_widths"),
+        (["--experiment", f"{pages.EXPERIMENT}.layers"], "two_widths.layers: leave out '.layers'"),
         (["--experiment", "../x"], "must be a name"),
         (["--where", "x"], "--where 'x' is not FIELD=VALUE"),
         (["--experiment", pages.EXPERIMENT, "--where", "init.name=none"], "no run of two_widths has init.name=none"),

@@ -4,7 +4,7 @@ Colours are CSS variables, so that one chart serves light, dark and print: `--in
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import altair as alt
@@ -27,7 +27,7 @@ SHAPES = {
 }
 DASHES = {"-": [1, 0], "--": [6, 3], ":": [2, 2], "-.": [6, 2, 1, 2]}
 MEASURED = "measured"  # which the page replaces by what it is
-STROKE = "M-1,-1L1,1M1,-1L-1,1"  # of a run that diverged
+STROKE = "M0,-1L0,1"  # of a run that diverged: no init has it, and runs beside each other do not merge
 CONFIG = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
@@ -74,7 +74,9 @@ def rates(inits: Mapping[str, int], loss: str) -> dict[str, Any]:
         means.mark_line(strokeWidth=2).encode(x, y, color, dash, of),
         means.mark_point(filled=True, size=60, opacity=1).encode(x, y, color, shape, tooltip=tip),
         *_runs(x, y, color, shape),
-        means.transform_filter("datum.label != ''").mark_text(align="left", dx=8).encode(x, y, color, text="label:N"),
+        means.transform_filter("datum.label != ''")
+        .mark_text(align="left", dx=8, color="currentColor")
+        .encode(x, y, of, text="label:N"),
     ]
     return _brushed(layers, 360)
 
@@ -95,11 +97,14 @@ def curve() -> dict[str, Any]:
     marks = [f"var(--mark-{n})" for n in range(len(style.MARKS))]
     names = alt.Color("name:N", sort=None, legend=legend).scale(range=marks)
     dashes = alt.StrokeDash("name:N", sort=None, legend=legend).scale(range=[[1, 0], [6, 3], [2, 2], [6, 2, 1, 2]])
-    at = alt.Chart(alt.NamedData("at"))
+    at, lines = alt.Chart(alt.NamedData("at")), alt.Chart(alt.NamedData("curve"))
+    color = alt.Fill("color:N", scale=None)
+    few = lines.transform_filter("datum.few")
     layers = [
         at.mark_rule(color="currentColor", opacity=0.4).encode(x),
-        alt.Chart(alt.NamedData("curve")).mark_line(strokeWidth=2).encode(x, y, names, dashes),
-        at.mark_point(filled=True, size=40, opacity=1).encode(x, y, alt.Fill("color:N", scale=None)),
+        lines.mark_line(strokeWidth=2).encode(x, y, names, dashes),
+        few.mark_point(filled=True, size=30, opacity=1).encode(x, y, color),
+        at.mark_point(filled=True, size=40, opacity=1).encode(x, y, color),
     ]
     return _finished(alt.layer(*layers), 190)
 
@@ -115,13 +120,25 @@ def _y(field: str, title: str | None) -> alt.Y:
 
 
 def _of_inits(inits: Mapping[str, int]) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
-    looks = [style.look(init) for init in inits]
+    looks, drawn = [style.look(init) for init in inits], shapes(inits)
     labels = alt.Legend(labelExpr=f"{json.dumps({init: name(init) for init in inits})}[datum.label]")
     return (
         alt.Color("init:N", legend=labels).scale(domain=[*inits], range=[f"var(--init-{n})" for n in inits.values()]),
-        alt.Shape("init:N", legend=labels).scale(domain=[*inits], range=[SHAPES[look.marker] for look in looks]),
+        alt.Shape("init:N", legend=labels).scale(domain=[*inits], range=drawn),
         alt.StrokeDash("init:N", legend=labels).scale(domain=[*inits], range=[dashes(look.line) for look in looks]),
     )
+
+
+def shapes(inits: Iterable[str]) -> list[str]:
+    """As everywhere, but for one that an init of the same colour has: that takes the next that is free."""
+    looks = [(look.color, SHAPES[look.marker]) for look in map(style.look, inits)]
+    taken, found = set(looks), []
+    for k, (color, shape) in enumerate(looks):
+        if (color, shape) in looks[:k]:
+            shape = next((other for other in SHAPES.values() if (color, other) not in taken), shape)
+            taken.add((color, shape))
+        found.append(shape)
+    return found
 
 
 def dashes(line: Any) -> list[float]:

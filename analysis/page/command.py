@@ -42,7 +42,13 @@ def answer(options: argparse.Namespace, console: Console) -> None:
 def gathered(options: argparse.Namespace, tables: Tables, console: Console) -> list[content.Content]:
     """Of the experiment that is asked for, or of all. Raises MissingRecords and NotShown where there is none."""
     if options.experiment:
-        return [content.content(options.experiment, tables)]
+        try:
+            return [content.content(options.experiment, tables)]
+        except MissingRecords as reason:
+            there = experiments(options.outputs)
+            if options.experiment in there or not there:
+                raise
+            raise MissingRecords(f"{reason}; there are {', '.join(there)}") from reason
     found = []
     for name in experiments(options.outputs):
         try:
@@ -82,6 +88,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="default: report.html in the outputs, or in the folder of the experiment's figures",
     )
     options = parser.parse_args(arguments)
+    if options.experiment is not None and options.experiment.endswith(LAYERS):
+        parser.error(f"--experiment {options.experiment}: leave out {LAYERS!r}, which names a record of layers")
     if options.experiment is not None and not EXPERIMENT.accepts(options.experiment):
         parser.error(f"--experiment {options.experiment!r}: must be {EXPERIMENT.text}; see {options.outputs / 'runs'}")
     try:

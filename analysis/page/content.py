@@ -1,7 +1,7 @@
 """What the page says of an experiment, from its tables: the advice, the claims with their discussion, and data for its charts."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,28 @@ from analysis import figures, report
 from analysis.advice import text
 from analysis.advice.answers import Question, questions
 from analysis.claims import Claim
+from analysis.figures._caption import counted
 from analysis.grid import NotShown
 from analysis.page import data
 from analysis.tables import load, needs, records
 from analysis.tables.records import LAYERS, MissingRecords
 from analysis.tables.settings import LeftOut
 from analysis.tables.tables import Tables
+from analysis.tables.where import written
 
 LONGEST = 260  # letters of the answer that the page begins with
+NO_ANSWER = "These runs do not answer which init to use."
 
 
 @dataclass(frozen=True)
 class Content:
-    """`answer`: the one sentence to begin with. `advice`: of each question, the verdict and a line a way. `left_out`: what the
-    runs do not let be said, and why."""
+    """`answer`: the one sentence to begin with. `unread`: words on runs without a result. `advice`: of each question, the
+    verdict and a line a way. `left_out`: what the runs do not let be said, and why."""
 
     name: str
     data: dict[str, Any]
     answer: str
+    unread: str
     advice: list[list[str]]
     claims: list[Claim]
     flags: list[str]
@@ -49,16 +53,48 @@ def _content(name: str, frame: pd.DataFrame, tables: Tables) -> Content:
         origins = load.origins(records.runs_folder(tables.outputs, name), table["run_id"].tolist())
     found = data.experiment(name, frame, origins)
     left_out: list[str] = []
-    asked = questions(table)
+    asked = [question for question in questions(table) if any(len(answer.curve) > 1 for answer in question.answers)]
     first = _first(asked, found)
+    if first:
+        axes = [axis["field"] for axis in found["axes"]]
+        begin = data.defaults(table, axes, {**first.fields, **_way(first)})
+        found["axes"] = [{"field": axis, "default": code} for axis, code in zip(axes, begin, strict=True)]
+    found["answers"] = [
+        _setting(question, found) for question in [first, *(q for q in asked if q is not first)] if question
+    ]
     return Content(
         name,
         found,
-        _in_short(text.told(first)[0]) if first else "These runs do not answer which init to use.",
+        found["answers"][0]["text"] if first else NO_ANSWER,
+        _unread(tables.unread(name)),
         [text.told(question) for question in asked],
         *_claims(name, frame, tables, left_out.append),
         left_out,
     )
+
+
+def _way(question: Question) -> dict[str, Any]:
+    """What the way that an answer names is told by; nothing where it names none."""
+    first = question.answers[0]
+    return dict(first.fields) if first.found else {}
+
+
+def _setting(question: Question, found: dict[str, Any]) -> dict[str, Any]:
+    """An answer, and the axes' values of the runs that it is about, and of the way that it names."""
+
+    def codes(fields: Mapping[str, Any]) -> dict[str, int]:
+        columns = {field: found["runs"]["config"][field]["values"] for field in axes if field in fields}
+        return {field: [*map(written, values)].index(written(fields[field])) for field, values in columns.items()}
+
+    axes = [axis["field"] for axis in found["axes"]]
+    return {"text": _in_short(text.told(question)[0]), "about": codes(question.fields), "way": codes(_way(question))}
+
+
+def _unread(counts: Mapping[str, int]) -> str:
+    """`4 runs are left out: 3 failed, 1 damaged.`"""
+    of = ", ".join(f"{count} {status}" for status, count in counts.items())
+    count = sum(counts.values())
+    return f"{counted(count, 'run')} {'is' if count == 1 else 'are'} left out: {of}." if count else ""
 
 
 def _in_short(verdict: str) -> str:

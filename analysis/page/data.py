@@ -1,12 +1,11 @@
 """What the page knows of an experiment, as plain data for JSON: its axes, runs, means over seeds, and thinned curves.
 
-A column of texts or numbers with few different values is `values` and, for each run, the `codes` of its own. Numbers have DIGITS
+A column of texts or numbers with few different values is `values` and, for each run, the `codes` of its own. Numbers have four
 significant digits, but those of the configuration all of theirs; null stands for what is not known or not finite.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,39 +14,13 @@ import pandas as pd
 from analysis import style
 from analysis.advice.answers import LR, WATCHING, Mean
 from analysis.grid import AXES, log_losses, loss_name
+from analysis.page.curves import curves, known, short
 from analysis.tables.load import per_run
-from analysis.tables.records import EARLY
 from analysis.tables.settings import fields
 from analysis.tables.where import written
 
-DIGITS = 4
-POINTS = 60  # kept of a curve: the first EARLY, and others evenly up to the last
 PLAIN = {"task.name": "teacher_student", "adapter.name": "lora", "optimizer.name": "adamw", "optimizer.lr_ratio": 1.0}
 CHOICES = ("task.name", "adapter.name", "optimizer.name", "init.name", "task.width")  # come first among the axes
-# Curves by the panel that shows them, with their names there. Of a column that is not here nothing is kept.
-PANELS = {
-    "loss": {"train/loss": "training", "eval/loss": "held out"},
-    "gradient norms": {
-        "grad/A": "‖∂L/∂A‖",
-        "grad/B": "‖∂L/∂B‖",
-        "grad/m": "‖∂L/∂m‖",
-        "grad/d": "‖∂L/∂d‖",
-        "grad/b": "‖∂L/∂b‖",
-        "grad/W": "‖∂L/∂W‖",
-    },
-    "feature sizes": {"feature/Z_A": "Z_A = A·Z", "feature/Z_B": "Z_B = s·B·A·Z"},
-    "increments of Z_B": {
-        "feature/delta_1": "δ1: A moves",
-        "feature/delta_2": "δ2: B moves",
-        "feature/delta_3": "δ3: both move",
-        "feature/dZ_B": "their sum",
-    },
-    "sharpness": {
-        "stability/sharpness": "of the Hessian",
-        "stability/preconditioned": "preconditioned",
-    },
-    "critical rate": {"stability/critical_lr": "lowest rate that raises the loss"},
-}
 
 
 def experiment(name: str, frame: pd.DataFrame, origins: Sequence[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -76,7 +49,7 @@ def experiment(name: str, frame: pd.DataFrame, origins: Sequence[dict[str, Any]]
         },
         "origins": origins and coded_records(origins),
         "cells": cells(table, axes),
-        "curves": curves(frame, table["run_id"].tolist()),
+        "curves": curves(frame, table["run_id"].tolist(), table["status"].eq("finished").tolist()),
     }
 
 
@@ -99,14 +72,21 @@ def axes_of(table: pd.DataFrame) -> list[str]:
     return axes
 
 
-def defaults(table: pd.DataFrame, axes: Sequence[str]) -> list[int | None]:
-    """The value of each axis to begin with, so that an init has one curve: where most inits are, then with most that is PLAIN or
-    not used, then of the largest width and most steps. None, for all of them, where one init has one curve all the same."""
+def defaults(
+    table: pd.DataFrame, axes: Sequence[str], about: Mapping[str, Any] = MappingProxyType({})
+) -> list[int | None]:
+    """The value of each axis to begin with, so that an init has one curve: among runs with what it is `about`, where most inits
+    are, then with most that is PLAIN or not used, then of the largest width and most steps. None, for all of them, where one init
+    has one curve all the same."""
     codes = pd.DataFrame({axis: coded(table[axis])["codes"] for axis in axes})
     others = [axis for axis in axes if axis != "init.name"]
     if not others:
         return [None]
-    found = codes.assign(one=1).groupby(others).agg(inits=("init.name", "nunique"), runs=("one", "sum")).reset_index()
+    fits = pd.Series(True, table.index)
+    for axis in others:
+        fits &= table[axis].map(written).eq(written(about[axis])) if axis in about else True
+    part = codes[fits] if fits.any() else codes
+    found = part.assign(one=1).groupby(others).agg(inits=("init.name", "nunique"), runs=("one", "sum")).reset_index()
     found["plain"] = sum(
         [
             found[axis].map(
@@ -157,35 +137,6 @@ def cells(table: pd.DataFrame, axes: Sequence[str]) -> list[list[Any]]:
     return rows
 
 
-def curves(frame: pd.DataFrame, runs: Sequence[str]) -> dict[str, Any]:
-    """`steps`: lists of steps; `columns`: for each run the number of its list, and the values there. Null where it has none."""
-    place = pd.Categorical(frame["run_id"], categories=list(runs)).codes
-    order = np.lexsort((frame["step"], place))
-    step, bounds = frame["step"].to_numpy()[order], np.searchsorted(place[order], range(len(runs) + 1))
-    lists: dict[tuple[int, ...], int] = {}
-    columns = {}
-    for column in [name for panel in PANELS.values() for name in panel if name in frame]:
-        values = frame[column].to_numpy(float)[order]
-        there = np.isfinite(values)
-        at, y = [], []
-        for begin, end in pairwise(bounds):
-            rows = begin + np.flatnonzero(there[begin:end])
-            rows = rows[thinned(len(rows))]
-            at.append(lists.setdefault(tuple(step[rows].tolist()), len(lists)) if len(rows) else None)
-            y.append([*map(short, values[rows])] if len(rows) else None)
-        if any(map(known, at)):
-            columns[column] = {"at": at, "y": y}
-    return {"steps": [*map(list, lists)], "columns": columns}
-
-
-def thinned(count: int) -> np.ndarray:
-    """Which of so many points of a curve are kept."""
-    if count <= POINTS:
-        return np.arange(count)
-    rest = np.round(np.linspace(EARLY, count - 1, POINTS - EARLY)).astype(int)
-    return np.concatenate([np.arange(EARLY), rest])
-
-
 def coded(column: pd.Series) -> dict[str, list[Any]]:
     """A column as its different values, in order, and the place of each row's among them."""
     plain = [
@@ -212,15 +163,3 @@ def look(init: str) -> dict[str, str]:
 
 def listed(column: pd.Series) -> list[float | None]:
     return [*map(short, column.to_numpy(float))]
-
-
-def short(value: float) -> float | int | None:
-    """A number with DIGITS significant digits."""
-    if not math.isfinite(value):
-        return None
-    number = float(f"{value:.{DIGITS}g}")
-    return int(number) if number.is_integer() and abs(number) < 1e6 else number
-
-
-def known(value: Any) -> bool:
-    return value is not None

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from analysis import style
-from analysis.page import charts, data
+from analysis.page import charts, curves
 from analysis.page.content import Content
 from analysis.page.discussion import passages
 
@@ -72,10 +72,10 @@ def page(
         figures=[_picture(path, of) for path, of in pictures.items()],
         drawn={name for of in pictures.values() for name in of},
         passages=passages(),
-        panels=json.dumps(data.PANELS, ensure_ascii=True),
-        points=data.POINTS,
-        first=data.EARLY,
-        digits=data.DIGITS,
+        panels=json.dumps(curves.PANELS, ensure_ascii=True),
+        points=curves.POINTS,
+        first=curves.EARLY,
+        digits=curves.DIGITS,
         outputs=outputs,
         chosen=chosen,
     )

@@ -75,7 +75,7 @@ def layers(path: str | Path, run_ids: Collection[str]) -> pd.DataFrame:
     for run in run_ids:
         folder = Path(path) / run
         try:
-            files, meta = _opened(folder)
+            files, meta = opened(folder)
             if LAYERS in meta["sha256"]:
                 table = _table(_checked(files, LAYERS, meta)).to_pandas().assign(run_id=run)
                 if bad := schema.faults(table):
@@ -93,7 +93,7 @@ def origins(path: str | Path, run_ids: Sequence[str]) -> list[dict[str, str]]:
 
 def _origin(folder: Path) -> dict[str, str]:
     try:
-        _, meta = _opened(folder)
+        _, meta = opened(folder)
         git = meta.get("git") or {}
         commit = f"{git['commit']}{', with changes' * bool(git.get('dirty'))}" if git.get("commit") else ""
         versions = ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
@@ -134,13 +134,13 @@ def _checked_record(contents: bytes) -> pd.DataFrame:
 
 def _read_all(path: Path, with_steps: bool) -> tuple[pd.DataFrame, list[pa.Table]]:
     """The run-level columns of the results under `path`, a row each, and their steps. Raises FileNotFoundError."""
-    found = [read for folder in _run_folders(path) if (read := _read(folder, with_steps))]
+    found = [read for folder in run_folders(path) if (read := _read(folder, with_steps))]
     if not found:
         raise FileNotFoundError(f"no finished runs in {path}")
     return pd.DataFrame([row for row, _ in found]), [steps for _, steps in found]
 
 
-def _run_folders(path: Path) -> list[Path]:
+def run_folders(path: Path) -> list[Path]:
     """Folders of runs, damaged or not. Raises FileNotFoundError, also for a folder of such folders."""
     if all(map(packs.files(path).has, ("meta.json", "config.yaml"))):
         return [path]
@@ -176,7 +176,7 @@ def _read(folder: Path, with_steps: bool) -> tuple[dict[str, Any], pa.Table] | N
     Without steps their table is empty, and of steps.parquet nothing is known but that it is there.
     """
     try:
-        files, meta = _opened(folder)
+        files, meta = opened(folder)
         if meta["status"] in ("failed", "interrupted"):
             return None
         config = blocks.parse(_checked(files, "config.yaml", meta))
@@ -205,7 +205,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
 
 
-def _opened(folder: Path) -> tuple[packs.Files, dict[str, Any]]:
+def opened(folder: Path) -> tuple[packs.Files, dict[str, Any]]:
     """A run's files, and its meta.json. Raises ValueError where it is another run's."""
     files = packs.files(folder)
     meta = json.loads(files.read("meta.json"))

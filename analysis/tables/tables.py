@@ -12,6 +12,7 @@ from analysis import figures
 from analysis.tables import load, records, schema, where
 from analysis.tables.records import LAYERS, MissingRecords
 from analysis.tables.settings import comparable
+from analysis.tables.unread import unread
 
 
 class Tables:
@@ -56,6 +57,13 @@ class Tables:
     def from_runs(self, experiment: str) -> bool:
         """Whether `whole` is of the runs themselves."""
         return not self._recorded_more(experiment, self._runs(experiment))
+
+    def unread(self, experiment: str) -> dict[str, int]:
+        """How many of its runs have no result that can be read, by their status; nothing where `whole` is of a record."""
+        runs = self._runs(experiment)
+        if self._recorded_more(experiment, runs):
+            return {}
+        return unread(records.runs_folder(self.outputs, experiment), set(runs["run_id"]))
 
     def _recorded_more(self, experiment: str, runs: pd.DataFrame | None) -> bool:
         name = experiment.removesuffix(LAYERS)

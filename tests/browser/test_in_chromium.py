@@ -6,7 +6,7 @@ import re
 import pages
 import pytest
 
-from analysis.page.data import PANELS
+from analysis.page.curves import PANELS
 from analysis.tables import load
 
 FIRST = "document.querySelectorAll('#table tbody tr')"
@@ -51,7 +51,9 @@ def is_shown(page, run: str, frame) -> None:
     page.wait_for_function("[...document.querySelectorAll('#curves figcaption')].every(each => each.textContent)")
     words = page.inner_text("#chosen")
     assert run in words and row["init.name"] in words
-    ending = words.rstrip(".").split()[-1]
+    sentence, few = re.fullmatch(r"(.*?)\.( \d+ logged steps are kept of this run\.)?", words).groups()
+    assert few == (f" {len(rows)} logged steps are kept of this run." if len(rows) < 15 else None)
+    ending = sentence.split()[-1]
     assert ending == "diverged" if row["status"] == "diverged" else float(ending) == four(row["summary.final_loss"])
     terms = page.evaluate(
         "[...document.querySelectorAll('#configuration dt, #configuration dd')].map(e => e.textContent)"
@@ -197,6 +199,8 @@ def test_a_brush_over_rates_narrows_the_table_and_a_run_in_it_can_be_clicked(ope
     assert 0 < len(rates) < len(every) and min(rates) > min(every) and max(rates) < max(every)
     inside = [each for each in every if min(rates) * 0.99 < each < max(rates) * 1.01]
     assert len(inside) == len(rates)
+    ends = [float(page.input_value(f"select[name='rates {end}']")) for end in ("from", "to")]
+    assert ends == [min(rates), max(rates)]
     page.locator("#rates").scroll_into_view_if_needed()
     run, x, y = alone(page)
     page.mouse.click(x, y)

@@ -1,13 +1,15 @@
 // The charts: Vega-Lite of named data, drawn as SVG by an interpreter of expressions, which evaluates no text as code.
 
 const views = new Map();
+const FEW = 15; // points of a curve, and rows of a run, below which it is shown that they are few
 
-/** Draws a chart anew with these data sets; `log`: whether its losses or values are. */
-async function draw(place, spec, datasets, { log = true, title } = {}) {
+/** Draws a chart anew with these data sets; `log`: whether its losses or values are; `domain`: of its x axis. */
+async function draw(place, spec, datasets, { log = true, title, domain } = {}) {
   views.get(place)?.finalize();
   views.delete(place);
   const changed = JSON.parse(JSON.stringify(spec), (key, value) => {
     if (key === "y" && value.scale) value.scale = log ? { type: "log" } : { type: "linear", zero: false };
+    if (key === "x" && domain) value.scale = { domain, nice: false };
     if (value?.title === "measured") value.title = title;
     return value;
   });
@@ -27,7 +29,11 @@ function fill(place, datasets) {
 
 /** Calls back with the run that is clicked, and with the range that is dragged. */
 function listen(view, choose, brushed) {
-  view.addEventListener("click", (event, item) => item?.datum?.id !== undefined && choose(item.datum.i));
+  view.addEventListener("click", (event, item) => {
+    if (item?.datum?.id === undefined) return;
+    byId("vg-tooltip-element")?.classList.remove("visible");
+    choose(item.datum.i);
+  });
   let waiting;
   view.addSignalListener("brush", (_, value) => {
     clearTimeout(waiting);
@@ -54,6 +60,7 @@ function ringed({ gone, runs }, i) {
 /** A panel for each kind of curve that a run has, linked by the step under the pointer. */
 async function drawCurves(data, i, log, pick) {
   const places = [];
+  const domain = [0, Math.max(1, data.curves.last[i])];
   const kinds = Object.entries(PANELS).map(([panel, names]) => [panel, Object.entries(names)
     .filter(([column]) => column in data.curves.columns)
     .flatMap(([column, name]) => curve(data, column, i).map(([step, value]) => ({ name, step, value })))]);
@@ -65,11 +72,18 @@ async function drawCurves(data, i, log, pick) {
   for (const old of byId("curves").querySelectorAll(".chart")) views.get(old)?.finalize(), views.delete(old);
   byId("curves").replaceChildren(...places.map(({ figure }) => figure));
   await Promise.all(places.map(async ({ place, rows }) => {
-    const drawn = rows.filter(({ value }) => !log || value > 0);
-    const view = await draw(place, data.charts.curve, { curve: drawn, at: [] }, { log: log && drawn.length > 0 });
+    const drawn = coloured(rows.filter(({ value }) => !log || value > 0))
+      .map((row, _, all) => ({ ...row, few: all.filter(({ name }) => name === row.name).length < FEW }));
+    const view = await draw(place, data.charts.curve, { curve: drawn, at: [] }, { log: log && drawn.length > 0, domain });
     view.addEventListener("pointermove", (event) => pick(stepAt(view, place, event)));
   }));
   return places;
+}
+
+/** Points with the colours that the chart gives to their curves. */
+function coloured(rows) {
+  const names = [...new Set(rows.map(({ name }) => name))];
+  return rows.map((row) => ({ ...row, color: `var(--mark-${names.indexOf(row.name)})` }));
 }
 
 function stepAt(view, place, event) {
@@ -83,9 +97,8 @@ function mark(places, step, log) {
     const at = new Map();
     for (const row of rows) if (row.step <= step) at.set(row.name, row);
     const there = [...at.values()];
-    const names = [...new Set(rows.filter(({ value }) => !log || value > 0).map(({ name }) => name))];
-    const color = ({ name }) => `var(--mark-${names.indexOf(name)})`;
-    fill(place, { at: there.filter(({ value }) => !log || value > 0).map((row) => ({ ...row, color: color(row) })) });
+    const colors = new Map(coloured(rows.filter(({ value }) => !log || value > 0)).map(({ name, color }) => [name, color]));
+    fill(place, { at: there.filter(({ value }) => !log || value > 0).map((row) => ({ ...row, color: colors.get(row.name) })) });
     readout.textContent = there.map((row) => `${row.name} ${said(row.value)}${row.step < step ? ` (step ${row.step})` : ""}`).join("; ");
   }
 }

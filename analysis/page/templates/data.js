@@ -35,6 +35,11 @@ function setting(data, field, i) {
   return column ? column.values[column.codes[i]] : data.shared[field];
 }
 
+/** `1 seed`, `6 seeds`. */
+function counted(number, what) {
+  return `${number} ${what}${number === 1 ? "" : "s"}`;
+}
+
 /** A setting as one types it. */
 function typed(value) {
   return value === null ? "null" : said(value);
@@ -54,16 +59,23 @@ function curve(data, column, i) {
   return at[i] === null ? [] : data.curves.steps[at[i]].map((step, k) => [step, y[i][k]]);
 }
 
-/** The last value of a curve; null where there is none. */
-function last(data, column, i) {
-  return data.curves.columns[column].y[i]?.at(-1) ?? null;
+/** What is compared of a curve: its value at the step that all runs share, or at the run's last; null where there is none. */
+function compared(data, column, i) {
+  const { at, y, step } = data.curves.columns[column];
+  const k = at[i] === null ? -1 : data.curves.steps[at[i]].lastIndexOf(step ?? data.curves.last[i]);
+  return k < 0 ? null : y[i][k];
 }
 
-/** Measured columns that some run has, with their names. */
+function moment({ step }) {
+  return step === null ? "at the end" : `at step ${step}`;
+}
+
+/** Measured columns that some run has, with their names and when. */
 function measured(data) {
   return Object.entries(PANELS).flatMap(([panel, names]) => Object.entries(names)
     .filter(([column]) => column in data.curves.columns)
-    .map(([column, name]) => ({ column, name: panel === "loss" ? `${name} loss` : `${panel}: ${name}`, ofLoss: panel === "loss" })));
+    .map(([column, name]) => ({ column, name: panel === "loss" ? `${name} loss` : `${panel}: ${name}`, ofLoss: panel === "loss" }))
+    .map((each) => ({ ...each, name: `${each.name}, ${moment(data.curves.columns[each.column])}` })));
 }
 
 /** The means over seeds as objects: the axes' codes, and numbers. */

@@ -1,5 +1,7 @@
 // Which runs and means are shown: by the axes of the configuration, by seed, status and a range of rates.
 
+const BESIDE = 1.06; // how far a range is drawn beyond its rates, so that one of a single rate is seen
+
 function fillSelect(select, pairs, value) {
   select.replaceChildren(...pairs.map(([key, text]) => element("option", { value: key, textContent: text })));
   select.value = value;
@@ -24,9 +26,22 @@ function buildFilters() {
       .map((field) => add(field, codes(field), state.axes[field], (code) => settle(field, code))),
     ...["seed", "status"].filter((field) => config[field]?.values.length > 1)
       .map((field) => add(field, codes(field), state[field], (code) => (state[field] = code))),
-    add("rates from", ends, state.from, (rate) => (state.from = rate)),
-    add("rates to", ends, state.to, (rate) => (state.to = rate)),
+    add("rates from", ends, state.from, (rate) => setRates(rate, state.to)),
+    add("rates to", ends, state.to, (rate) => setRates(state.from, rate)),
     element("label", { className: "flat" }, log, "log axis of losses and curves"));
+}
+
+/** Takes a range of rates, from the lower end to the higher. */
+function setRates(from, to) {
+  const turned = from !== null && to !== null && from > to;
+  [state.from, state.to] = turned ? [to, from] : [from, to];
+  for (const [name, rate] of [["rates from", state.from], ["rates to", state.to]]) byId("filters").elements[name].value = rate ?? "";
+}
+
+/** Takes the rates inside a range; all where it is none, or holds none. */
+function brushRates(range) {
+  const inside = range ? data.runs.config[RATE].values.filter((rate) => within(rate, range)) : [];
+  setRates(inside[0] ?? null, inside.at(-1) ?? null);
 }
 
 /** Takes a value of an axis, and of each other axis one that some run has beside it. */
@@ -55,7 +70,7 @@ function cellsShown() {
     return cells.map(({ codes, lr, loss, low, high, seeds, init, value }) => ({
       lr, loss: state.log && !(loss > 0) ? null : loss, low, high, init, series: codes.join(),
       label: many && lr === drawn.at(-1)?.lr ? open.map((field) => typed(value(field))).join(", ") : "",
-      tip: `${said(loss)}${low === null ? "" : ` [${said(low)}, ${said(high)}]`} at rate ${said(lr)}, ${seeds} seeds`,
+      tip: `${said(loss)}${low === null ? "" : ` [${said(low)}, ${said(high)}]`} at rate ${said(lr)}, ${counted(seeds, "seed")}`,
       of: [init, ...open.map((field) => `${field}=${typed(value(field))}`)].join(", "),
     }));
   });
@@ -68,7 +83,7 @@ function runsShown() {
   const open = data.fields.filter((field) => field !== INIT && state.axes[field] === null);
   const told = (i) => open.map((field) => `${field}=${typed(setting(data, field, i))}`);
   return data.rows.filter(({ i }) => wanted.every(([field, code]) => codes(field)[i] === code)).map((row) => ({
-    ...row, q: state.quantity ? last(data, state.quantity, row.i) : null,
+    ...row, q: state.quantity ? compared(data, state.quantity, row.i) : null,
     of: [row.init, `seed=${setting(data, "seed", row.i)}`, ...told(row.i)].join(", "),
   }));
 }
@@ -84,7 +99,7 @@ function ofRates(rows) {
 
 function rateRange() {
   const rates = data.runs.config[RATE].values;
-  return state.from === null && state.to === null ? [] : [{ from: state.from ?? rates[0], to: state.to ?? rates.at(-1) }];
+  return state.from === null && state.to === null ? [] : [{ from: (state.from ?? rates[0]) / BESIDE, to: (state.to ?? rates.at(-1)) * BESIDE }];
 }
 
 /** All that the charts show, by data set. */

@@ -14,12 +14,14 @@ async function open(name, run) {
     sort: { k: columns(data).findIndex(({ ofLoss }) => ofLoss), down: false }, shown: PAGE, chosen: null };
   for (const part of document.querySelectorAll("[data-of]")) part.hidden = !part.dataset.of.split(" ").includes(name);
   byId("experiment").value = name;
+  byId("search").value = "";
   buildFilters();
   fillSelect(byId("quantity"), measured(data).map(({ column, name }) => [column, name]), quantity);
   describeAll();
   await drawAll();
   const row = data.rows.find(({ id }) => id === run);
-  choose(row ? row.i : null);
+  choose(row ? row.i : null, "scroll");
+  if (run && !row) byId("chosen").textContent = `There is no run ${run} in ${name}.`;
 }
 
 /** Draws the charts anew, as a change of their axes needs it. */
@@ -27,8 +29,7 @@ async function drawAll() {
   const { rates, measure } = datasets(), options = { log: state.log, title: nameOf(state.quantity) };
   const upper = await draw(byId("rates"), data.charts.rates, rates, options);
   listen(upper, choose, (range) => {
-    [state.from, state.to] = range ?? [null, null];
-    buildFilters();
+    brushRates(range);
     update();
   });
   const lower = await draw(byId("measure"), data.charts.measure, measure, options);
@@ -50,20 +51,41 @@ function update() {
 
 /** The words and the table beside the charts. */
 function tell() {
-  const all = runsShown(), gone = all.filter((row) => row.gone).length;
+  const all = runsShown(), inside = ofRates(all), gone = inside.filter((row) => row.gone).length;
   const best = new Map();
   for (const cell of cellsShown()) {
     if (cell.loss !== null && !(best.get(cell.series)?.loss <= cell.loss)) best.set(cell.series, cell);
   }
   const lowest = [...best.values()].sort((a, b) => a.loss - b.loss);
   const more = lowest.length > 6 ? `; and ${lowest.length - 6} more` : "";
-  byId("reading").textContent = `${all.length} runs, ${gone} diverged. Lowest mean of ${data.loss}: ` +
+  answer();
+  byId("reading").textContent = `${filtered(inside)}: ${counted(inside.length, "run")}, ${gone} diverged. Lowest mean of ${data.loss}: ` +
     (lowest.slice(0, 6).map(({ of, tip }) => `${of} ${tip}`).join("; ") || "none") + more;
-  const undrawn = ofRates(all).filter((row) => row.gone || !(row.q > 0)).length;
-  const choice = "Drag over the chart to choose a range.";
-  byId("undrawn").textContent = `${choice}${!undrawn ? "" :
-    ` ${undrawn} runs diverged, and are at the top edge, or have no value above 0, and are not drawn.`}`;
-  tabulate(ofRates(all).filter((row) => !state.measure || within(row.q, state.measure)));
+  const lacking = inside.filter((row) => !(row.q > 0)).length, top = inside.filter((row) => row.gone && row.q > 0).length;
+  byId("undrawn").textContent = [[top, "diverged: strokes at the top edge"], [lacking, "not drawn: no value above 0 of this quantity"]]
+    .filter(([count]) => count).map(([count, what]) => `${counted(count, "run")} ${what}.`).join(" ");
+  tabulate(inside.filter((row) => !state.measure || within(row.q, state.measure)));
+}
+
+/** The answer about the runs that are shown; where there is none, the first one, and that it is about others. */
+function answer() {
+  const place = [...document.querySelectorAll(".answer")].find((each) => each.dataset.of === data.name);
+  if (!data.answers.length) return;
+  const fits = (codes) => Object.entries(codes).every(([field, code]) => [null, code].includes(state.axes[field]));
+  const found = data.answers.find(({ about, way }) => fits(about) && fits(way)) ?? data.answers.find(({ about }) => fits(about));
+  const { text, about, way } = found ?? data.answers[0];
+  const words = (fits(about) && fits(way) ? "" : "For other runs than those shown: ") + text;
+  if (place.textContent !== words) place.textContent = words;
+}
+
+/** In words what the filters leave, and the rates of these runs. */
+function filtered(rows) {
+  const value = (field, code) => (code === null ? "all" : typed(data.runs.config[field].values[code]));
+  const chosen = [["seed", state.seed], ["status", state.status]].filter(([, code]) => code !== null);
+  const several = [...Object.entries(state.axes).filter(([field]) => data.runs.config[field].values.length > 1), ...chosen]
+    .map(([field, code]) => `${field}=${value(field, code)}`);
+  const rates = [...new Set(rows.map(({ lr }) => lr))].sort((a, b) => a - b), range = [...new Set([rates[0], rates.at(-1)])];
+  return [...several, rates.length ? `${rates.length > 1 ? "rates" : "rate"} ${range.map(said).join(" to ")}` : "no rate"].join(", ");
 }
 
 function tabulate(rows) {
@@ -80,7 +102,7 @@ function tabulate(rows) {
   byId("more").hidden = found.length <= state.shown;
 }
 
-/** Chooses a run, or none. `move`: whether the keyboard goes there, too. */
+/** Chooses a run, or none. `move`: whether the page goes there ("scroll"), or the keyboard, too ("focus"). */
 function choose(i, move) {
   state.chosen = i;
   if (i !== null && !runsShown().some((row) => row.i === i)) showAround(i);
@@ -88,8 +110,8 @@ function choose(i, move) {
   history.replaceState(null, "", `#experiment=${encodeURIComponent(data.name)}${run}`);
   update();
   showRun();
-  if (move === true) byId("run").focus();
-  else if (i !== null) byId("details").scrollIntoView({ block: "nearest" });
+  if (move === "focus") byId("run").focus();
+  else if (move && i !== null) byId("details").scrollIntoView({ block: "nearest" });
 }
 
 /** Filters that leave a run. */
@@ -103,10 +125,12 @@ function showAround(i) {
 async function showRun() {
   const { chosen: i } = state, row = data.rows[i];
   byId("details").hidden = i === null;
-  byId("chosen").textContent = "Click a run in a chart, or its name in the table of runs.";
+  byId("chosen").textContent = "No run is chosen.";
   if (i === null) return;
   const end = row.gone ? "diverged" : `${data.loss} ${said(row.loss)}`;
   byId("chosen").textContent = `Run ${row.id}: ${row.init}, rate ${said(row.lr)}, seed ${said(setting(data, "seed", i))}; ${end}.`;
+  const rows = data.curves.rows[i];
+  if (rows < FEW) byId("chosen").textContent += ` ${counted(rows, "logged step")} ${rows === 1 ? "is" : "are"} kept of this run.`;
   const results = Object.entries(data.runs.numbers).filter(([name]) => name !== LOSS).map(([name, values]) => [name, values[i]]);
   const settings = Object.keys({ ...data.runs.config, ...data.shared }).sort().map((name) => [name, setting(data, name, i)]);
   listTerms(byId("configuration"), [["run", row.id], ...results, ...settings, ...originOf(i)]);
@@ -137,14 +161,20 @@ function describeAll() {
 
 function wanted() {
   const asked = new URLSearchParams(location.hash.slice(1));
+  return asked.has("experiment") ? [asked.get("experiment"), asked.get("run")] : null;
+}
+
+/** Shows what is asked for, or says that it is not there. */
+async function visit([name, run]) {
   const names = [...byId("experiment").options].map(({ value }) => value);
-  return asked.has("experiment") ? [names.includes(asked.get("experiment")) ? asked.get("experiment") : names[0], asked.get("run")] : null;
+  await open(names.includes(name) ? name : names[0], names.includes(name) ? run : null);
+  if (!names.includes(name)) byId("chosen").textContent = `There is no experiment ${name} in this page.`;
 }
 
 byId("experiment").addEventListener("change", (event) => open(event.target.value));
 byId("search").addEventListener("input", (event) => ((state.text = event.target.value), tell()));
-byId("more").addEventListener("click", () => ((state.shown *= 4), tell()));
-byId("unchoose").addEventListener("click", () => choose(null, true));
+byId("more").addEventListener("click", showMore);
+byId("unchoose").addEventListener("click", () => choose(null, "focus"));
 byId("quantity").addEventListener("change", (event) => ((state.quantity = event.target.value), (state.measure = null), drawAll()));
 byId("clear").addEventListener("click", () => {
   Object.assign(state, { from: null, to: null, measure: null, seed: null, status: null, text: "" });
@@ -152,7 +182,33 @@ byId("clear").addEventListener("click", () => {
   buildFilters();
   drawAll();
 });
-window.addEventListener("hashchange", () => wanted() && open(...wanted()));
+window.addEventListener("hashchange", () => {
+  const asked = wanted();
+  if (asked && (asked[0] !== data?.name || asked[1] !== (data.rows[state.chosen]?.id ?? null))) visit(asked);
+});
+for (const link of document.querySelectorAll("a[href^='#']")) link.addEventListener("click", (event) => {
+  event.preventDefault(); // the address keeps the experiment and the run
+  const place = byId(link.hash.slice(1));
+  place.tabIndex = -1;
+  place.focus({ preventScroll: true });
+  place.scrollIntoView();
+});
+let width = innerWidth, resized;
+window.addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = setTimeout(() => {
+    if (!data || innerWidth === width) return; // the bars of a telephone's browser come and go
+    width = innerWidth;
+    drawAll();
+    showRun();
+  }, 200);
+});
+window.addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details:not([open])")) part.dataset.closed = part.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const part of document.querySelectorAll("details[data-closed]")) (part.open = false), delete part.dataset.closed;
+});
 const dark = () => getComputedStyle(document.documentElement).colorScheme === "dark" ||
   (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
 byId("theme").ariaPressed = dark();
@@ -160,4 +216,4 @@ byId("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = dark() ? "light" : "dark";
   byId("theme").ariaPressed = dark();
 });
-open(...(wanted() ?? [byId("experiment").value]));
+visit(wanted() ?? [byId("experiment").value]);

@@ -16,7 +16,7 @@ function columns(data) {
     ...numbers.map(([name, values]) => ({ name: name.replace("summary.", "").replaceAll("_", " "),
       get: (row) => values[row.i], number: true, more: true })),
     ...measured(data).filter(({ ofLoss }) => !ofLoss).map(({ column, name }) => ({ name,
-      get: (row) => last(data, column, row.i), number: true, more: true })),
+      get: (row) => compared(data, column, row.i), number: true, more: true })),
   ];
 }
 
@@ -48,7 +48,7 @@ function body(shown, rows, chosen, choose) {
   const lines = rows.map((row) => {
     const button = element("button", { type: "button", textContent: row.id });
     button.setAttribute("aria-label", `Show run ${row.id}`);
-    button.addEventListener("click", () => choose(row.i, true));
+    button.addEventListener("click", () => choose(row.i, "focus"));
     const cells = shown.slice(1).map(({ get, number, more }) =>
       element("td", { textContent: said(get(row)), className: `${number ? "number" : ""} ${more ? "more" : ""}` }));
     return element("tr", { className: row.i === chosen ? "chosen" : "" }, element("th", { scope: "row" }, button), ...cells);
@@ -60,4 +60,12 @@ function body(shown, rows, chosen, choose) {
 function listTerms(place, pairs) {
   place.replaceChildren(...pairs.flatMap(([term, text]) =>
     [element("dt", { textContent: term }), element("dd", { textContent: said(text) })]));
+}
+
+/** Shows more rows, and takes the keyboard to the first of them where the button goes away. */
+function showMore() {
+  const before = byId("table").tBodies[0].rows.length;
+  state.shown *= 4;
+  tell();
+  if (byId("more").hidden) byId("table").tBodies[0].rows[before].querySelector("button").focus();
 }
