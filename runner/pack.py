@@ -3,12 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from runner.config import ConfigError
-from runner.store import packs
+from runner.store import packing, packs
 from runner.store.outcome import DONE, META, DamagedRun, read_verified
 from runner.store.runs import CLAIMS, Store, claims_there
 
@@ -26,10 +27,10 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        with packing(options.experiment, options.outputs, options.claims) as (folder, store):
+        with claimed(options.experiment, options.outputs, options.claims) as (folder, store):
             if options.undo:
-                count = packs.undo(folder, lambda: check(store, options.experiment))
-                sentence, left_out = f"made directories of {count} runs of {folder}", []
+                count, lost = packing.undo(folder, partial(check, store, options.experiment))
+                sentence, left_out = f"made directories of {count} runs of {folder}", _lost(folder, lost)
             else:
                 sentence, left_out = pack(folder, store)
     except (ConfigError, packs.Damaged) as error:
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 @contextmanager
-def packing(experiment: str, outputs: Path, claims: str | None) -> Iterator[tuple[Path, Store]]:
+def claimed(experiment: str, outputs: Path, claims: str | None) -> Iterator[tuple[Path, Store]]:
     """The experiment's folder, whose pack no other process writes within, and the store. Raises ConfigError."""
     folder = outputs / "runs" / experiment
     if experiment in ("", "..") or Path(experiment).name != experiment or not folder.is_dir():
@@ -52,8 +53,8 @@ def packing(experiment: str, outputs: Path, claims: str | None) -> Iterator[tupl
     with Store(str(outputs), claims or claims_there(outputs)) as store:
         if not store.claims.take(_name(experiment)):
             raise ConfigError(f"EXPERIMENT={experiment!r}: another process is packing it; let it end")
-        packs.sweep(folder)
         try:
+            packing.sweep(folder)
             yield folder, store
         except packs.Damaged:
             raise
@@ -78,12 +79,11 @@ def pack(folder: Path, store: Store) -> tuple[str, list[str]]:
         except DAMAGE as error:
             left_out.append(f"damaged run {run}: {error}")
         else:
-            chosen[run.name] = lambda run=run: verified(run)
+            chosen[run.name] = partial(_again, run)
             continue
         store.claims.give_back(_name(folder.name, run.name))
     if chosen:
-        lost = packs.write(folder, chosen, lambda: check(store, folder.name, *chosen))
-        left_out += [f"{folder / run}, which is damaged in the pack: the same commands train it again" for run in lost]
+        left_out += _lost(folder, packing.write(folder, chosen, partial(check, store, folder.name)))
     return f"packed {len(chosen)} runs into {folder / packs.NAME}", left_out
 
 
@@ -102,12 +102,22 @@ def verified(run: Path) -> dict[str, bytes]:
     return {META: data} | read_verified(files, meta, meta["sha256"])
 
 
+def _again(run: Path) -> dict[str, bytes]:
+    """The same, of a run that was right a moment before. Raises ConfigError."""
+    try:
+        return verified(run)
+    except DAMAGE as error:
+        raise ConfigError(f"{run}: changed meanwhile ({error}); try again") from error
+
+
+def _lost(folder: Path, runs: Sequence[str]) -> list[str]:
+    return [f"{folder / run}, which is damaged in the pack: the same commands train it again" for run in runs]
+
+
 def check(store: Store, experiment: str, *runs: str) -> None:
     """Raises ConfigError unless the pack, and these runs, are still ours to write: others may have taken over meanwhile."""
     if not all(store.claims.take(name) for name in (_name(experiment), *(_name(experiment, run) for run in runs))):
-        raise ConfigError(
-            f"EXPERIMENT={experiment!r}: outputs did not answer for a while, and others may go on; try again"
-        )
+        raise ConfigError(f"EXPERIMENT={experiment!r}: another process is at it, or took over from this one; try again")
 
 
 def _status(run: Path) -> str | None:

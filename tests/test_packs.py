@@ -1,6 +1,7 @@
 """Packs: what is in one file is resumed, analysed, exported and reported as if its directories were there."""
 
 import errno
+import io
 import os
 import shutil
 import zipfile
@@ -13,7 +14,7 @@ from test_store import OUTCOME, PowerCut
 
 import analysis
 from runner import export, pack, push, status
-from runner.store import packs
+from runner.store import packing, packs
 from runner.store.outcome import DamagedRun, Outcome
 from runner.store.runs import Store
 from runner.sweeps.cli import main as runner_main
@@ -40,7 +41,7 @@ def packed(capsys, outputs: Path, code: int = 0) -> str:
 
 
 def pack_alone(folder: Path, *runs: Path) -> None:
-    packs.write(folder, {run.name: lambda run=run: pack.verified(run) for run in runs}, lambda: None)
+    packing.write(folder, {run.name: lambda run=run: pack.verified(run) for run in runs}, lambda *_: None)
 
 
 def test_a_pack_is_one_file_with_what_was_there(swept, outputs, capsys, tmp_path):
@@ -233,6 +234,80 @@ def test_a_pack_is_undone(swept, outputs, capsys, cli):
     assert code == 0 and "1 finished" in out and files(swept).keys() == before.keys()
 
 
+def test_a_pack_of_somebody_else_writes_nothing_elsewhere(swept, outputs, capsys):
+    packed(capsys, outputs)
+    for name in (
+        "0123456789abcdef/../../../slip",
+        "0123456789abcdef//tmp/slip",
+        "../slip/config.yaml",
+        ".hidden/config.yaml",
+    ):
+        with zipfile.ZipFile(swept / "bad", "w") as file:
+            file.writestr(name, b"x")
+        (swept / "bad").rename(swept / packs.NAME)
+        assert pack.main(["scratch", "--outputs", str(outputs), "--undo"]) == 2
+        assert "which is no file of a run; do not use it" in capsys.readouterr().err
+    assert not [path for path in outputs.parent.rglob("*slip*")]
+
+
+def test_what_is_damaged_in_a_pack_does_not_keep_the_rest_in_it(swept, outputs, capsys):
+    packed(capsys, outputs)
+    with zipfile.ZipFile(swept / packs.NAME) as file:
+        [info, *_] = [each for each in file.infolist() if each.filename.endswith("steps.parquet")]
+    data = bytearray((swept / packs.NAME).read_bytes())
+    data[info.header_offset + 200] ^= 1
+    (swept / packs.NAME).write_bytes(data)
+    assert pack.main(["scratch", "--outputs", str(outputs), "--undo"]) == 1
+    told = capsys.readouterr()
+    assert "made directories of 3 runs" in told.out and info.filename.partition("/")[0] in told.err
+    assert len(list(swept.iterdir())) == 3
+
+
+def test_a_pack_is_not_undone_under_a_sweep(swept, outputs, capsys, monkeypatch):
+    packed(capsys, outputs)
+    monkeypatch.setattr("runner.store.claims.Locks.take", lambda self, run: run.endswith(packs.NAME))
+    assert pack.main(["scratch", "--outputs", str(outputs), "--undo"]) == 2
+    assert "another process is at it" in capsys.readouterr().err
+    assert [path.name for path in swept.iterdir()] == [packs.NAME]
+
+
+@pytest.mark.parametrize("where", ["read", "seek"])
+def test_a_disk_that_fails_while_an_index_is_read_is_no_damage(swept, outputs, capsys, monkeypatch, where):
+    """Which zipfile takes for a file of another kind."""
+    packed(capsys, outputs)
+    packs._packs.clear()
+
+    class Failing(io.BufferedReader):
+        pass
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    setattr(Failing, where, fails)
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Failing(io.FileIO(path)))
+    with pytest.raises(packs.Unreadable, match="cannot be opened"):
+        packs.open_pack(swept)
+    assert packs.hides(swept / "0123456789abcdef")
+
+
+def test_a_pack_that_cannot_be_opened_for_a_moment_is_waited_for(swept, outputs, capsys, cli, monkeypatch):
+    """Within a sweep, whose runs may be in it; nothing is trained twice."""
+    packed(capsys, outputs)
+    opened, failures = packs.open_pack, [errno.EIO] * 3
+
+    def moody(folder: Path):
+        if failures and planned:
+            raise packs.Unreadable(failures.pop(), "cannot be opened", str(folder))
+        return opened(folder)
+
+    planned: list[int] = []
+    take = pack.Store.claim
+    monkeypatch.setattr(pack.Store, "claim", lambda self, config: planned.append(1) or take(self, config))
+    monkeypatch.setattr(packs, "open_pack", moody)
+    code, out, _ = cli("-m", *TINY, "seed=0,1,2", "optimizer.lr=1e-3,1e-2", "log.layers=true")
+    assert code == 0 and "2 finished" in out and "4 skipped" in out and not failures
+
+
 def test_who_has_stood_still_does_not_write_a_pack(swept, outputs, capsys, monkeypatch):
     """Others may have written it meanwhile, and removed the directories that are in it."""
     before = files(swept)
@@ -241,7 +316,7 @@ def test_who_has_stood_still_does_not_write_a_pack(swept, outputs, capsys, monke
         monkeypatch.setattr("runner.store.claims.Locks.take", lambda self, run: False)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert "others may go on; try again" in packed(capsys, outputs, 2)
+    assert "or took over from this one; try again" in packed(capsys, outputs, 2)
     assert files(swept) == before and not list(swept.glob(".pack*")) and not (swept / packs.NAME).exists()
 
 
@@ -254,11 +329,11 @@ def test_two_who_write_a_pack_do_not_write_into_one_file(swept):
         pack_alone(swept, second)
         return contents
 
-    def refused() -> None:
+    def refused(*_: str) -> None:
         raise PowerCut
 
     with pytest.raises((PowerCut, FileNotFoundError)):  # the second may have cleared away what the first wrote
-        packs.write(swept, {first.name: meanwhile}, refused)
+        packing.write(swept, {first.name: meanwhile}, refused)
     assert packs.files(second).read("meta.json") == before[f"{second.name}/meta.json"]
     assert len(packs.runs_of(swept)) == 4 and not second.exists()
 

@@ -33,6 +33,7 @@ CANNOT = {
     errno.ENOSYS,
     errno.EOPNOTSUPP,
     errno.EINVAL,
+    errno.EISDIR,
 }
 
 

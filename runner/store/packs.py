@@ -6,13 +6,11 @@ did, so that any unzip brings them back. A directory that is there, too, comes f
 
 import errno
 import os
-import secrets
-import shutil
+import re
 import weakref
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -20,12 +18,10 @@ from runner.store.files import check_size, read_file
 
 META = "meta.json"
 NAME = "packed.zip"
-NEW = ".packing-"  # begins the name of a pack that is not complete
-PACKED = ".packed-"  # begins the name of a directory that is in the pack already
 PIECE = 2**20  # bytes
 MOST_OPEN = 4  # packs at a time
+PLAIN = re.compile(r"[^./\\][^/\\]*")  # names that lead nowhere else
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError)
-SMALL = (".yaml", ".json")  # and compressed; tables and weights hold what hardly compresses
 
 
 class Damaged(OSError):
@@ -84,7 +80,7 @@ def find(run: Path) -> Files | None:
     """The files of a run, wherever they are; None where there are none. Raises Damaged where the pack is."""
     if run.exists():
         return _Folder(run)
-    pack = _pack(run.parent)
+    pack = open_pack(run.parent)
     return _Packed(pack, run.name) if pack and run.name in pack.files else None
 
 
@@ -96,7 +92,7 @@ def files(run: Path) -> Files:
 def hides(run: Path) -> bool:
     """Whether a directory of this run would hide what is packed, or may be."""
     try:
-        return (pack := _pack(run.parent)) is not None and run.name in pack.files
+        return (pack := open_pack(run.parent)) is not None and run.name in pack.files
     except Damaged:
         return True
 
@@ -106,73 +102,14 @@ def runs_of(folder: Path) -> list[Path]:
     runs = {
         path.parent.name for path in folder.glob(f"[!.]*/{META}")
     }  # before the pack, into which they may go meanwhile
-    pack = _pack(folder)
+    pack = open_pack(folder)
     return [folder / run for run in sorted(runs | set(pack.files if pack else ())) if files(folder / run).has(META)]
 
 
 def packed(folder: Path) -> list[Path]:
     """The runs in an experiment's pack that have no directory. Raises Damaged where the pack is."""
-    pack = _pack(folder)
+    pack = open_pack(folder)
     return [folder / run for run in sorted(pack.files) if not (folder / run).exists()] if pack else []
-
-
-def write(folder: Path, runs: Mapping[str, Callable[[], Mapping[str, bytes]]], check: Callable[[], None]) -> list[str]:
-    """Put the files of these runs, which are directories, into the experiment's pack, beside what is there, and remove the
-    directories; returns which runs of the old pack were left out, because they are damaged.
-
-    Raises OSError, and what `check` raises if this process may no longer do it; then the directories stay.
-    """
-    before, new = _pack(folder), folder / f"{NEW}{secrets.token_hex(4)}"
-    left_out = []
-    try:
-        with zipfile.ZipFile(new, "x") as file:
-            for run in sorted({*(before.files if before else ()), *runs}):
-                try:
-                    contents = runs[run]() if run in runs else before.run(run)
-                except Damaged:
-                    left_out.append(run)
-                    continue
-                for name, data in sorted(contents.items()):
-                    kind = zipfile.ZIP_DEFLATED if name.endswith(SMALL) else zipfile.ZIP_STORED
-                    file.writestr(zipfile.ZipInfo(f"{run}/{name}"), data, kind)
-        with new.open("rb") as written:
-            os.fsync(written.fileno())  # before what it stands for goes
-        with zipfile.ZipFile(new) as file:
-            if broken := file.testzip():
-                raise OSError(errno.EIO, f"{broken} was not written as it is", str(new))
-        check()
-        new.rename(folder / NAME)
-    finally:
-        new.unlink(missing_ok=True)
-    check()
-    for run in runs:
-        (folder / run).rename(folder / f"{PACKED}{run}")  # at once: half of a directory would hide what is packed
-    sweep(folder)
-    return left_out
-
-
-def undo(folder: Path, check: Callable[[], None]) -> int:
-    """Make directories of what is packed, but for runs that have one, and remove the pack; how many. Raises OSError, and what
-    `check` raises; then the pack stays."""
-    pack, runs = _pack(folder), packed(folder)
-    for run in runs:
-        shutil.rmtree(new := folder / f".{run.name}-new", ignore_errors=True)
-        new.mkdir()
-        for name, data in pack.run(run.name).items():
-            (new / name).write_bytes(data)
-        check()
-        new.rename(run)
-    check()
-    (folder / NAME).unlink(missing_ok=True)
-    return len(runs)
-
-
-def sweep(folder: Path) -> None:
-    """Remove directories that are in the pack, and what a process that was killed at it left. The caller may write the pack."""
-    for path in folder.glob(f"{PACKED}*"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(f"{NEW}*"):
-        path.unlink(missing_ok=True)
 
 
 class _Pack:
@@ -184,11 +121,21 @@ class _Pack:
         self.files: dict[str, dict[str, zipfile.ZipInfo]] = {}
         try:
             self.zip = zipfile.ZipFile(file)
+        except OSError as error:
+            raise _unreadable(path, error) from error
         except ZIP_ERRORS as error:
+            if isinstance(error.__context__, OSError):  # of which zipfile says that it is no zip file
+                raise _unreadable(path, error.__context__) from error
             reason = f"is damaged ({error}); delete it, and the same commands train its runs again"
             raise Damaged(errno.EIO, reason, str(path)) from error
         for info in self.zip.infolist():
             run, _, name = info.filename.partition("/")
+            if info.is_dir():  # as other programs write them
+                continue
+            if not (PLAIN.fullmatch(run) and PLAIN.fullmatch(name)):
+                raise Damaged(
+                    errno.EIO, f"holds {info.filename!r}, which is no file of a run; do not use it", str(path)
+                )
             self.files.setdefault(run, {})[name] = info
 
     def read(self, run: str, name: str) -> bytes:
@@ -205,10 +152,14 @@ class _Pack:
         return {name: self.read(run, name) for name in self.files[run]}
 
 
+def _unreadable(path: Path, error: OSError) -> Unreadable:
+    return Unreadable(error.errno, f"cannot be opened ({error.strerror})", str(path))
+
+
 _packs: OrderedDict[Path, tuple[tuple[int, ...], _Pack]] = OrderedDict()
 
 
-def _pack(folder: Path) -> _Pack | None:
+def open_pack(folder: Path) -> _Pack | None:
     """The experiment's, as it is now; None where there is none. Raises Damaged.
 
     It is opened each time, for NFS says then alone what another machine has made of it, and its index read where it is new.
@@ -220,7 +171,7 @@ def _pack(folder: Path) -> _Pack | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise Unreadable(error.errno, f"cannot be opened ({error.strerror})", str(path)) from error
+        raise _unreadable(path, error) from error
     status = os.fstat(file.fileno())
     # Each process reads its own: of a file that is open in two, one moves the other's position.
     version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, os.getpid())

@@ -105,8 +105,8 @@ class Store:
     def summary(self, config: Config) -> dict[str, Any] | None:
         """The summary of a finished or diverged run, with its status; None where there is none yet.
 
-        Raises DamagedRun where the directory exists but a file is missing or differs from its recorded checksum, ConfigError
-        where a pack cannot be opened.
+        Raises DamagedRun where the directory exists but a file is missing or differs from its recorded checksum,
+        packs.Unreadable where a pack cannot be opened.
         """
         path = self.path(config)
         try:
@@ -123,8 +123,8 @@ class Store:
             if WEIGHTS in meta["sha256"] and not files.has(WEIGHTS):  # large: runner.export reads it
                 raise DamagedRun(f"{path}: {WEIGHTS} is missing")
             return {"status": meta["status"], **json.loads(contents[SUMMARY])}
-        except packs.Unreadable as error:  # which is no reason to train all that it holds
-            raise ConfigError(f"outputs={self.runs.parent}: {error}; mend that, or move it away") from error
+        except packs.Unreadable:  # which is no reason to train all that it holds
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRun(f"{path}: {type(error).__name__}: {error}") from error
 
@@ -144,7 +144,7 @@ class Store:
         """Whether there is a result of the run that can be trusted."""
         try:
             return self.summary(config) is not None
-        except DamagedRun:
+        except (DamagedRun, packs.Unreadable):
             return False
 
     def columns(self, config: Config) -> set[str]:
@@ -152,11 +152,11 @@ class Store:
         return set(pq.read_schema(io.BytesIO(packs.files(self.path(config)).read(STEPS))).names)
 
     def has_files(self, config: Config) -> bool:
-        """Whether all files are there that a finished or diverged run has, whatever they hold."""
+        """Whether all files are there that a finished or diverged run has, whatever they hold; also where it cannot be told."""
         try:
             return all(map(packs.files(self.path(config)).has, FILES))
-        except OSError:
-            return False
+        except OSError as error:
+            return not isinstance(error, packs.Damaged) or isinstance(error, packs.Unreadable)
 
     def write(self, config: Config, outcome: Outcome, context: dict[str, Any]) -> Path:
         """Write a run's directory, replacing what was there; `context` joins meta.json. Returns the directory.

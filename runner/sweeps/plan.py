@@ -7,10 +7,11 @@ from typing import Any
 import psutil
 import torch
 
-from runner.config import Config
+from runner.config import Config, ConfigError
 from runner.config.identity import run_id
 from runner.config.registry import ADAPTERS, TASKS
 from runner.config.resources import device_of, resolve_engine
+from runner.store import packs
 from runner.store.outcome import DamagedRun
 from runner.store.runs import Store
 from runner.tasks.toy import ToyTask
@@ -46,6 +47,8 @@ def plan(configs: Sequence[Config], store: Store) -> Plan:
         except DamagedRun as error:
             damaged.append(str(error))
             summary = None
+        except packs.Unreadable as error:
+            raise unreadable(config, error) from error
         if summary is None:
             todo.append(config)
         else:
@@ -54,8 +57,12 @@ def plan(configs: Sequence[Config], store: Store) -> Plan:
     return Plan(finished, arrange(todo), damaged)
 
 
+def unreadable(config: Config, error: packs.Unreadable) -> ConfigError:
+    return ConfigError(f"outputs={config.outputs}: {error}; mend that, or move it away")
+
+
 def done(config: Config, store: Store) -> dict[str, Any] | None:
-    """The stored summary of a run that needs no training; None for others. Raises DamagedRun.
+    """The stored summary of a run that needs no training; None for others. Raises DamagedRun and packs.Unreadable.
 
     With `retrain=missing` a run needs training, too, if it lacks a column that is measured now.
     """

@@ -11,12 +11,14 @@ from runner.config.identity import as_dict
 from runner.config.registry import EXECUTORS, TASKS
 from runner.core.machine import interruptions_ignored, interruptions_wait
 from runner.core.messages import listening, say
+from runner.store import packs
+from runner.store.claims import CANNOT
 from runner.store.outcome import DONE, FAILED, INTERRUPTED, DamagedRun, Outcome
 from runner.store.runs import Store
 from runner.store.trackers import Tracker
 from runner.sweeps.attempts import Attempts
 from runner.sweeps.executors.base import StackResult, run_context
-from runner.sweeps.plan import Plan, arrange, cost, done
+from runner.sweeps.plan import Plan, arrange, cost, done, unreadable
 from runner.sweeps.progress import Progress
 from runner.sweeps.results import SKIPPED, Results
 from runner.training.checkpoint import Checkpoint, leaves
@@ -106,7 +108,17 @@ class Sweep:
                 # Where runs are stored where they train, that may be by a job of an earlier command, which is waited for.
                 (ours if self.executor.stores else self.elsewhere).append(config)
                 continue
-            if summary := self._summary(config):
+            try:
+                summary = done(config, self.store)
+            except DamagedRun:
+                summary = None
+            except packs.Unreadable as error:
+                if error.errno in CANNOT:
+                    raise unreadable(config, error) from error
+                self.store.release(config)  # a break in the network, it may be
+                self.elsewhere.append(config)
+                continue
+            if summary:
                 self.results.add(config, SKIPPED, summary)
             else:
                 ours.append(config)
@@ -197,7 +209,7 @@ class Sweep:
 
     def _check_stored(self) -> None:
         """What was there and is no longer, because somebody removed the folder meanwhile, is not reported as done."""
-        for row in self.results.rows:
+        for row in [] if self.store.claims.lost else self.results.rows:
             if row["status"] in (*DONE, SKIPPED) and not self.store.has_files(row["config"]):
                 folder = self.store.path(row["config"]).parent
                 error = f"{folder}: runs were removed while the sweep went on; the same command trains them again"
@@ -206,7 +218,7 @@ class Sweep:
     def _summary(self, config: Config) -> dict[str, Any] | None:
         try:
             return done(config, self.store)
-        except DamagedRun:
+        except (DamagedRun, packs.Unreadable):
             return None
 
     def _mark_interrupted(self, configs: list[Config]) -> None:

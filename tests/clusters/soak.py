@@ -159,7 +159,9 @@ class Round:
         for _ in range(3):  # the command that is there may have lost a worker three times, or have had no room
             if self.command is None or self.command.poll() is not None:
                 self.begin()
-            assert self.command.wait(PATIENCE) in (0, 1, 2, 130, -9, -15), self.said()
+            assert self.command.wait(PATIENCE) in (0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM), (
+                self.said()
+            )
             if self.command.returncode == 0:
                 break
         assert self.command.returncode == 0, self.said()
