@@ -1,5 +1,6 @@
 """What is said on stderr while runs train: lines in a log, a bar in a terminal."""
 
+import os
 import re
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def test_kernels_that_are_compiled_are_announced(tmp_path):
 def test_a_log_that_nobody_reads_costs_no_run(tmp_path):
     """The reader of stderr is gone, or its disk is full: training goes on."""
     command = [sys.executable, "-m", "runner", "-m", *TINY, "steps=3", "seed=0,1", f"outputs={tmp_path}"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, env=buffered)
     assert done.returncode == 0 and "2 finished" in done.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from analysis import figures, report
 from analysis.advice import text
@@ -166,8 +167,18 @@ def _gathered(name: str, frame: pd.DataFrame, tables: Tables) -> dict[str, pd.Da
 
 def pictures(outputs: Path, folder: Path, names: list[str]) -> dict[Path, list[str]]:
     """Every drawn figure with the experiments that it shows: those in a folder of their own, or those that are made of them."""
-    if own := sorted(folder.glob("*.png")) if folder != outputs / "figures" else []:
+    if own := [*filter(_is_whole, sorted(folder.glob("*.png")))] if folder != outputs / "figures" else []:
         return {picture: names for picture in own}
     drawn = {outputs / "figures" / f"{figure}.png": figures.sources(figure) for figure in figures.NAMES}
     shown = {picture: [name for name in names if {name, name + LAYERS} & set(of)] for picture, of in drawn.items()}
-    return {picture: of for picture, of in shown.items() if of and picture.exists()}
+    return {picture: of for picture, of in shown.items() if of and _is_whole(picture)}
+
+
+def _is_whole(picture: Path) -> bool:
+    """Whether there is a picture which can be read; one that cannot is as if it were not drawn."""
+    try:
+        with Image.open(picture) as image:
+            image.verify()
+        return True
+    except (OSError, SyntaxError):
+        return False

@@ -1,5 +1,6 @@
 """The streams of a command: what it says can be written, whatever encoding a terminal has and whichever streams are closed."""
 
+import atexit
 import os
 import sys
 
@@ -11,7 +12,9 @@ def prepare() -> None:
 
     What an encoding lacks is written as an escape. A closed stream (`2>&-`) becomes one to nowhere, and its number is taken, so
     that no file that is opened later gets it, in which libraries would then write their messages; nor in a process started here.
+    Messages that nobody reads, or for which a disk has no room, do not make a command fail at its end.
     """
+    atexit.register(_let_go)
     for number in range(len(NAMES)):
         if not _is_open(number):
             os.set_inheritable(
@@ -24,6 +27,14 @@ def prepare() -> None:
             setattr(sys, name, stream)
         if number:
             stream.reconfigure(errors="backslashreplace")
+
+
+def _let_go() -> None:
+    """Of what is still to be written to stderr where that cannot be: else Python ends with exit code 120."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _is_open(number: int) -> bool:
