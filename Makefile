@@ -75,7 +75,7 @@ $(CLUSTERS): $(SETUP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray,slurm]'
 	@touch $@
 
-test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm, a real Ray and machines that share a folder, started here, with jobs and machines killed (about 7 minutes)
+test-clusters: $(CLUSTERS)  ## sweeps on a real Slurm, a real Ray and machines that share a folder, started here, with jobs and machines killed (about 10 minutes)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 		command -v slurmctld > /dev/null && command -v munged > /dev/null && command -v glusterfsd > /dev/null && command -v sshfs > /dev/null \
 			|| { apt-get update -q && apt-get install -q -y $(CLUSTER_PACKAGES); }; \

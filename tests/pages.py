@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -25,3 +26,13 @@ def contents(page: str) -> dict[str, dict]:
     """Experiment -> data, of a page's text."""
     found = re.findall(r'<script type="text/plain" class="data" data-name="([^"]*)">([\w+/=]*)</script>', page)
     return {name: json.loads(gzip.decompress(base64.b64decode(text))) for name, text in found}
+
+
+def until(page, holds: str, argument: object = None) -> None:
+    """Wait until it holds in the browser. Raises TimeoutError. (What Playwright waits with is evaluated in the page, whose policy
+    forbids that.)"""
+    end = time.monotonic() + 30
+    while not page.evaluate(holds, argument):
+        if time.monotonic() > end:
+            raise TimeoutError(f"30 s and not yet: {holds}")
+        page.wait_for_timeout(50)

@@ -32,7 +32,7 @@ PROBLEMS = """() => {
 
 def test_every_part_has_a_name_for_those_who_do_not_see_it(opened, report):
     page = opened(f"#experiment={pages.EXPERIMENT}&run={report[1]['run_id'].iloc[0]}")
-    page.wait_for_function("document.querySelectorAll('#curves figcaption').length > 3")
+    pages.until(page, "document.querySelectorAll('#curves figcaption').length > 3")
     assert page.evaluate(PROBLEMS) == []
     page.evaluate("document.body.append(document.createElement('button'), document.createElement('h4'))")
     assert [problem.split(":")[0] for problem in page.evaluate(PROBLEMS)] == ["no name", "skips a level"]

@@ -46,9 +46,9 @@ def number(text: str) -> float:
 def is_shown(page, run: str, frame) -> None:
     """That the page says of this run what the table has: its results, configuration, and the end of every curve."""
     row, rows = table_of(frame).loc[run], frame[frame["run_id"] == run]
-    page.wait_for_function("run => document.querySelector('#configuration dd')?.textContent === run", arg=run)
-    page.wait_for_function("document.querySelectorAll('#curves figcaption').length > 3")
-    page.wait_for_function("[...document.querySelectorAll('#curves figcaption')].every(each => each.textContent)")
+    pages.until(page, "run => document.querySelector('#configuration dd')?.textContent === run", run)
+    pages.until(page, "document.querySelectorAll('#curves figcaption').length > 3")
+    pages.until(page, "[...document.querySelectorAll('#curves figcaption')].every(each => each.textContent)")
     words = page.inner_text("#chosen")
     assert run in words and row["init.name"] in words
     sentence, few = re.fullmatch(r"(.*?)\.( \d+ logged steps are kept of this run\.)?", words).groups()
@@ -101,7 +101,7 @@ def test_text_cannot_become_code(browser, report):
         page.evaluate(
             "setTimeout(() => { try { new Function('')(); hit = 'ran' } catch (e) { hit = e.name } }); hit = null"
         )
-        page.wait_for_function("window.hit")
+        pages.until(page, "window.hit")
         assert page.evaluate("hit") == "EvalError"
 
 
@@ -192,7 +192,7 @@ def test_a_brush_over_rates_narrows_the_table_and_a_run_in_it_can_be_clicked(ope
     page = opened()
     before = page.inner_text("#count")
     drag(page, "#rates", 0.3, 0.7)
-    page.wait_for_function("before => document.getElementById('count').textContent !== before", arg=before)
+    pages.until(page, "before => document.getElementById('count').textContent !== before", before)
     all_rows(page)
     rates = {float(text) for text in column(page, "optimizer.lr")}
     every = set(report[1]["optimizer.lr"])
@@ -212,4 +212,4 @@ def test_a_brush_over_what_was_measured_narrows_the_table(opened):
     page.locator("#measure").scroll_into_view_if_needed()
     before = page.inner_text("#count")
     drag(page, "#measure", 0.1, 0.5)
-    page.wait_for_function("before => document.getElementById('count').textContent !== before", arg=before)
+    pages.until(page, "before => document.getElementById('count').textContent !== before", before)

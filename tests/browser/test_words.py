@@ -27,7 +27,7 @@ def test_the_name_of_the_experiment_is_on_the_page(opened):
 def test_a_link_to_a_section_keeps_experiment_run_and_filters(opened, report):
     run = report[1]["run_id"].iloc[0]
     page = opened(f"#experiment={pages.EXPERIMENT}&run={run}")
-    page.wait_for_function("document.querySelectorAll('#curves figcaption').length > 3")
+    pages.until(page, "document.querySelectorAll('#curves figcaption').length > 3")
     page.select_option("select[name=status]", label="finished")
     before = page.url
     page.click("nav a[href='#claims']")
@@ -47,7 +47,7 @@ def test_a_link_to_a_section_keeps_experiment_run_and_filters(opened, report):
 )
 def test_a_link_to_nothing_says_so(opened, fragment, says):
     page = opened(fragment)
-    page.wait_for_function("says => document.getElementById('chosen').textContent === says", arg=says)
+    pages.until(page, "says => document.getElementById('chosen').textContent === says", says)
 
 
 def test_rates_are_put_in_order_and_what_is_read_is_of_them(opened):
@@ -67,7 +67,7 @@ def test_a_click_leaves_the_chart_where_it_is_and_takes_its_tooltip_away(opened)
     page.wait_for_selector("#vg-tooltip-element.visible")
     before = page.evaluate("scrollY")
     page.mouse.click(x, y)
-    page.wait_for_function("document.querySelectorAll('#curves figcaption').length > 3")
+    pages.until(page, "document.querySelectorAll('#curves figcaption').length > 3")
     assert page.evaluate("scrollY") == before and page.locator("#vg-tooltip-element.visible").count() == 0
 
 
@@ -153,12 +153,12 @@ def test_another_experiment_begins_without_the_words_that_were_searched(opened, 
     page.fill("#search", "gaussian_A")
     few = page.locator("#table tbody tr").count()
     page.select_option("#experiment", "two")
-    page.wait_for_function("few => document.querySelectorAll('#table tbody tr').length > few", arg=few)
+    pages.until(page, "few => document.querySelectorAll('#table tbody tr').length > few", few)
     assert page.input_value("#search") == ""
 
 
 def test_a_narrower_window_draws_the_charts_anew(opened):
     page = opened()
     page.set_viewport_size({"width": 700, "height": 900})
-    page.wait_for_function("document.querySelector('#rates svg').getBoundingClientRect().width < 700")
-    assert page.evaluate("document.querySelector('#rates svg').getBoundingClientRect().right") <= 700
+    right = "document.querySelector('#rates svg')?.getBoundingClientRect().right"
+    pages.until(page, f"{right} <= 700")
