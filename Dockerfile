@@ -3,11 +3,11 @@
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates g++ git make python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home researcher
+RUN useradd --create-home researcher && install -d -o researcher /lora
 USER researcher
-WORKDIR /home/researcher/lora
+WORKDIR /lora
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY --chown=researcher . .
 RUN PIP_EXTRA_INDEX_URL=$TORCH_INDEX PIP_NO_CACHE_DIR=1 make setup
-ENV PATH=/home/researcher/lora/.venv/bin:$PATH
+ENV PATH=/lora/.venv/bin:$PATH
 CMD ["make", "test"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import figures, files, gallery, report, style
+from analysis import options as shared
 from analysis.advice import command as advice
 from analysis.console import Console
 from analysis.grid import NotShown
@@ -21,8 +22,7 @@ from analysis.tables.load import DamagedRun
 from analysis.tables.records import LAYERS, DamagedRecord, MissingRecords
 from analysis.tables.settings import LeftOut
 from analysis.tables.tables import Tables
-from analysis.tables.where import Condition, NoSuchRuns, none_anywhere
-from runner.config.schema import EXPERIMENT
+from analysis.tables.where import NoSuchRuns, none_anywhere
 from runner.core import streams
 
 COMMANDS = {"advise": advice, "report": page}
@@ -150,33 +150,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m analysis", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("figures", nargs="*", metavar="figure", help=f"default: all of {', '.join(figures.NAMES)}")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="root of runs, records and figures")
-    parser.add_argument(
-        "--experiment",
-        help="use this experiment's runs, and draw into a folder of that name; default: all they can fill",
-    )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE[,VALUE]",
-        help="use only runs with this in their configuration, such as adapter.rank=8; may be given again",
-    )
+    shared.add(parser, "use this experiment's runs, and draw into a folder of that name; default: all they can fill")
     parser.add_argument(
         "--publish",
         type=Path,
         metavar="FILE",
         help="also write the claims between the markers of this file, and figures.md, all figures with captions, beside it",
     )
-    options = parser.parse_args(arguments)
+    options = shared.parse(parser, arguments)
     if unknown := [name for name in options.figures if name not in figures.NAMES]:
         parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(figures.NAMES)}")
-    if options.experiment is not None and not EXPERIMENT.accepts(options.experiment):
-        parser.error(f"--experiment {options.experiment!r}: must be {EXPERIMENT.text}; see {options.outputs / 'runs'}")
-    try:
-        options.where = [Condition.parse(argument) for argument in options.where]
-    except ValueError as error:
-        parser.error(f"--where {error}")
     if options.publish and (options.figures or options.experiment or options.where):
         parser.error("--publish is for the claims of all experiments; leave out figures, --experiment and --where")
     if options.publish and not report.has_markers(options.publish):

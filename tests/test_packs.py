@@ -44,6 +44,16 @@ def pack_alone(folder: Path, *runs: Path) -> None:
     packing.write(folder, {run.name: lambda run=run: pack.verified(run) for run in runs}, lambda *_: None)
 
 
+def flip_a_bit(folder: Path) -> str:
+    """Of a packed run's steps; which run that is."""
+    with zipfile.ZipFile(folder / packs.NAME) as file:
+        [info, *_] = [each for each in file.infolist() if each.filename.endswith("steps.parquet")]
+    data = bytearray((folder / packs.NAME).read_bytes())
+    data[info.header_offset + 200] ^= 1
+    (folder / packs.NAME).write_bytes(data)
+    return info.filename.partition("/")[0]
+
+
 def test_a_pack_is_one_file_with_what_was_there(swept, outputs, capsys, tmp_path):
     before = files(swept)
     assert "packed 4 runs" in packed(capsys, outputs)
@@ -170,12 +180,6 @@ def test_a_full_disk_is_told_and_loses_nothing(swept, outputs, capsys, monkeypat
     assert files(swept) == before and not (swept / packs.NAME).exists()
 
 
-def damaged(path: Path, place: float) -> None:
-    data = bytearray(path.read_bytes())
-    data[int(len(data) * place)] ^= 0xFF
-    path.write_bytes(data)
-
-
 def test_damage_to_a_pack_is_told_and_its_runs_are_trained_again(swept, outputs, capsys, cli):
     packed(capsys, outputs)
     whole = (swept / packs.NAME).read_bytes()
@@ -193,22 +197,14 @@ def test_damage_to_a_pack_is_told_and_its_runs_are_trained_again(swept, outputs,
 
 def test_one_bit_of_a_packed_run_costs_that_run(swept, outputs, capsys):
     packed(capsys, outputs)
-    with zipfile.ZipFile(swept / packs.NAME) as file:
-        [info, *_] = [each for each in file.infolist() if each.filename.endswith("steps.parquet")]
-    data = bytearray((swept / packs.NAME).read_bytes())
-    data[info.header_offset + 200] ^= 1
-    (swept / packs.NAME).write_bytes(data)
-    with pytest.warns(analysis.tables.load.DamagedRun, match=info.filename.partition("/")[0]):
+    run = flip_a_bit(swept)
+    with pytest.warns(analysis.tables.load.DamagedRun, match=run):
         assert analysis.load(swept)["run_id"].nunique() == 3
 
 
 def test_a_damaged_run_does_not_keep_others_from_being_packed(swept, outputs, capsys, cli):
     packed(capsys, outputs)
-    with zipfile.ZipFile(swept / packs.NAME) as file:
-        [info, *_] = [each for each in file.infolist() if each.filename.endswith("steps.parquet")]
-    data = bytearray((swept / packs.NAME).read_bytes())
-    data[info.header_offset + 200] ^= 1
-    (swept / packs.NAME).write_bytes(data)
+    flip_a_bit(swept)
     cli("-m", *TINY, "seed=2", "optimizer.lr=1e-3,1e-2", "log.layers=true")
     assert "which is damaged in the pack: the same commands train it again" in packed(capsys, outputs, 1)
     assert len(packs.runs_of(swept)) == 5
@@ -252,14 +248,10 @@ def test_a_pack_of_somebody_else_writes_nothing_elsewhere(swept, outputs, capsys
 
 def test_what_is_damaged_in_a_pack_does_not_keep_the_rest_in_it(swept, outputs, capsys):
     packed(capsys, outputs)
-    with zipfile.ZipFile(swept / packs.NAME) as file:
-        [info, *_] = [each for each in file.infolist() if each.filename.endswith("steps.parquet")]
-    data = bytearray((swept / packs.NAME).read_bytes())
-    data[info.header_offset + 200] ^= 1
-    (swept / packs.NAME).write_bytes(data)
+    run = flip_a_bit(swept)
     assert pack.main(["scratch", "--outputs", str(outputs), "--undo"]) == 1
     told = capsys.readouterr()
-    assert "made directories of 3 runs" in told.out and info.filename.partition("/")[0] in told.err
+    assert "made directories of 3 runs" in told.out and run in told.err
     assert len(list(swept.iterdir())) == 3
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import files, style
+from analysis import options as shared
 from analysis.advice import figure, sizes, text
 from analysis.advice.answers import questions
 from analysis.console import Console
@@ -14,7 +15,6 @@ from analysis.grid import NotShown
 from analysis.tables import load, records, where
 from analysis.tables.records import MissingRecords
 from runner.config.options import SIZE
-from runner.config.schema import EXPERIMENT
 
 DESCRIPTION = """\
 Which way to finetune, at which learning rate, how sure: from the runs of `python -m runner experiment=advise …`, or of any
@@ -71,25 +71,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m analysis advise", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--experiment", default="advise", help="whose runs to ask; default: advise")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="root of runs, records and figures")
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE[,VALUE]",
-        help="only runs with this in their configuration",
-    )
+    shared.add(parser, "whose runs to ask; default: advise", "advise")
     for option, field in sizes.OPTIONS.items():
         help = f"the rate for a {field} that was not trained, carried over from those that were"
         parser.add_argument(f"--{option}", type=_size, metavar="SIZE", help=help)
-    options = parser.parse_args(arguments)
-    if not EXPERIMENT.accepts(options.experiment):
-        parser.error(f"--experiment {options.experiment!r}: must be {EXPERIMENT.text}; see {options.outputs / 'runs'}")
-    try:
-        options.where = [where.Condition.parse(argument) for argument in options.where]
-    except ValueError as error:
-        parser.error(f"--where {error}")
+    options = shared.parse(parser, arguments)
     return options
 
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from analysis import files
+from analysis import options as shared
 from analysis.console import Console
 from analysis.grid import NotShown
 from analysis.page import content
@@ -72,28 +73,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m analysis report", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--experiment", help="whose runs to show; default: all experiments, to choose from in the page")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="root of runs, records and figures")
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE[,VALUE]",
-        help="only runs with this in their configuration; may be given again",
-    )
+    shared.add(parser, "whose runs to show; default: all experiments, to choose from in the page")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         help="default: report.html in the outputs, or in the folder of the experiment's figures",
     )
-    options = parser.parse_args(arguments)
+    options = shared.parse(parser, arguments)
     if options.experiment is not None and options.experiment.endswith(LAYERS):
         parser.error(f"--experiment {options.experiment}: leave out {LAYERS!r}, which names a record of layers")
-    if options.experiment is not None and not EXPERIMENT.accepts(options.experiment):
-        parser.error(f"--experiment {options.experiment!r}: must be {EXPERIMENT.text}; see {options.outputs / 'runs'}")
-    try:
-        options.where = [where.Condition.parse(argument) for argument in options.where]
-    except ValueError as error:
-        parser.error(f"--where {error}")
     return options
